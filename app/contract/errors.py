@@ -75,7 +75,7 @@ class AfluenteError(Exception):
         return _rebuild, (type(self), self.message, self.param, self.problems)
 
     def as_record(self) -> dict[str, Any]:
-        """Return `{"code", "message", "param", "retryable"}`, as merges and evaluations store it."""
+        """Return code, message, param and retryable, as merges and evaluations store them."""
         return {
             "code": self.code,
             "message": self.message,

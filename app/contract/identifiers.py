@@ -1,0 +1,24 @@
+"""Identifiers of resources: a prefix and a ULID, so that they sort by time of creation."""
+
+from __future__ import annotations
+
+import re
+
+from ulid import ULID
+
+MERGE = "mrg"
+EVALUATION = "evl"
+API_KEY = "key"
+WORKER = "wrk"
+
+_PATTERN = re.compile(r"[a-z]{3}_[0-9A-HJKMNP-TV-Z]{26}")
+
+
+def new_id(prefix: str) -> str:
+    """Return a new identifier such as `mrg_01J…`."""
+    return f"{prefix}_{ULID()}"
+
+
+def is_id(value: str, prefix: str) -> bool:
+    """Say whether `value` has the form of an identifier with this prefix."""
+    return value.startswith(prefix + "_") and _PATTERN.fullmatch(value) is not None

@@ -1,0 +1,54 @@
+"""From pydantic's list of errors to problems that a person understands, with suggestions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from pydantic import BaseModel, ValidationError
+
+from app.contract.errors import Problem
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean "x"?` for the known word nearest to `word`, or an empty string."""
+    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f' Did you mean "{near[0]}"?' if near else ""
+
+
+def path_of(location: tuple[int | str, ...], prefix: str = "") -> str:
+    """Return a field's path: `("checkpoints", 1, "uri")` -> `checkpoints[1].uri`."""
+    path = prefix
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            path += f".{part}" if path else part
+    return path
+
+
+def problems_of(
+    error: ValidationError, model: type[BaseModel] | None = None, prefix: str = ""
+) -> list[Problem]:
+    """Return one problem an error; `model`'s field names serve for suggestions at its top level."""
+    problems = []
+    for item in error.errors(include_url=False):
+        location = tuple(item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        message = message[:1].upper() + message[1:]
+        if item["type"] == "extra_forbidden":
+            known = model.model_fields if model is not None and len(location) == 1 else ()
+            message = f"There is no such field.{did_you_mean(str(location[-1]), known)}"
+            if known:
+                message += f" Known: {', '.join(known)}."
+        elif item["type"] == "missing":
+            message = "This field is required."
+        elif item["type"] not in {"value_error", "json_invalid"}:
+            message += f" (given: {_shown(item['input'])})."
+        problems.append(Problem(message, path_of(location, prefix) or None))
+    return problems
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

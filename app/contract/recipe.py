@@ -1,0 +1,201 @@
+"""A request after validation: names given, parameters complete, nothing left to default."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from app.contract.catalogue import (
+    CATALOGUE,
+    MethodParameters,
+    parse_method,
+    parse_parameters,
+    validate_weights,
+)
+from app.contract.errors import AfluenteError, InvalidRequestError, Problem
+from app.contract.problems import problems_of
+from app.contract.requests import RESERVED_NAMES, MergeRequest, OutputSpec, Rule
+
+KEEP_BASE = "keep_base"
+
+
+class Source(BaseModel):
+    """A checkpoint as the recipe names it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    uri: str
+    name: str
+    weight: float = 1.0
+
+
+class Recipe(BaseModel):
+    """Everything that decides what a merge computes; stored with it, never changed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: Source | None
+    checkpoints: tuple[Source, ...]
+    method: str
+    parameters: dict[str, Any]
+    rules: tuple[Rule, ...]
+    seed: int
+    output: OutputSpec
+
+    @property
+    def method_parameters(self) -> MethodParameters:
+        """The method's parameters as their class."""
+        return CATALOGUE[self.method].model_validate(self.parameters)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The merging weights, in the order of the checkpoints."""
+        return tuple(source.weight for source in self.checkpoints)
+
+
+@dataclass(frozen=True)
+class ParsedRequest:
+    """A request, and the recipe that follows from it."""
+
+    request: MergeRequest
+    recipe: Recipe
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the validated request: equal for JSON and YAML that say the same."""
+        document = self.request.model_dump(mode="json") | {"parameters": self.recipe.parameters}
+        text = json.dumps(document, sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse_request(document: Any, *, max_checkpoints: int = 32) -> ParsedRequest:
+    """Return the request and its recipe; InvalidRequestError lists everything that is wrong."""
+    try:
+        request = MergeRequest.model_validate(document)
+    except ValidationError as error:
+        raise InvalidRequestError.of(problems_of(error, MergeRequest)) from None
+    problems: list[Problem] = []
+    if len(request.checkpoints) > max_checkpoints:
+        problems.append(
+            Problem(
+                f"{len(request.checkpoints)} checkpoints; at most {max_checkpoints} are taken "
+                "(AFLUENTE_MAX_CHECKPOINTS).",
+                "checkpoints",
+            )
+        )
+    parameters = _checked_method(request, problems)
+    rules = tuple(_checked_rule(request, index, problems) for index in range(len(request.rules)))
+    names = _unique_names(request, problems)
+    if problems:
+        raise InvalidRequestError.of(problems)
+    base = request.base and Source(uri=request.base.uri, name="base")
+    checkpoints = tuple(
+        Source(uri=ref.uri, name=name, weight=1.0 if ref.weight is None else ref.weight)
+        for ref, name in zip(request.checkpoints, names, strict=True)
+    )
+    recipe = Recipe(
+        base=base,
+        checkpoints=checkpoints,
+        method=request.method,
+        parameters=parameters,
+        rules=rules,
+        seed=request.seed,
+        output=request.output,
+    )
+    return ParsedRequest(request, recipe)
+
+
+def _checked_method(request: MergeRequest, problems: list[Problem]) -> dict[str, Any]:
+    """Return the complete parameters of the main method, adding what is wrong to `problems`."""
+    return _checked(request, request.method, request.parameters, "", problems)
+
+
+def _checked_rule(request: MergeRequest, index: int, problems: list[Problem]) -> Rule:
+    rule = request.rules[index]
+    prefix = f"rules[{index}]."
+    if rule.method == KEEP_BASE:
+        if rule.parameters:
+            problems.append(Problem("keep_base takes no parameters.", f"{prefix}parameters"))
+        return rule
+    return rule.model_copy(
+        update={"parameters": _checked(request, rule.method, rule.parameters, prefix, problems)}
+    )
+
+
+def _checked(
+    request: MergeRequest,
+    method: str,
+    given: Mapping[str, Any],
+    prefix: str,
+    problems: list[Problem],
+) -> dict[str, Any]:
+    try:
+        kind = parse_method(method, param=f"{prefix}method")
+    except AfluenteError as error:
+        problems.extend(error.as_problems())
+        return {}
+    _check_fit(request, kind, prefix, problems)
+    try:
+        parameters = parse_parameters(method, given, param=f"{prefix}parameters")
+    except InvalidRequestError as error:
+        problems.extend(error.as_problems())
+        return {}
+    weights = [ref.weight for ref in request.checkpoints]
+    if any(weight is not None for weight in weights) and not prefix:
+        problems.extend(validate_weights(parameters, weights))
+    return parameters.model_dump(mode="json")
+
+
+def _check_fit(
+    request: MergeRequest, kind: type[MethodParameters], prefix: str, problems: list[Problem]
+) -> None:
+    count = len(request.checkpoints)
+    if kind.base == "required" and request.base is None:
+        problems.append(
+            Problem(f"{kind.name} needs the base that the checkpoints were fine-tuned from.", "base")
+        )
+    if count < kind.min_experts:
+        message = f"{kind.name} needs at least {kind.min_experts} checkpoints; {count} given."
+        problems.append(Problem(message, "checkpoints"))
+    if kind.max_experts is not None and count > kind.max_experts:
+        message = f"{kind.name} takes at most {kind.max_experts} checkpoints; {count} given."
+        problems.append(Problem(message, "checkpoints"))
+
+
+def _unique_names(request: MergeRequest, problems: list[Problem]) -> list[str]:
+    """Return one name a checkpoint; those derived from URIs get suffixes, given ones must differ."""
+    taken = set(RESERVED_NAMES)
+    for index, ref in enumerate(request.checkpoints):
+        if ref.name is not None:
+            if ref.name in taken:
+                where = f"checkpoints[{index}].name"
+                problems.append(Problem(f'The name "{ref.name}" is given twice.', where))
+            taken.add(ref.name)
+    names = []
+    for ref in request.checkpoints:
+        name = ref.name or _suffixed(_last_segment(ref.uri), taken)
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _suffixed(name: str, taken: set[str]) -> str:
+    candidate, number = name, 2
+    while candidate in taken:
+        candidate, number = f"{name}-{number}", number + 1
+    return candidate
+
+
+def _last_segment(uri: str) -> str:
+    parts = urlsplit(uri)
+    path = unquote(f"{parts.netloc}{parts.path}" if parts.scheme else uri)
+    segment = path.rstrip("/").rsplit("/", 1)[-1].split("@", 1)[0]
+    clean = re.sub(r"[^A-Za-z0-9._-]+", "-", segment).strip("-._")
+    return clean[:100] or "checkpoint"

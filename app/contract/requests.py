@@ -1,0 +1,155 @@
+"""What a client may ask for: the body of `POST /merges`, which is also the recipe of the CLI."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from app.contract.evaluation import EvaluationSpec
+
+RESERVED_NAMES = frozenset({"base", "merge"})
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB|KIB|MIB|GIB|TIB)?", re.IGNORECASE)
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _uri_alone(value: object) -> object:
+    return {"uri": value} if isinstance(value, str) else value
+
+
+class CheckpointRef(_Model):
+    """A Hugging Face model directory: `config.json` and `model.safetensors` (or shards)."""
+
+    uri: str = Field(
+        min_length=1,
+        max_length=2048,
+        description="file://, hf://org/name@revision, https:// (a folder) or merge://{id}.",
+        examples=["file:///models/ft/telephone"],
+    )
+    name: str | None = Field(
+        None,
+        pattern=_NAME,
+        description="What results call it; the URI's last segment if not given.",
+        examples=["telephone"],
+    )
+    weight: float | None = Field(
+        None, description="Merging weight, 1 if not given; refused by methods without weights."
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _not_reserved(cls, value: str | None) -> str | None:
+        if value is not None and value.lower() in RESERVED_NAMES:
+            raise ValueError(f'The name "{value}" is reserved; choose another')
+        return value
+
+
+Checkpoint = Annotated[CheckpointRef, BeforeValidator(_uri_alone, json_schema_input_type=str | CheckpointRef)]
+
+
+class Rule(_Model):
+    """Gives the tensors that a glob matches another method, or keeps the reference's."""
+
+    match: str = Field(
+        min_length=1,
+        max_length=500,
+        description="Shell glob on tensor names; the first rule that matches wins.",
+        examples=["model.decoder.embed_*"],
+    )
+    method: str = Field(description="A method's name, or `keep_base`.", examples=["keep_base"])
+    parameters: dict[str, Any] = Field(default_factory=dict, description="The method's parameters.")
+
+
+class OutputSpec(_Model):
+    """How the artifact is written."""
+
+    dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
+        None, description="dtype of every floating-point tensor; the reference's if not given."
+    )
+    max_shard_size: str = Field(
+        "5GB", description="Most bytes a safetensors file may have: a number with KB, MB, GB, GiB…"
+    )
+
+    @field_validator("max_shard_size")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        parse_size(value)
+        return value
+
+    @property
+    def max_shard_bytes(self) -> int:
+        """`max_shard_size` in bytes."""
+        return parse_size(self.max_shard_size)
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that `5GB`, `500 MB` or `2GiB` stand for; ValueError if unreadable."""
+    found = _SIZE.fullmatch(text.strip())
+    size = int(float(found[1]) * _UNITS[(found[2] or "B").upper()]) if found else 0
+    if size < 1:
+        raise ValueError(f'"{text}" is not a size such as "5GB" or "500MB"')
+    return size
+
+
+class MergeRequest(_Model):
+    """A merge: checkpoints, a method, and what to do with the result."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "three-domains",
+                    "base": "file:///models/whisper-base",
+                    "checkpoints": [
+                        {"uri": "file:///models/ft/parliament", "name": "parliament"},
+                        "file:///models/ft/telephone",
+                    ],
+                    "method": "boosted_tsv_m",
+                    "parameters": {"scaling_coefficient": 1.0, "beta": 0.3},
+                }
+            ]
+        }
+    )
+
+    name: str | None = Field(None, min_length=1, max_length=200, description="For people and lists.")
+    base: Checkpoint | None = Field(
+        None, description="The pretrained checkpoint that the others were fine-tuned from."
+    )
+    checkpoints: tuple[Checkpoint, ...] = Field(
+        min_length=1, description="The fine-tuned checkpoints (experts), in order."
+    )
+    method: str = Field(description="See GET /methods.", examples=["boosted_tsv_m"])
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="The method's parameters; GET /methods/{name} has their schema."
+    )
+    rules: tuple[Rule, ...] = Field((), max_length=200, description="Exceptions by tensor name.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the methods that draw at random.")
+    output: OutputSpec = Field(OutputSpec(), description="How the artifact is written.")
+    evaluation: EvaluationSpec | None = Field(
+        None, description="Word error rates to measure when the merge is done."
+    )
+    metadata: dict[str, str] = Field(
+        default_factory=dict, max_length=32, description="Yours: up to 32 strings, kept as they are."
+    )
+
+    @field_validator("base")
+    @classmethod
+    def _base_has_no_weight(cls, value: CheckpointRef | None) -> CheckpointRef | None:
+        if value is not None and value.weight is not None:
+            raise ValueError("The base takes no weight; scale the method instead")
+        return value
+
+    @field_validator("metadata")
+    @classmethod
+    def _short_metadata(cls, value: dict[str, str]) -> dict[str, str]:
+        for key, text in value.items():
+            if len(key) > 64 or len(text) > 512:
+                raise ValueError("Keys may have 64 characters and values 512")
+        return value

@@ -1,0 +1,158 @@
+"""Every setting, with its default: environment variables `AFLUENTE_*`."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+_SAMPLES = Path(__file__).resolve().parents[2] / "samples"
+
+
+class Settings(BaseSettings):
+    """The operator's choices; a field `x` is read from `AFLUENTE_X`."""
+
+    model_config = SettingsConfigDict(env_prefix="AFLUENTE_", frozen=True, extra="ignore")
+
+    data_dir: Path = Field(
+        Path("afluente-data"),
+        description="Folder of everything the embedded default keeps: database, queue, cache, artifacts.",
+    )
+    database_url: str | None = Field(
+        None, description="SQLAlchemy URL of the database; SQLite in the data folder if not set."
+    )
+    broker_url: SecretStr | None = Field(
+        None,
+        description="redis:// URL of the queue; `afluente up` starts a Valkey of its own if not set.",
+    )
+    artifact_dir: Path | None = Field(
+        None,
+        description="Folder of scratch space and published artifacts, shared by the API and all workers; in the data folder if not set.",
+    )
+    cache_dir: Path | None = Field(
+        None,
+        description="Folder of downloaded checkpoints and digests; in the data folder if not set.",
+    )
+    file_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (),
+        description="Colon-separated folders that file:// URIs may reach, besides the samples and the data folder.",
+    )
+    schemes: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("file", "hf", "https", "merge"),
+        description="Comma-separated URI schemes that are allowed.",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Comma-separated hosts that https:// URIs may name; none by default."
+    )
+    allow_private_addresses: bool = Field(
+        False,
+        description="Let remote sources live on private or loopback addresses (a mirror inside your network, over http too).",
+    )
+    hf_endpoint: str = Field(
+        "https://huggingface.co", description="The hub's address, for hf:// URIs."
+    )
+    hf_token: SecretStr | None = Field(
+        None, description="Token for private or gated repositories on the hub."
+    )
+    host: str = Field(
+        "127.0.0.1",
+        description="Address the API listens on; anything but loopback needs an API key first.",
+    )
+    port: int = Field(
+        8000, ge=0, le=65535, description="Port the API listens on; 0 picks a free one."
+    )
+    require_api_key: bool = Field(
+        False,
+        description="Ask for an API key even on loopback. Asked for anyway as soon as one key exists.",
+    )
+    max_checkpoints: int = Field(32, ge=1, description="Most checkpoints a merge may name.")
+    max_source_bytes: int = Field(
+        50 * 10**9, ge=1, description="Most bytes one checkpoint may have."
+    )
+    max_body_bytes: int = Field(
+        1_000_000, ge=1, description="Most bytes a request's body may have."
+    )
+    source_timeout_seconds: float = Field(
+        30.0, gt=0, description="How long a remote source may take to answer."
+    )
+    lease_seconds: float = Field(
+        10.0, gt=0, description="How long a worker owns a job without renewing its lease."
+    )
+    renew_seconds: float = Field(2.0, gt=0, description="How often a worker renews its lease.")
+    poll_seconds: float = Field(
+        0.5, gt=0, description="How often a worker looks whether its job was cancelled."
+    )
+    sweep_seconds: float = Field(
+        2.0, gt=0, description="How often lost and forgotten jobs are looked for."
+    )
+    max_crashes: int = Field(
+        5, ge=1, description="After how many dead workers a job fails instead of being tried again."
+    )
+    stop_seconds: float = Field(
+        20.0,
+        gt=0,
+        description="How long a worker may take to put its job back when it is told to stop.",
+    )
+    device: str = Field("auto", description="Where workers compute: auto, cpu, cuda, cuda:0, ...")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="Tensors merged at the same time on a CPU; the number of cores if not set.",
+    )
+    memory_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Working memory of a merge; what the largest tensor needs is always allowed.",
+    )
+    idempotency_seconds: float = Field(
+        86_400.0, gt=0, description="How long an Idempotency-Key is remembered."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="What is logged."
+    )
+
+    @field_validator("file_roots", mode="before")
+    @classmethod
+    def _split_paths(cls, value: object) -> object:
+        return tuple(p for p in value.split(":") if p) if isinstance(value, str) else value
+
+    @field_validator("schemes", "allowed_hosts", mode="before")
+    @classmethod
+    def _split_words(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(w.strip().lower() for w in value.split(",") if w.strip())
+
+    @cached_property
+    def data(self) -> Path:
+        """The data folder, absolute."""
+        return self.data_dir.expanduser().absolute()
+
+    @cached_property
+    def database(self) -> str:
+        """The database's URL."""
+        return self.database_url or f"sqlite:///{self.data / 'afluente.db'}"
+
+    @cached_property
+    def broker(self) -> str | None:
+        """The queue's URL, or None when the embedded one is to be started."""
+        return self.broker_url.get_secret_value() if self.broker_url else None
+
+    @cached_property
+    def artifacts(self) -> Path:
+        """The folder of scratch space and published artifacts."""
+        return (self.artifact_dir or self.data / "artifacts").expanduser().absolute()
+
+    @cached_property
+    def cache(self) -> Path:
+        """The folder of downloads and digests."""
+        return (self.cache_dir or self.data / "cache").expanduser().absolute()
+
+    @cached_property
+    def roots(self) -> tuple[Path, ...]:
+        """The folders that file:// URIs may reach: the operator's, the samples, the data folder."""
+        samples = (_SAMPLES,) if _SAMPLES.is_dir() else ()
+        return (*(root.expanduser().absolute() for root in self.file_roots), *samples, self.data)

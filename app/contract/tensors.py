@@ -1,0 +1,54 @@
+"""What a safetensors header says of a tensor, and the dtypes that can be merged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+# safetensors' names -> bytes an entry.
+ITEM_SIZES: dict[str, int] = {
+    "F64": 8, "I64": 8, "U64": 8,
+    "F32": 4, "I32": 4, "U32": 4,
+    "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
+    "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+}  # fmt: skip
+
+# The floating-point dtypes that are merged, with their unit roundoff.
+UNIT_ROUNDOFFS: dict[str, float] = {
+    "F64": 2.0**-53,
+    "F32": 2.0**-24,
+    "F16": 2.0**-11,
+    "BF16": 2.0**-8,
+}
+
+# The names that requests, configs and torch use.
+DTYPE_NAMES: dict[str, str] = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """One stored tensor: its file and the bytes it takes there, counted from the file's start."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: str
+    start: int
+    end: int
+
+    @property
+    def numel(self) -> int:
+        """The number of entries."""
+        return prod(self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes it takes in its file."""
+        return self.end - self.start
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the tensor is merged (others must be equal in all inputs, and are copied)."""
+        return self.dtype in UNIT_ROUNDOFFS
