@@ -159,7 +159,9 @@ def _check_fit(
     count = len(request.checkpoints)
     if kind.base == "required" and request.base is None:
         problems.append(
-            Problem(f"{kind.name} needs the base that the checkpoints were fine-tuned from.", "base")
+            Problem(
+                f"{kind.name} needs the base that the checkpoints were fine-tuned from.", "base"
+            )
         )
     if count < kind.min_experts:
         message = f"{kind.name} needs at least {kind.min_experts} checkpoints; {count} given."
@@ -170,7 +172,7 @@ def _check_fit(
 
 
 def _unique_names(request: MergeRequest, problems: list[Problem]) -> list[str]:
-    """Return one name a checkpoint; those derived from URIs get suffixes, given ones must differ."""
+    """Return one name a checkpoint; derived ones get suffixes, given ones must differ."""
     taken = set(RESERVED_NAMES)
     for index, ref in enumerate(request.checkpoints):
         if ref.name is not None:

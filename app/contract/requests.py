@@ -51,7 +51,9 @@ class CheckpointRef(_Model):
         return value
 
 
-Checkpoint = Annotated[CheckpointRef, BeforeValidator(_uri_alone, json_schema_input_type=str | CheckpointRef)]
+Checkpoint = Annotated[
+    CheckpointRef, BeforeValidator(_uri_alone, json_schema_input_type=str | CheckpointRef)
+]
 
 
 class Rule(_Model):
@@ -118,7 +120,9 @@ class MergeRequest(_Model):
         }
     )
 
-    name: str | None = Field(None, min_length=1, max_length=200, description="For people and lists.")
+    name: str | None = Field(
+        None, min_length=1, max_length=200, description="For people and lists."
+    )
     base: Checkpoint | None = Field(
         None, description="The pretrained checkpoint that the others were fine-tuned from."
     )
@@ -127,7 +131,8 @@ class MergeRequest(_Model):
     )
     method: str = Field(description="See GET /methods.", examples=["boosted_tsv_m"])
     parameters: dict[str, Any] = Field(
-        default_factory=dict, description="The method's parameters; GET /methods/{name} has their schema."
+        default_factory=dict,
+        description="The method's parameters; GET /methods/{name} has their schema.",
     )
     rules: tuple[Rule, ...] = Field((), max_length=200, description="Exceptions by tensor name.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the methods that draw at random.")
@@ -136,7 +141,9 @@ class MergeRequest(_Model):
         None, description="Word error rates to measure when the merge is done."
     )
     metadata: dict[str, str] = Field(
-        default_factory=dict, max_length=32, description="Yours: up to 32 strings, kept as they are."
+        default_factory=dict,
+        max_length=32,
+        description="Yours: up to 32 strings, kept as they are.",
     )
 
     @field_validator("base")

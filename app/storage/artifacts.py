@@ -1,0 +1,133 @@
+"""The artifact store: scratch space of attempts, and the folders that are published.
+
+{root}/scratch/{merge}/{fence}/       one attempt writes here, and nowhere else
+{root}/published/{merge}.{fence}/     complete folders, made by one rename
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.contract.errors import StorageError
+
+_SCRATCH, _PUBLISHED = "scratch", "published"
+
+
+@dataclass(frozen=True)
+class ArtifactStore:
+    """A directory shared by the API and all workers."""
+
+    root: Path
+
+    def attempt_folder(self, merge_id: str, fence: int) -> Path:
+        """Return the folder that the attempt with this fence writes under."""
+        return self.root / _SCRATCH / merge_id / str(fence)
+
+    def earlier_attempts(self, merge_id: str, fence: int | None = None) -> list[Path]:
+        """Return the folders of the merge's other attempts, newest first."""
+        folder = self.root / _SCRATCH / merge_id
+        if not folder.is_dir():
+            return []
+        numbers = [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()]
+        return [folder / str(n) for n in sorted(numbers, reverse=True) if n != fence]
+
+    def publish(self, merge_id: str, fence: int, finished: Path) -> str:
+        """Move a finished folder to where it can be published, and return its name.
+
+        It is visible only once the merge's row names it.
+        """
+        name = f"{merge_id}.{fence}"
+        target = self.root / _PUBLISHED / name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            for path in sorted(finished.rglob("*")):
+                if path.is_file():
+                    path.chmod(0o644)
+                    _sync(path)
+            finished.chmod(0o755)
+            _sync(finished)
+            if target.exists():
+                shutil.rmtree(target)
+            finished.rename(target)
+            _sync(target.parent)
+        except OSError as error:
+            raise storage_error(error, target) from error
+        return name
+
+    def published_folder(self, name: str) -> Path:
+        """Return the folder of a name that `publish` gave."""
+        return self.root / _PUBLISHED / name
+
+    def remove_scratch(self, merge_id: str) -> None:
+        """Delete the scratch space of a merge."""
+        shutil.rmtree(self.root / _SCRATCH / merge_id, ignore_errors=True)
+
+    def remove_published(self, name: str) -> None:
+        """Delete a published folder: it vanishes from its place before its files go."""
+        folder = self.published_folder(name)
+        grave = folder.with_name(f".removed-{name}")
+        try:
+            folder.rename(grave)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(grave, ignore_errors=True)
+
+    def inventory(self) -> list[Path]:
+        """Return every scratch and published folder there is."""
+        return self._entries(_SCRATCH) + self._entries(_PUBLISHED)
+
+    def discard(
+        self, inventory: Iterable[Path], live: Collection[str], published: Collection[str]
+    ) -> list[Path]:
+        """Delete those of `inventory` that belong to no live merge and that no row names.
+
+        Take the inventory before reading the rows: a merge born in between is then not in it. A
+        folder of a live merge stays, because its attempt may be about to publish it.
+        """
+        removed = []
+        for folder in inventory:
+            if folder.name.split(".")[0] in live or folder.name in published:
+                continue
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder)
+        return removed
+
+    def check(self) -> None:
+        """Raise StorageError unless the store can be written."""
+        probe = self.root / f".probe-{os.getpid()}"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise storage_error(error, self.root) from error
+
+    def _entries(self, kind: str) -> list[Path]:
+        folder = self.root / kind
+        return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def storage_error(error: OSError, path: Path) -> StorageError:
+    """Return the error that tells the operator what the artifact store lacks."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return StorageError(
+            f"The disk of {path} is full; free space, or point AFLUENTE_ARTIFACT_DIR elsewhere, "
+            "and retry the merge."
+        )
+    return StorageError(
+        f"{path} cannot be written: {error.strerror or error}; check the folder that "
+        "AFLUENTE_ARTIFACT_DIR names, and retry the merge."
+    )
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

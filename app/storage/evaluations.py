@@ -1,0 +1,140 @@
+"""The evaluations' rows and what was decoded for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Engine, RowMapping, delete, insert, select, update
+
+from app.contract.identifiers import EVALUATION, new_id
+from app.storage import events
+from app.storage.database import now, reading, writing
+from app.storage.leases import Lease, LeaseLostError
+from app.storage.merges import progress
+from app.storage.tables import evaluation_results, evaluations
+
+
+def create(connection: Connection, merge_id: str, spec: Mapping[str, Any]) -> str:
+    """Insert a queued evaluation of a merge and return its identifier."""
+    evaluation_id = new_id(EVALUATION)
+    connection.execute(
+        insert(evaluations).values(
+            id=evaluation_id,
+            merge_id=merge_id,
+            status="queued",
+            spec=dict(spec),
+            created_at=now(),
+        )
+    )
+    data = {"id": evaluation_id, "status": "queued"}
+    events.append(connection, merge_id, "evaluation", data)
+    return evaluation_id
+
+
+def get(engine: Engine, evaluation_id: str) -> RowMapping | None:
+    """Return the evaluation's row, or None."""
+    query = select(evaluations).where(evaluations.c.id == evaluation_id)
+    with reading(engine) as connection:
+        return connection.execute(query).mappings().one_or_none()
+
+
+def of_merge(engine: Engine, merge_id: str) -> list[RowMapping]:
+    """Return the merge's evaluations, newest first."""
+    query = (
+        select(evaluations)
+        .where(evaluations.c.merge_id == merge_id)
+        .order_by(evaluations.c.created_at.desc(), evaluations.c.id.desc())
+    )
+    with reading(engine) as connection:
+        return list(connection.execute(query).mappings())
+
+
+def latest(engine: Engine, merge_ids: Sequence[str]) -> dict[str, RowMapping]:
+    """Return the newest evaluation of each of these merges that has one."""
+    query = (
+        select(evaluations)
+        .where(evaluations.c.merge_id.in_(list(merge_ids)))
+        .order_by(evaluations.c.created_at, evaluations.c.id)
+    )
+    with reading(engine) as connection:
+        return {str(row["merge_id"]): row for row in connection.execute(query).mappings()}
+
+
+def set_progress(engine: Engine, lease: Lease, done: int, total: int) -> None:
+    """Note how many utterances are decoded, and append an event to the merge's."""
+    values = {"progress_done": done, "progress_total": total, "progress_unit": "utterances"}
+    with writing(engine) as connection:
+        _update(connection, lease, values)
+        data = {
+            "id": lease.id,
+            "status": "running",
+            "progress": progress(done, total, "utterances"),
+        }
+        events.append(connection, lease.merge_id, "evaluation", data)
+
+
+def save_result(
+    engine: Engine,
+    lease: Lease,
+    *,
+    system: str,
+    dataset: str,
+    position: int,
+    result: Mapping[str, Any],
+    utterances: Sequence[Mapping[str, Any]],
+) -> None:
+    """Store (or replace) what one system did on one dataset."""
+    table = evaluation_results
+    with writing(engine) as connection:
+        _update(connection, lease, {"progress_unit": "utterances"})
+        connection.execute(
+            delete(table).where(
+                table.c.evaluation_id == lease.id,
+                table.c.system == system,
+                table.c.dataset == dataset,
+            )
+        )
+        connection.execute(
+            insert(table).values(
+                evaluation_id=lease.id,
+                system=system,
+                dataset=dataset,
+                position=position,
+                result=dict(result),
+                utterances=[dict(item) for item in utterances],
+                created_at=now(),
+            )
+        )
+
+
+def results(engine: Engine, merge_id: str, evaluation_id: str | None = None) -> list[RowMapping]:
+    """Return the stored results of a merge's evaluations with their evaluation's status.
+
+    Newest evaluation first; within one, by system's and dataset's position.
+    """
+    table = evaluation_results
+    query = (
+        select(table, evaluations.c.status, evaluations.c.spec)
+        .join(evaluations, evaluations.c.id == table.c.evaluation_id)
+        .where(evaluations.c.merge_id == merge_id)
+        .order_by(evaluations.c.created_at.desc(), evaluations.c.id.desc(), table.c.position)
+    )
+    if evaluation_id is not None:
+        query = query.where(evaluations.c.id == evaluation_id)
+    with reading(engine) as connection:
+        return list(connection.execute(query).mappings())
+
+
+def _update(connection: Connection, lease: Lease, values: Mapping[str, Any]) -> None:
+    done = connection.execute(
+        update(evaluations)
+        .where(
+            evaluations.c.id == lease.id,
+            evaluations.c.fence == lease.fence,
+            evaluations.c.status.in_(("running", "cancelling")),
+        )
+        .values(**values)
+    )
+    if done.rowcount != 1:
+        raise LeaseLostError(lease.id)

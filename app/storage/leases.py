@@ -1,0 +1,305 @@
+"""Who works on a job: leases with a fencing number, on the database's clock.
+
+A merge (or an evaluation) belongs to whoever took its row last: taking raises `fence`, and every
+later write of that attempt says `where fence = ...`. An attempt that lost its lease can
+therefore change nothing, however late it wakes up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Table, and_, func, or_, select, update
+
+from app.contract.states import FINAL, OPEN, origins
+from app.storage import events
+from app.storage.database import now, reading, writing
+from app.storage.tables import evaluations, merges, workers
+
+
+class JobKind(StrEnum):
+    """The two kinds of job that workers do."""
+
+    MERGE = "merge"
+    EVALUATION = "evaluation"
+
+    @property
+    def table(self) -> Table:
+        """The table that holds the jobs of this kind."""
+        return merges if self is JobKind.MERGE else evaluations
+
+
+class LeaseLostError(Exception):
+    """The attempt no longer owns its job and must go away without a trace."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to work on a job, until somebody with a higher fence has it."""
+
+    kind: JobKind
+    id: str
+    merge_id: str
+    owner: str
+    fence: int
+    attempt: int
+
+    @property
+    def _mine(self) -> Any:
+        return and_(self.kind.table.c.id == self.id, self.kind.table.c.fence == self.fence)
+
+
+def take(engine: Engine, kind: JobKind, job_id: str, owner: str, seconds: float) -> Lease | None:
+    """Make a queued job running and return its lease; None if there is nothing to take."""
+    table = kind.table
+    free = and_(table.c.id == job_id, table.c.status == "queued")
+    with writing(engine) as connection:
+        row = connection.execute(
+            update(table)
+            .where(free)
+            .values(
+                status="running",
+                fence=table.c.fence + 1,
+                attempt=table.c.attempt + 1,
+                lease_owner=owner,
+                lease_expires_at=now() + seconds,
+                started_at=_first(table),
+                killed=False,
+            )
+            .returning(*_identity(table), table.c.fence, table.c.attempt)
+        ).one_or_none()
+        if row is None:
+            return None
+        merge_id, fence, attempt = row.merge_id, row.fence, row.attempt
+        _announce(connection, kind, job_id, merge_id, "running", attempt=attempt)
+    return Lease(kind, job_id, merge_id, owner, fence, attempt)
+
+
+def renew(engine: Engine, lease: Lease, seconds: float) -> None:
+    """Push the lease's end away; LeaseLostError if another attempt has the job."""
+    table = lease.kind.table
+    with writing(engine) as connection:
+        done = connection.execute(
+            update(table)
+            .where(lease._mine, table.c.status.in_(("running", "cancelling")))
+            .values(lease_expires_at=now() + seconds)
+        )
+        if done.rowcount != 1:
+            raise LeaseLostError(lease.id)
+
+
+def look(engine: Engine, lease: Lease, worker_id: str | None = None) -> str:
+    """Return `running`, `cancelling`, or `stopping` when the worker was told to stop.
+
+    LeaseLostError if another attempt has the job, or it has ended or is gone.
+    """
+    table = lease.kind.table
+    stopping = select(workers.c.stopping).where(workers.c.id == worker_id).scalar_subquery()
+    with reading(engine) as connection:
+        row = connection.execute(
+            select(table.c.status, stopping.label("stopping")).where(lease._mine)
+        ).one_or_none()
+    if row is None or row.status not in {"running", "cancelling"}:
+        raise LeaseLostError(lease.id)
+    if row.status == "running" and row.stopping:
+        return "stopping"
+    return str(row.status)
+
+
+def finish(
+    connection: Connection, lease: Lease, status: str, values: Mapping[str, Any] | None = None
+) -> None:
+    """End the job within the caller's transaction; LeaseLostError if it is no longer ours."""
+    table = lease.kind.table
+    done = connection.execute(
+        update(table)
+        .where(lease._mine, table.c.status.in_(sorted(origins(status))))
+        .values(
+            status=status,
+            finished_at=now(),
+            lease_owner=None,
+            lease_expires_at=None,
+            **(values or {}),
+        )
+    )
+    if done.rowcount != 1:
+        raise LeaseLostError(lease.id)
+    error = (values or {}).get("error")
+    _announce(connection, lease.kind, lease.id, lease.merge_id, status, error=error)
+    end_if_over(connection, lease.merge_id)
+
+
+def give_back(engine: Engine, lease: Lease) -> None:
+    """Put a running job back into the queue (its worker was told to stop)."""
+    table = lease.kind.table
+    with writing(engine) as connection:
+        done = connection.execute(
+            update(table)
+            .where(lease._mine, table.c.status == "running")
+            .values(status="queued", lease_owner=None, lease_expires_at=None, sent_at=None)
+        )
+        if done.rowcount != 1:
+            raise LeaseLostError(lease.id)
+        _announce(connection, lease.kind, lease.id, lease.merge_id, "queued")
+
+
+def abandon(engine: Engine, owner_prefix: str, *, killed: bool) -> None:
+    """End at once the leases of a process that is known to be dead (`killed`: by SIGKILL)."""
+    with writing(engine) as connection:
+        for kind in JobKind:
+            table = kind.table
+            connection.execute(
+                update(table)
+                .where(
+                    table.c.lease_owner.startswith(owner_prefix, autoescape=True),
+                    table.c.status.in_(("running", "cancelling")),
+                )
+                .values(lease_expires_at=now(), killed=killed)
+            )
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A job whose lease ran out, and what became of it."""
+
+    kind: JobKind
+    id: str
+    status: str
+
+
+def recover(
+    engine: Engine, max_crashes: int, lost: Mapping[str, Any], killed: Mapping[str, Any]
+) -> list[Recovered]:
+    """Requeue the jobs whose lease ran out; end those cancelled or tried too often.
+
+    `lost` and `killed` are the error records of a job whose last worker vanished, or was killed
+    outright. Raising the fence here shuts out an attempt that is only slow.
+    """
+    outcome = []
+    with writing(engine) as connection:
+        for kind in JobKind:
+            table = kind.table
+            rows = connection.execute(
+                select(*_identity(table), table.c.status, table.c.crashes, table.c.killed).where(
+                    table.c.status.in_(("running", "cancelling")),
+                    or_(table.c.lease_expires_at.is_(None), table.c.lease_expires_at < now()),
+                )
+            ).all()
+            for row in rows:
+                target = "queued"
+                values: dict[str, Any] = {}
+                if row.status == "cancelling":
+                    target, values = "cancelled", {"finished_at": now()}
+                elif row.crashes + 1 >= max_crashes:
+                    record = killed if row.killed else lost
+                    target, values = "failed", {"finished_at": now(), "error": dict(record)}
+                connection.execute(
+                    update(table)
+                    .where(table.c.id == row.id)
+                    .values(
+                        status=target,
+                        fence=table.c.fence + 1,
+                        crashes=table.c.crashes + 1,
+                        lease_owner=None,
+                        lease_expires_at=None,
+                        sent_at=None,
+                        **values,
+                    )
+                )
+                _announce(connection, kind, row.id, row.merge_id, target, error=values.get("error"))
+                if target != "queued":
+                    end_if_over(connection, row.merge_id)
+                outcome.append(Recovered(kind, row.id, target))
+    return outcome
+
+
+def waiting(engine: Engine, *, unsent_seconds: float) -> list[tuple[JobKind, str]]:
+    """Return the queued jobs whose message was sent longer ago than this, or never."""
+    found: list[tuple[float, JobKind, str]] = []
+    with reading(engine) as connection:
+        for kind in JobKind:
+            table = kind.table
+            query = select(table.c.id, table.c.created_at).where(
+                table.c.status == "queued",
+                or_(table.c.sent_at.is_(None), table.c.sent_at < now() - unsent_seconds),
+            )
+            found += [(row.created_at, kind, row.id) for row in connection.execute(query)]
+    return [(kind, job_id) for _, kind, job_id in sorted(found)]
+
+
+def mark_sent(engine: Engine, kind: JobKind, job_id: str) -> None:
+    """Note that a message for this job was put into the queue just now."""
+    with writing(engine) as connection:
+        connection.execute(
+            update(kind.table).where(kind.table.c.id == job_id).values(sent_at=now())
+        )
+
+
+def request_cancel(connection: Connection, kind: JobKind, job_id: str) -> str | None:
+    """Cancel a queued job, or mark a running one; return its status now, None if there is none."""
+    table = kind.table
+    row = connection.execute(
+        update(table)
+        .where(table.c.id == job_id, table.c.status == "queued")
+        .values(status="cancelled", finished_at=now(), fence=table.c.fence + 1)
+        .returning(*_identity(table))
+    ).one_or_none()
+    if row is not None:
+        _announce(connection, kind, job_id, row.merge_id, "cancelled")
+        end_if_over(connection, row.merge_id)
+        return "cancelled"
+    row = connection.execute(
+        update(table)
+        .where(table.c.id == job_id, table.c.status == "running")
+        .values(status="cancelling")
+        .returning(*_identity(table))
+    ).one_or_none()
+    if row is not None:
+        _announce(connection, kind, job_id, row.merge_id, "cancelling")
+        return "cancelling"
+    return connection.execute(select(table.c.status).where(table.c.id == job_id)).scalar()
+
+
+def end_if_over(connection: Connection, merge_id: str) -> None:
+    """Append `end` when the merge is final and none of its evaluations is open."""
+    status = connection.execute(select(merges.c.status).where(merges.c.id == merge_id)).scalar()
+    if status not in FINAL:
+        return
+    still_open = select(evaluations.c.id).where(
+        evaluations.c.merge_id == merge_id, evaluations.c.status.in_(sorted(OPEN))
+    )
+    if connection.execute(still_open.limit(1)).first() is None:
+        events.append(connection, merge_id, "end", {"status": status})
+
+
+def _first(table: Table) -> Any:
+    return func.coalesce(table.c.started_at, now())
+
+
+def _identity(table: Table) -> tuple[Any, Any]:
+    merge_id = table.c.id if table is merges else table.c.merge_id
+    return table.c.id, merge_id.label("merge_id")
+
+
+def _announce(
+    connection: Connection,
+    kind: JobKind,
+    job_id: str,
+    merge_id: str,
+    status: str,
+    *,
+    attempt: int | None = None,
+    error: Any = None,
+) -> None:
+    data: dict[str, Any] = {"status": status}
+    if attempt is not None:
+        data["attempt"] = attempt
+    if isinstance(error, Mapping):
+        data["error"] = dict(error)
+    if kind is JobKind.EVALUATION:
+        events.append(connection, merge_id, "evaluation", {"id": job_id, **data})
+    else:
+        events.append(connection, merge_id, "status", data)

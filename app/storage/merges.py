@@ -1,0 +1,169 @@
+"""The merges' rows: created, read, listed, moved on and deleted here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Engine, RowMapping, delete, insert, select, tuple_, update
+
+from app.contract.identifiers import MERGE, new_id
+from app.contract.states import OPEN
+from app.storage import events
+from app.storage.database import now, reading, writing
+from app.storage.leases import Lease, LeaseLostError
+from app.storage.tables import evaluations, merges
+
+
+def create(
+    connection: Connection,
+    *,
+    name: str | None,
+    request: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    sources: Mapping[str, Any],
+    warnings: Sequence[Mapping[str, Any]] = (),
+    continues: str | None = None,
+) -> str:
+    """Insert a queued merge within the caller's transaction and return its identifier."""
+    merge_id = new_id(MERGE)
+    connection.execute(
+        insert(merges).values(
+            id=merge_id,
+            name=name,
+            status="queued",
+            method=recipe["method"],
+            request=dict(request),
+            recipe=dict(recipe),
+            sources=dict(sources),
+            warnings=[dict(warning) for warning in warnings],
+            continues=continues,
+            created_at=now(),
+        )
+    )
+    events.append(connection, merge_id, "status", {"status": "queued"})
+    for warning in warnings:
+        events.append(connection, merge_id, "warning", warning)
+    return merge_id
+
+
+def get(engine: Engine, merge_id: str) -> RowMapping | None:
+    """Return the merge's row, or None."""
+    with reading(engine) as connection:
+        return fetch(connection, merge_id)
+
+
+def fetch(connection: Connection, merge_id: str) -> RowMapping | None:
+    """Return the merge's row within the caller's transaction, or None."""
+    query = select(merges).where(merges.c.id == merge_id)
+    return connection.execute(query).mappings().one_or_none()
+
+
+def page(
+    engine: Engine,
+    *,
+    status: str | None = None,
+    method: str | None = None,
+    name: str | None = None,
+    before: tuple[float, str] | None = None,
+    size: int = 20,
+) -> list[RowMapping]:
+    """Return up to `size` rows, newest first, after the (created_at, id) of the last one seen."""
+    query = select(merges).order_by(merges.c.created_at.desc(), merges.c.id.desc()).limit(size)
+    for column, value in ((merges.c.status, status), (merges.c.method, method)):
+        if value is not None:
+            query = query.where(column == value)
+    if name is not None:
+        query = query.where(merges.c.name == name)
+    if before is not None:
+        query = query.where(tuple_(merges.c.created_at, merges.c.id) < before)
+    with reading(engine) as connection:
+        return list(connection.execute(query).mappings())
+
+
+def set_phase(
+    engine: Engine, lease: Lease, phase: str, *, unit: str | None = None, total: int | None = None
+) -> None:
+    """Note what the running merge does now, and what its progress counts."""
+    values = {
+        "phase": phase,
+        "phase_started_at": now(),
+        "progress_done": 0,
+        "progress_unit": unit,
+        "progress_total": total,
+    }
+    with writing(engine) as connection:
+        _update(connection, lease, values)
+        events.append(connection, lease.merge_id, "phase", {"phase": phase})
+
+
+def set_progress(engine: Engine, lease: Lease, done: int, total: int, unit: str) -> None:
+    """Note how far the phase is, and append a progress event."""
+    values = {"progress_done": done, "progress_total": total, "progress_unit": unit}
+    with writing(engine) as connection:
+        _update(connection, lease, values)
+        events.append(connection, lease.merge_id, "progress", progress(done, total, unit))
+
+
+def set_sources(engine: Engine, lease: Lease, sources: Mapping[str, Any]) -> None:
+    """Record what was read, with digests."""
+    with writing(engine) as connection:
+        _update(connection, lease, {"sources": dict(sources)})
+
+
+def set_warnings(engine: Engine, lease: Lease, warnings: Sequence[Mapping[str, Any]]) -> None:
+    """Record the merge's warnings, and append an event for those that are new."""
+    with writing(engine) as connection:
+        row = fetch(connection, lease.merge_id)
+        known = list(row["warnings"]) if row else []
+        fresh = [dict(warning) for warning in warnings if dict(warning) not in known]
+        _update(connection, lease, {"warnings": known + fresh})
+        for warning in fresh:
+            events.append(connection, lease.merge_id, "warning", warning)
+
+
+def has_open_work(connection: Connection, merge_id: str) -> bool:
+    """Say whether the merge or one of its evaluations has not ended yet."""
+    own = select(merges.c.id).where(merges.c.id == merge_id, merges.c.status.in_(sorted(OPEN)))
+    theirs = select(evaluations.c.id).where(
+        evaluations.c.merge_id == merge_id, evaluations.c.status.in_(sorted(OPEN))
+    )
+    return any(connection.execute(query.limit(1)).first() for query in (own, theirs))
+
+
+def remove(connection: Connection, merge_id: str) -> None:
+    """Delete the merge with its events, evaluations and results."""
+    connection.execute(delete(merges).where(merges.c.id == merge_id))
+
+
+def keepers(engine: Engine, *, failed_within_seconds: float) -> tuple[set[str], set[str]]:
+    """Return (merges whose scratch is still of use, artifact folders that are published)."""
+    recent = (merges.c.status == "failed") & (merges.c.finished_at > now() - failed_within_seconds)
+    with reading(engine) as connection:
+        scratch = connection.execute(
+            select(merges.c.id).where(merges.c.status.in_(sorted(OPEN)) | recent)
+        ).scalars()
+        folders = connection.execute(
+            select(merges.c.artifact_folder).where(merges.c.artifact_folder.is_not(None))
+        ).scalars()
+        return set(scratch), {str(folder) for folder in folders}
+
+
+def progress(done: int, total: int | None, unit: str | None) -> dict[str, Any]:
+    """Return the progress as events and resources show it."""
+    fraction = round(done / total, 4) if total else 0.0
+    return {"done": done, "total": total, "unit": unit, "fraction": fraction}
+
+
+def _update(connection: Connection, lease: Lease, values: Mapping[str, Any]) -> None:
+    done = connection.execute(
+        update(merges)
+        .where(
+            merges.c.id == lease.id,
+            merges.c.fence == lease.fence,
+            merges.c.status.in_(("running", "cancelling")),
+        )
+        .values(**values)
+    )
+    if done.rowcount != 1:
+        raise LeaseLostError(lease.id)

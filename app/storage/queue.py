@@ -1,0 +1,95 @@
+"""The queue: Celery on Redis or Valkey carries hints about rows; Pub/Sub wakes event readers."""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+
+import redis
+import redis.asyncio
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from app.contract.tasks import EVALUATE_TASK, MERGE_TASK, QUEUE, events_channel
+from app.storage.leases import JobKind
+
+_LOG = logging.getLogger(__name__)
+_CONNECT_SECONDS = 2.0
+# Above the longest job: a message is redelivered only when its worker is long gone, and the
+# sweeper has acted on the row hours before.
+_VISIBILITY_SECONDS = 7 * 24 * 3600
+
+
+@lru_cache(maxsize=8)
+def celery_app(broker_url: str) -> Celery:
+    """Return the Celery application on this broker: JSON only, no results, no prefetching."""
+    application = Celery("afluente", broker=broker_url)
+    application.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        result_backend=None,
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        task_default_queue=QUEUE,
+        task_acks_late=True,
+        task_reject_on_worker_lost=False,
+        task_acks_on_failure_or_timeout=True,
+        worker_prefetch_multiplier=1,
+        worker_max_tasks_per_child=1,
+        worker_concurrency=1,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_enable_remote_control=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "visibility_timeout": _VISIBILITY_SECONDS,
+            "socket_connect_timeout": _CONNECT_SECONDS,
+            "socket_timeout": 10.0,
+            "socket_keepalive": True,
+            "health_check_interval": 5,
+            "polling_interval": 0.2,
+        },
+    )
+    return application
+
+
+class Queue:
+    """Sends hints to the workers and wakes the readers of events; never the only copy."""
+
+    def __init__(self, broker_url: str) -> None:
+        self._url = broker_url
+        self._redis = redis.Redis.from_url(
+            broker_url,
+            socket_connect_timeout=_CONNECT_SECONDS,
+            socket_timeout=_CONNECT_SECONDS,
+        )
+
+    def send(self, kind: JobKind, job_id: str) -> bool:
+        """Tell the workers of a queued job; False if the broker is away (the sweeper will)."""
+        name = MERGE_TASK if kind is JobKind.MERGE else EVALUATE_TASK
+        try:
+            celery_app(self._url).send_task(name, args=[job_id], queue=QUEUE, retry=False)
+        except (OperationalError, redis.RedisError, OSError) as error:
+            _LOG.warning("the broker did not take a message for %s: %s", job_id, error)
+            return False
+        return True
+
+    def wake(self, merge_id: str) -> None:
+        """Wake the readers of a merge's events; they look by themselves if this is lost."""
+        try:
+            self._redis.publish(events_channel(merge_id), "")
+        except redis.RedisError as error:
+            _LOG.debug("nobody was woken for %s: %s", merge_id, error)
+
+    def depth(self) -> int | None:
+        """Return the number of messages that wait, or None if the broker is away."""
+        try:
+            return int(self._redis.llen(QUEUE))
+        except redis.RedisError:
+            return None
+
+    def subscriber(self) -> redis.asyncio.Redis:
+        """Return an asynchronous client for listening to event channels."""
+        return redis.asyncio.Redis.from_url(self._url, socket_connect_timeout=_CONNECT_SECONDS)

@@ -1,0 +1,164 @@
+"""The tables: rows are the truth, messages are hints."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+_ID = String(30)
+_TIME = Float(53)  # seconds since 1970, the database's clock
+_JSON = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+def _job_columns() -> tuple[Column[object], ...]:
+    """What merges and evaluations have in common: a status, a lease, a progress, an end."""
+    return (
+        Column("id", _ID, primary_key=True),
+        Column("status", String(12), nullable=False, index=True),
+        # The lease: whoever holds `fence` owns the job until `lease_expires_at`.
+        Column("fence", Integer, nullable=False, default=0),
+        Column("lease_owner", String(200)),
+        Column("lease_expires_at", _TIME),
+        Column("attempt", Integer, nullable=False, default=0),
+        Column("crashes", Integer, nullable=False, default=0),
+        Column("killed", Boolean, nullable=False, default=False),
+        Column("sent_at", _TIME),
+        Column("progress_done", BigInteger, nullable=False, default=0),
+        Column("progress_total", BigInteger),
+        Column("progress_unit", String(20)),
+        Column("error", _JSON),
+        Column("warnings", _JSON, nullable=False, default=list),
+        Column("created_at", _TIME, nullable=False),
+        Column("started_at", _TIME),
+        Column("finished_at", _TIME),
+    )
+
+
+merges = Table(
+    "merges",
+    metadata,
+    *_job_columns(),
+    Column("name", String(200), index=True),
+    Column("method", String(40), nullable=False, index=True),
+    Column("phase", String(20)),
+    Column("phase_started_at", _TIME),
+    Column("request", _JSON, nullable=False),
+    Column("recipe", _JSON, nullable=False),
+    # What was resolved and read: {"base": {...}, "checkpoints": [...]}, with digests.
+    Column("sources", _JSON, nullable=False),
+    Column("artifact_folder", String(200)),
+    Column("artifacts", _JSON, nullable=False, default=list),
+    # A failed merge whose finished tensors this one takes over.
+    Column("continues", _ID),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("merge_id", _ID, ForeignKey("merges.id", ondelete="CASCADE"), primary_key=True),
+    Column("sequence", Integer, primary_key=True),
+    Column("type", String(20), nullable=False),
+    Column("data", _JSON, nullable=False),
+    Column("created_at", _TIME, nullable=False),
+)
+
+evaluations = Table(
+    "evaluations",
+    metadata,
+    *_job_columns(),
+    Column(
+        "merge_id", _ID, ForeignKey("merges.id", ondelete="CASCADE"), nullable=False, index=True
+    ),
+    Column("spec", _JSON, nullable=False),
+)
+
+# One row for each (evaluation, system, dataset): what was decoded and how.
+evaluation_results = Table(
+    "evaluation_results",
+    metadata,
+    Column(
+        "evaluation_id",
+        _ID,
+        ForeignKey("evaluations.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("system", String(120), primary_key=True),
+    Column("dataset", String(120), primary_key=True),
+    Column("position", Integer, nullable=False),
+    Column("result", _JSON, nullable=False),
+    Column("utterances", _JSON, nullable=False),
+    Column("created_at", _TIME, nullable=False),
+)
+
+transcripts = Table(
+    "transcripts",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("hypothesis", Text, nullable=False),
+    Column("decode_seconds", Float, nullable=False),
+    Column("created_at", _TIME, nullable=False),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("api_key_id", String(30), primary_key=True),
+    Column("endpoint", String(200), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("resource_id", _ID),
+    Column("created_at", _TIME, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("name", String(100), nullable=False),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("scopes", _JSON, nullable=False),
+    Column("created_at", _TIME, nullable=False),
+    Column("revoked_at", _TIME),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("host", String(200), nullable=False),
+    Column("started_at", _TIME, nullable=False),
+    Column("seen_at", _TIME, nullable=False),
+    Column("stopping", Boolean, nullable=False, default=False),
+)
+
+# One row a role (the sweeper): who plays it, and until when.
+elections = Table(
+    "elections",
+    metadata,
+    Column("role", String(40), primary_key=True),
+    Column("owner", String(200), nullable=False),
+    Column("expires_at", _TIME, nullable=False),
+)
+
+Index("ix_merges_created_at_id", merges.c.created_at, merges.c.id)

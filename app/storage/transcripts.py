@@ -1,0 +1,45 @@
+"""The cache of transcripts: what a checkpoint heard in an utterance is decoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import Engine, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from app.storage.database import now, reading, writing
+from app.storage.tables import transcripts
+
+_MOST_PARAMETERS = 500
+
+
+class StoredTranscripts:
+    """Transcripts in the database, by the digest of everything that decides them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, tuple[str, float]]:
+        """Return hypothesis and decode seconds of the keys that are known."""
+        found: dict[str, tuple[str, float]] = {}
+        with reading(self._engine) as connection:
+            for start in range(0, len(keys), _MOST_PARAMETERS):
+                part = list(keys[start : start + _MOST_PARAMETERS])
+                query = select(transcripts).where(transcripts.c.key.in_(part))
+                for row in connection.execute(query):
+                    found[row.key] = (row.hypothesis, row.decode_seconds)
+        return found
+
+    def put_many(self, items: Mapping[str, tuple[str, float]]) -> None:
+        """Store transcripts; a key that is known already keeps its own."""
+        if not items:
+            return
+        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+        rows = [
+            {"key": key, "hypothesis": text, "decode_seconds": seconds}
+            for key, (text, seconds) in items.items()
+        ]
+        statement = dialect.insert(transcripts).on_conflict_do_nothing()
+        with writing(self._engine) as connection:
+            moment = connection.execute(select(now())).scalar_one()
+            connection.execute(statement, [{**row, "created_at": moment} for row in rows])
