@@ -1,0 +1,217 @@
+"""The cache of downloaded bytes: by sha256, resumable, and shared by any number of processes."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import httpx2
+
+from app.contract.errors import SourceChangedError, SourceUnreachableError, StorageError
+from app.sources.checkpoint import SourceFile
+from app.sources.digests import DigestStore, local_sha256, remember
+from app.sources.policy import SourcePolicy
+from app.sources.web import PassingFaultError, WebClient, range_start, strong_etag, total_size
+
+_LOCK_POLL_SECONDS = 0.1
+# An attempt that brought this much is not counted: a slow line may break many times.
+_WORTHWHILE_BYTES = 8 << 20
+
+Progress = Callable[[int], None]
+
+
+class BlobCache:
+    """Downloads under `cache_dir`, verified, each kept once under its digest."""
+
+    def __init__(self, policy: SourcePolicy) -> None:
+        self._policy = policy
+        self._folder = policy.cache_dir
+        self.digests = DigestStore(policy.cache_dir / "digests")
+
+    def get(self, file: SourceFile, client: WebClient, label: str, progress: Progress) -> Path:
+        """Return the path of a remote file's bytes, downloaded unless they are here already.
+
+        `progress` is told of every piece of bytes dealt with (a restart gives a negative one),
+        and may raise to stop; what was downloaded is taken up again.
+
+        Raises:
+            SourceError: the server fails, refuses, or serves other bytes than were listed.
+            StorageError: the disk is full or cannot be written.
+
+        """
+        key = _key(file)
+        with _storage_errors(self._folder), self._locked(key, progress):
+            present = self._present(file, key, label)
+            if present is None:
+                present = self._download(file, key, client, label, progress)
+            else:
+                progress(file.size)
+            return present
+
+    def path_of(self, sha256: str) -> Path:
+        """Return where the bytes of a digest are kept."""
+        return self._folder / "blobs" / sha256[:2] / sha256
+
+    def _present(self, file: SourceFile, key: str, label: str) -> Path | None:
+        # Without a validator the server may by now hold other bytes of the same size.
+        known = file.sha256 or (self.digests.get(key) if file.etag or file.immutable else None)
+        if known is None:
+            return None
+        path = self.path_of(known)
+        if not path.is_file():
+            return None
+        actual, _ = local_sha256(path, self.digests, label)
+        if actual == known:
+            return path
+        path.unlink(missing_ok=True)
+        return None
+
+    def _download(
+        self, file: SourceFile, key: str, client: WebClient, label: str, progress: Progress
+    ) -> Path:
+        part = self._folder / "parts" / f"{_digest(key)}.part"
+        part.parent.mkdir(parents=True, exist_ok=True)
+        if _size(part) > file.size or not (file.etag or file.sha256 or file.immutable):
+            part.unlink(missing_ok=True)
+        progress(_size(part))
+        self._check_space(file.size - _size(part), label)
+        try:
+            _transfer(part, file, client, label, progress, self._policy.retry_delays_seconds)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                part.unlink(missing_ok=True)
+            raise
+        sha256, _ = local_sha256(part, self.digests, label)
+        if file.sha256 is not None and sha256 != file.sha256:
+            part.unlink()
+            raise SourceChangedError(
+                f"{label}: the bytes served have sha256 {sha256}, listed was {file.sha256}"
+            )
+        path = self.path_of(sha256)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Read-only: snapshots link here, and nobody must write through a link.
+        part.chmod(0o444)
+        part.replace(path)
+        remember(path, sha256, self.digests)
+        self.digests.put(key, sha256)
+        return path
+
+    def _check_space(self, needed: int, label: str) -> None:
+        free = shutil.disk_usage(self._folder).free
+        if needed > free:
+            raise StorageError(
+                f"{label}: {needed:,} bytes are to be downloaded, and the cache at {self._folder} "
+                f"has {free:,} free"
+            )
+
+    @contextmanager
+    def _locked(self, key: str, progress: Progress) -> Iterator[None]:
+        """Let one process at a time download a file; the lock dies with its holder."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._folder / "locks" / _digest(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as stream:
+            while not _try_lock(stream):
+                progress(0)
+                time.sleep(_LOCK_POLL_SECONDS)
+            yield
+
+
+def _transfer(
+    part: Path,
+    file: SourceFile,
+    client: WebClient,
+    label: str,
+    progress: Progress,
+    delays: tuple[float, ...],
+) -> None:
+    """Bring the part to its full size, resuming after each passing fault."""
+    failures = 0
+    while _size(part) != file.size or file.size == 0:
+        before = _size(part)
+        try:
+            _attempt(part, file, client, label, progress)
+            break
+        except PassingFaultError as fault:
+            failures = 1 if _size(part) - before >= _WORTHWHILE_BYTES else failures + 1
+            if failures > len(delays):
+                raise
+            _pause(max(delays[failures - 1], fault.retry_after_seconds), progress)
+
+
+def _attempt(
+    part: Path, file: SourceFile, client: WebClient, label: str, progress: Progress
+) -> None:
+    assert file.url is not None
+    offset = _size(part)
+    headers = {"Range": f"bytes={offset}-"} if offset else {}
+    if offset and file.etag:
+        headers["If-Range"] = file.etag
+    with client.open(file.url, label, headers) as response, part.open("ab") as stream:
+        _check_unchanged(response, file, label)
+        start = range_start(response)
+        if start not in (0, offset):
+            raise SourceUnreachableError(f"{label}: the server sends another range than asked for")
+        # A server without ranges starts again.
+        stream.truncate(start)
+        progress(start - offset)
+        offset = start
+        for chunk in response.iter_raw():
+            offset += len(chunk)
+            if offset > file.size:
+                raise SourceChangedError(f"{label}: the server sends more bytes than it stated")
+            stream.write(chunk)
+            progress(len(chunk))
+        stream.flush()
+        os.fsync(stream.fileno())
+    if offset < file.size:
+        raise PassingFaultError(f"{label}: the server ended the file {file.size - offset:,} early")
+
+
+def _check_unchanged(response: httpx2.Response, file: SourceFile, label: str) -> None:
+    size = total_size(response, label)
+    etag = strong_etag(response)
+    if size != file.size or (file.etag is not None and etag is not None and etag != file.etag):
+        raise SourceChangedError(f"{label}: the file on the server changed; submit again")
+
+
+def _pause(seconds: float, progress: Progress) -> None:
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        progress(0)
+        time.sleep(min(left, _LOCK_POLL_SECONDS))
+
+
+def _try_lock(stream: BinaryIO) -> bool:
+    with suppress(BlockingIOError):
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+@contextmanager
+def _storage_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"the cache at {folder} cannot be written: {error.strerror}") from None
+
+
+def _key(file: SourceFile) -> str:
+    return f"url:{file.url}:{file.etag}:{file.sha256}:{file.size}"
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

@@ -1,0 +1,80 @@
+"""What is known of a checkpoint before its tensors are read: config, headers, files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from app.contract.tensors import TensorHeader
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A local file's stat fields: while they are the same, so (we take it) are its bytes."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    device: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Signature:
+        """Return the signature in a stat result."""
+        return cls(
+            size=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            ctime_ns=status.st_ctime_ns,
+            inode=status.st_ino,
+            device=status.st_dev,
+        )
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a source: a `path` (links followed) and its signature, or a `url`.
+
+    `etag` (a strong one) or `sha256` pin a remote file where its server states them; `immutable`
+    says that the URL itself does (a commit of the hub).
+    """
+
+    name: str
+    size: int
+    path: Path | None = None
+    signature: Signature | None = None
+    url: str | None = None
+    etag: str | None = None
+    sha256: str | None = None
+    immutable: bool = False
+
+
+@dataclass(frozen=True)
+class ResolvedCheckpoint:
+    """A checkpoint pinned and described, none of its tensors read.
+
+    `resolved` is the URI with its revision pinned (or its links followed); `name` suggests one
+    from the URI's last segment; `tensors` are in stored order (by file, then by offset);
+    `folder` is None for a remote source; `metadata` is that of the safetensors headers.
+    """
+
+    uri: str
+    resolved: str
+    name: str
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorHeader]
+    files: tuple[SourceFile, ...]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None
+    param: str | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Return the bytes of all the files used."""
+        return sum(file.size for file in self.files)
+
+    def file(self, name: str) -> SourceFile | None:
+        """Return the file of that name, or None."""
+        return next((file for file in self.files if file.name == name), None)

@@ -1,0 +1,60 @@
+"""Single files that an evaluation needs: a manifest by URI, and audio by path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from app.contract.errors import SourceError, SourceNotAllowedError
+from app.sources.blobs import BlobCache
+from app.sources.checkpoint import SourceFile
+from app.sources.fetch import link_snapshot
+from app.sources.layout import check_quota
+from app.sources.local import regular_file
+from app.sources.policy import SourcePolicy
+from app.sources.resolve import with_param
+from app.sources.uris import FilePlace, WebPlace, parse_uri
+from app.sources.web import WebClient
+
+
+def resolve_file(uri: str, policy: SourcePolicy, *, param: str | None = None) -> Path:
+    """Return the path of the one file at a `file://` or `https://` URI, downloaded if need be.
+
+    A downloaded file keeps its name, in a folder of its own in the cache.
+
+    Raises:
+        SourceError: with `param` as given: it is not there, not allowed, or too large.
+
+    """
+    try:
+        place = parse_uri(uri, policy)
+        if isinstance(place, FilePlace):
+            path, status = regular_file(place.path, policy.file_roots, uri)
+            check_quota(uri, status.st_size, policy.max_source_bytes)
+            return path
+        if isinstance(place, WebPlace):
+            return _download(uri, place, policy)
+        raise SourceNotAllowedError(f"{uri}: a single file is given by a file:// or https:// URI")
+    except SourceError as error:
+        raise with_param(error, param) from None
+
+
+def check_readable(path: Path, policy: SourcePolicy, *, label: str | None = None) -> Path:
+    """Return the real path of a regular file that may be read (audio, say).
+
+    Raises:
+        SourceNotFoundError: there is none, or it cannot be read.
+        SourceNotAllowedError: it lies outside the allowed folders, or links there.
+
+    """
+    return regular_file(path, policy.file_roots, label or str(path))[0]
+
+
+def _download(uri: str, place: WebPlace, policy: SourcePolicy) -> Path:
+    cache = BlobCache(policy)
+    with WebClient(policy, hub=False) as client:
+        prefix = client.read_prefix(place.url, 1, uri)
+        check_quota(uri, prefix.size, policy.max_source_bytes)
+        file = SourceFile(place.name, prefix.size, url=place.url, etag=prefix.etag)
+        blob = cache.get(file, client, uri, lambda count: None)
+    folder = link_snapshot(policy.cache_dir / "files" / blob.name, {place.name: blob})
+    return folder / place.name

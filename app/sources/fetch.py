@@ -1,0 +1,156 @@
+"""Brings a resolved checkpoint to this machine, and says by digest what it is."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from app.contract.errors import (
+    SourceChangedError,
+    SourceError,
+    SourceNotFoundError,
+    StorageError,
+)
+from app.sources.blobs import BlobCache, Progress
+from app.sources.checkpoint import ResolvedCheckpoint, Signature, SourceFile
+from app.sources.digests import checkpoint_sha256, local_sha256
+from app.sources.policy import SourcePolicy
+from app.sources.resolve import with_param
+from app.sources.web import WebClient
+
+
+class FetchStoppedError(Exception):
+    """The caller's `should_stop` said so; what was downloaded is kept for the next time."""
+
+
+@dataclass(frozen=True)
+class LocalCheckpoint:
+    """A checkpoint on this machine.
+
+    `folder` loads with from_pretrained; `paths` are the files used, by name, links followed;
+    `sha256` is that of the sorted list of (name, sha256).
+    """
+
+    resolved: ResolvedCheckpoint
+    folder: Path
+    paths: Mapping[str, Path]
+    file_sha256: Mapping[str, str]
+    sha256: str
+    signatures: Mapping[str, Signature] = field(repr=False)
+
+    def verify_unchanged(self) -> None:
+        """Raise SourceChangedError, naming the file, if one is not as it was when fetched."""
+        for name, path in self.paths.items():
+            try:
+                unchanged = Signature.of(path.stat()) == self.signatures[name]
+            except OSError:
+                unchanged = False
+            if not unchanged:
+                raise SourceChangedError(
+                    f"{self.resolved.uri}: {name} changed or vanished while it was used",
+                    param=self.resolved.param,
+                )
+
+
+def fetch(
+    resolved: ResolvedCheckpoint,
+    policy: SourcePolicy,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> LocalCheckpoint:
+    """Return the checkpoint's files on this machine, with their digests.
+
+    Local files are used where they are; others are downloaded into the cache. `progress` is
+    called with (bytes done, bytes in all).
+
+    Raises:
+        SourceError: a file is gone, changed since it was resolved, or cannot be downloaded.
+        StorageError: the cache cannot be written.
+        FetchStoppedError: `should_stop` returned true.
+
+    """
+    meter = _Meter(resolved.size_bytes, progress, should_stop)
+    try:
+        return _fetch(resolved, policy, meter)
+    except SourceError as error:
+        raise with_param(error, resolved.param) from None
+
+
+def _fetch(resolved: ResolvedCheckpoint, policy: SourcePolicy, meter: Progress) -> LocalCheckpoint:
+    cache = BlobCache(policy)
+    paths: dict[str, Path] = {}
+    digests: dict[str, str] = {}
+    signatures: dict[str, Signature] = {}
+    with ExitStack() as stack:
+        client: WebClient | None = None
+        for file in resolved.files:
+            label = f"{resolved.uri}: {file.name}"
+            if file.path is not None:
+                digests[file.name], signatures[file.name] = _local(file, cache, label, meter)
+                paths[file.name] = file.path
+                continue
+            if client is None:
+                hub = resolved.resolved.startswith("hf://")
+                client = stack.enter_context(WebClient(policy, hub=hub))
+            path = cache.get(file, client, label, meter)
+            paths[file.name], digests[file.name] = path, path.name
+            signatures[file.name] = Signature.of(path.stat())
+    sha256 = checkpoint_sha256(digests.items())
+    folder = resolved.folder or link_snapshot(policy.cache_dir / "snapshots" / sha256, paths)
+    return LocalCheckpoint(resolved, folder, paths, digests, sha256, signatures)
+
+
+def _local(
+    file: SourceFile, cache: BlobCache, label: str, meter: Progress
+) -> tuple[str, Signature]:
+    assert file.path is not None
+    try:
+        sha256, signature = local_sha256(file.path, cache.digests, label, progress=meter)
+    except SourceNotFoundError:
+        raise SourceChangedError(f"{label} vanished since the checkpoint was looked at") from None
+    if signature != file.signature:
+        raise SourceChangedError(f"{label} changed since the checkpoint was looked at")
+    return sha256, signature
+
+
+def link_snapshot(folder: Path, paths: Mapping[str, Path]) -> Path:
+    """Return the folder, made to hold a link by each name; safe against others doing the same."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, path in paths.items():
+            target = Path(os.path.relpath(path, folder))
+            link = folder / name
+            if link.is_symlink() and link.readlink() == target:
+                continue
+            # Made aside and renamed: a reader never meets a missing file.
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as aside:
+                (Path(aside) / name).symlink_to(target)
+                (Path(aside) / name).replace(link)
+    except OSError as error:
+        raise StorageError(f"the cache at {folder} cannot be written: {error.strerror}") from None
+    return folder
+
+
+class _Meter:
+    """Counts bytes, tells of them, and stops the work when asked to."""
+
+    def __init__(
+        self,
+        total: int,
+        progress: Callable[[int, int], None] | None,
+        should_stop: Callable[[], bool] | None,
+    ) -> None:
+        self._done, self._total = 0, total
+        self._progress, self._should_stop = progress, should_stop
+
+    def __call__(self, count: int) -> None:
+        if self._should_stop is not None and self._should_stop():
+            raise FetchStoppedError
+        self._done += count
+        if self._progress is not None and count:
+            self._progress(self._done, self._total)

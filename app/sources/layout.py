@@ -1,0 +1,221 @@
+"""Reads a checkpoint's folder: which files are used, its config, and every tensor's header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from app.contract.errors import InvalidCheckpointError, Problem, SourceTooLargeError
+from app.contract.tensors import TensorHeader
+from app.sources.checkpoint import SourceFile
+from app.sources.safetensors import parse_header
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "normalizer.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "pytorch_model.pt")
+# Far above any Whisper's; the index of a model of a thousand shards has some MB.
+_MAX_JSON_BYTES = 32 * 2**20
+
+
+class SourceFolder(Protocol):
+    """Where a checkpoint's files are; `label` names it in errors."""
+
+    label: str
+
+    def find(self, names: Iterable[str]) -> dict[str, SourceFile]:
+        """Return the files of these names that there are."""
+
+    def read_prefix(self, file: SourceFile, length: int) -> bytes:
+        """Return the first `length` bytes, or fewer where the file ends."""
+
+
+@dataclass
+class Contents:
+    """A folder's config, tensors in stored order, files used and safetensors metadata."""
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    tensors: dict[str, TensorHeader] = field(default_factory=dict)
+    files: tuple[SourceFile, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def read_contents(folder: SourceFolder, max_bytes: int) -> Contents:
+    """Return what the folder holds, none of its tensors read.
+
+    Raises:
+        InvalidCheckpointError: with all that is wrong in `problems`.
+        SourceTooLargeError: the files used have more than `max_bytes` together.
+
+    """
+    found = folder.find((*COMPANIONS, WEIGHTS, INDEX))
+    problems: list[str] = []
+    contents = Contents()
+    weights: dict[str, SourceFile] = {}
+    weight_map: Mapping[str, str] | None = None
+    with _collecting(problems):
+        contents.config = _read_config(folder, found)
+    with _collecting(problems):
+        weights, weight_map = _weight_files(folder, found)
+    used = [file for name, file in found.items() if name in COMPANIONS]
+    if weight_map is not None:
+        used.append(found[INDEX])
+    contents.files = (*used, *weights.values())
+    check_quota(folder.label, sum(file.size for file in contents.files), max_bytes)
+    for file in weights.values():
+        with _collecting(problems):
+            _read_weights(folder, file, contents)
+    if weight_map is not None and not problems:
+        problems += _compare_with_index(folder.label, weight_map, contents.tensors)
+    if problems:
+        raise _invalid(problems)
+    return contents
+
+
+def check_quota(label: str, size: int, max_bytes: int) -> None:
+    """Raise SourceTooLargeError where a source has more bytes than allowed."""
+    if size > max_bytes:
+        raise SourceTooLargeError(
+            f"{label}: the files used have {size:,} bytes, over the {max_bytes:,} allowed for one "
+            "source (AFLUENTE_MAX_SOURCE_BYTES)"
+        )
+
+
+class _collecting:  # noqa: N801 - reads as the statement it is
+    """Keeps an InvalidCheckpointError's message and goes on, so that all are told at once."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self._problems = problems
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, InvalidCheckpointError):
+            self._problems.append(error.message)
+            return True
+        return False
+
+
+def _invalid(problems: list[str]) -> InvalidCheckpointError:
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return InvalidCheckpointError(
+        problems[0] + more, problems=[Problem(message) for message in problems]
+    )
+
+
+def _read_config(folder: SourceFolder, found: Mapping[str, SourceFile]) -> dict[str, Any]:
+    if "config.json" not in found:
+        raise InvalidCheckpointError(
+            f"{folder.label}: there is no config.json; a checkpoint is a Hugging Face model folder"
+        )
+    return _read_json(folder, found["config.json"])
+
+
+def _read_json(folder: SourceFolder, file: SourceFile) -> dict[str, Any]:
+    label = f"{folder.label}: {file.name}"
+    if file.size > _MAX_JSON_BYTES:
+        raise InvalidCheckpointError(f"{label} has {file.size:,} bytes, over {_MAX_JSON_BYTES:,}")
+    try:
+        document = json.loads(folder.read_prefix(file, file.size).decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise InvalidCheckpointError(f"{label} is not JSON") from None
+    if not isinstance(document, dict):
+        raise InvalidCheckpointError(f"{label} is not a JSON object")
+    return document
+
+
+def _weight_files(
+    folder: SourceFolder, found: Mapping[str, SourceFile]
+) -> tuple[dict[str, SourceFile], Mapping[str, str] | None]:
+    """Return the safetensors files in order, and the index's map if it says which they are."""
+    # As transformers: a whole file goes before shards.
+    if WEIGHTS in found:
+        return {WEIGHTS: found[WEIGHTS]}, None
+    if INDEX in found:
+        weight_map = _read_index(folder, found[INDEX])
+        names = sorted(set(weight_map.values()))
+        shards = folder.find(names)
+        missing = [name for name in names if name not in shards]
+        if missing:
+            raise InvalidCheckpointError(
+                f"{folder.label}: {INDEX} names shards that are not there: {sample(missing)}"
+            )
+        return {name: shards[name] for name in names}, weight_map
+    pickles = folder.find(_PICKLES)
+    if pickles:
+        raise InvalidCheckpointError(
+            f"{folder.label}: the weights are in {next(iter(pickles))} only, and pickled files are "
+            "never read; save them as safetensors (save_pretrained does)"
+        )
+    raise InvalidCheckpointError(f"{folder.label}: there is neither {WEIGHTS} nor {INDEX}")
+
+
+def _read_index(folder: SourceFolder, file: SourceFile) -> dict[str, str]:
+    label = f"{folder.label}: {file.name}"
+    weight_map = _read_json(folder, file).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InvalidCheckpointError(f"{label} has no weight_map")
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or not _is_plain_name(shard):
+            raise InvalidCheckpointError(
+                f"{label} names the shard {ascii(shard)[:100]}; a shard is a .safetensors file "
+                "beside the index"
+            )
+    return weight_map
+
+
+def _is_plain_name(name: str) -> bool:
+    return (
+        name.endswith(".safetensors")
+        and name.isprintable()
+        and not name.startswith(".")
+        and not any(mark in name for mark in "/\\%?#:")
+    )
+
+
+def _read_weights(folder: SourceFolder, file: SourceFile, contents: Contents) -> None:
+    def read_prefix(length: int) -> bytes:
+        return folder.read_prefix(file, length)
+
+    label = f"{folder.label}: {file.name}"
+    header = parse_header(read_prefix, file.size, label, file=file.name)
+    twice = [name for name in header.tensors if name in contents.tensors]
+    if twice:
+        raise InvalidCheckpointError(f"{label} holds tensors of another shard: {sample(twice)}")
+    contents.tensors.update(header.tensors)
+    contents.metadata.update(header.metadata)
+
+
+def _compare_with_index(
+    label: str, weight_map: Mapping[str, str], tensors: Mapping[str, TensorHeader]
+) -> list[str]:
+    absent = [n for n, shard in weight_map.items() if n not in tensors or tensors[n].file != shard]
+    unlisted = [name for name in tensors if name not in weight_map]
+    problems = []
+    if absent:
+        problems.append(f"{label}: tensors not in the shard that {INDEX} names: {sample(absent)}")
+    if unlisted:
+        problems.append(f"{label}: tensors that {INDEX} does not list: {sample(unlisted)}")
+    return problems
+
+
+def sample(names: Iterable[str], shown: int = 3) -> str:
+    """Return the first few names and how many more there are."""
+    listed = list(names)
+    text = ", ".join(name if len(name) <= 120 else f"{name[:117]}..." for name in listed[:shown])
+    return f"{text} and {len(listed) - shown} more" if len(listed) > shown else text

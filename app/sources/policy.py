@@ -1,0 +1,43 @@
+"""What the operator lets a source be: schemes, folders, hosts, sizes and the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ALL_SCHEMES = frozenset({"file", "hf", "https", "merge"})
+
+
+@dataclass(frozen=True)
+class SourcePolicy:
+    """The limits that every source is held to, and where remote bytes are kept.
+
+    Attributes:
+        cache_dir: downloads (by sha256), snapshots of links, and digests already taken.
+        file_roots: folders that `file://` may reach, symlinks followed; None allows every path
+            and paths without a scheme (the command line's merge).
+        schemes: the URI schemes allowed, out of file, hf, https and merge.
+        allowed_hosts: hosts of https sources: `host` (port 443), `host:port`, or `*.domain`.
+        hf_endpoint: the hub that `hf://` means; trusted, so it may have a private address.
+        hf_token: a secret, sent to the hub's own origin only.
+        allow_private_addresses: for tests against a server on this machine; also allows http.
+        max_source_bytes: the quota for one source's files together.
+        merge_folder: merge id to the folder of its published artifact; raises NotFoundError or
+            ConflictError where there is none.
+        timeout_seconds: for a connection, and for each wait for bytes.
+        retry_delays_seconds: the pauses between attempts at a server that fails.
+
+    """
+
+    cache_dir: Path
+    file_roots: tuple[Path, ...] | None = ()
+    schemes: frozenset[str] = ALL_SCHEMES
+    allowed_hosts: frozenset[str] = frozenset()
+    hf_endpoint: str = "https://huggingface.co"
+    hf_token: str | None = field(default=None, repr=False)
+    allow_private_addresses: bool = False
+    max_source_bytes: int = 64 * 2**30
+    merge_folder: Callable[[str], Path] | None = None
+    timeout_seconds: float = 30.0
+    retry_delays_seconds: tuple[float, ...] = (0.5, 1.0, 2.0)
