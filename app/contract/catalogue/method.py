@@ -1,0 +1,55 @@
+"""What every merge method says of itself, and the frozen class its parameters derive from."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+Family = Literal["parameter_space", "task_vector", "subspace"]
+BaseUse = Literal["required", "optional", "unused"]
+Space = Literal["weights", "task_vectors"]
+
+
+class Paper(NamedTuple):
+    """Where a method was published."""
+
+    title: str
+    authors: str
+    year: int
+    url: str
+
+
+class MethodParameters(BaseModel):
+    """The parameters of one method (its fields), and the method's traits (its class variables).
+
+    A method is this class and `worker/merging/methods/{name}.py`; planning and engine read the
+    traits and never ask for a method by name. All four switches default to the plain case.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    family: ClassVar[Family]
+    paper: ClassVar[Paper]
+    summary: ClassVar[str]
+    base: ClassVar[BaseUse]
+    """`required`: refused without one; `optional`: task vectors are taken if there is one."""
+    space: ClassVar[Space]
+    """What `merge` gets and returns: weights, or task vectors (the result not yet scaled)."""
+    uses_weights: ClassVar[bool] = True
+    min_experts: ClassVar[int] = 1
+    max_experts: ClassVar[int | None] = None
+    spectral: ClassVar[bool] = False
+    """Works on tensors with exactly two dimensions; others get the mean of the task vectors."""
+    blockwise: ClassVar[bool] = False
+    """Merging row blocks one by one gives the same bits as merging the tensor."""
+
+    @property
+    def normalizes_weights(self) -> bool:
+        """Whether the result is divided by the sum of the weights, which may then not be 0.
+
+        Such a result is an average: of inputs equal to the bit it is a copy.
+        """
+        return False
