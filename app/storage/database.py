@@ -8,9 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -82,8 +80,17 @@ def writing(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
+def clock(engine: Engine) -> float:
+    """Return the database's time, in seconds since 1970."""
+    with reading(engine) as connection:
+        return float(connection.execute(select(now())).scalar_one())
+
+
 def migrate(engine: Engine) -> None:
     """Bring the schema to the newest revision; safe when several processes do so at once."""
+    from alembic import command  # slow to import, and only needed here
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     with engine.begin() as connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import Engine, RowMapping, delete, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from app.storage.database import now, reading, writing
 from app.storage.tables import elections, workers
@@ -59,10 +60,10 @@ def elect(engine: Engine, role: str, owner: str, seconds: float) -> bool:
         )
         if mine.rowcount == 1:
             return True
-        held = connection.execute(select(elections.c.role).where(elections.c.role == role))
-        if held.first() is not None:
-            return False
-        connection.execute(
-            insert(elections).values(role=role, owner=owner, expires_at=now() + seconds)
+        dialect = postgresql if engine.dialect.name == "postgresql" else sqlite
+        first = connection.execute(
+            dialect.insert(elections)
+            .values(role=role, owner=owner, expires_at=now() + seconds)
+            .on_conflict_do_nothing()
         )
-        return True
+        return first.rowcount == 1

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, select
+from sqlalchemy import ColumnElement, Connection, Engine, Row, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
-from app.contract.errors import GoneError, IdempotencyMismatchError
-from app.storage.database import now
+from app.contract.errors import GoneError, IdempotencyConflictError, IdempotencyMismatchError
+from app.storage.database import now, writing
 from app.storage.tables import evaluations, idempotency_keys, merges
+
+# A request that is open for longer than this died with its process; another may have its key.
+_DEAD_AFTER_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -21,17 +25,74 @@ class IdempotencyKey:
     fingerprint: str
 
 
-def find(connection: Connection, key: IdempotencyKey, keep_seconds: float) -> str | None:
-    """Return the identifier of what this request made before, or None.
+@dataclass(frozen=True)
+class Reservation:
+    """The right to be the request that a key stands for, since `reserved_at`."""
 
-    Raises IdempotencyMismatchError for another request under the same key, and GoneError when
-    what it made has been deleted.
+    key: IdempotencyKey
+    reserved_at: float
+
+
+def reserve(engine: Engine, key: IdempotencyKey, keep_seconds: float) -> Reservation | str:
+    """Return a reservation, or the identifier of what this request made before.
+
+    Raises IdempotencyMismatchError for another request under the same key, GoneError when what
+    it made has been deleted, and IdempotencyConflictError while the first request is open.
     """
     table = idempotency_keys
-    connection.execute(delete(table).where(table.c.created_at < now() - keep_seconds))
-    row = connection.execute(select(table).where(*_match(key))).one_or_none()
-    if row is None:
-        return None
+    with writing(engine) as connection:
+        moment = float(connection.execute(select(now())).scalar_one())
+        connection.execute(delete(table).where(table.c.created_at < moment - keep_seconds))
+        if _insert(engine, connection, key, moment):
+            return Reservation(key, moment)
+        row = connection.execute(select(table).where(*_match(key)).with_for_update()).one_or_none()
+        if row is not None and row.resource_id is not None:
+            return _made(connection, key, row)
+        if row is not None and row.created_at < moment - _DEAD_AFTER_SECONDS:
+            connection.execute(
+                update(table)
+                .where(*_match(key))
+                .values(fingerprint=key.fingerprint, created_at=moment)
+            )
+            return Reservation(key, moment)
+    raise _still_open(key)
+
+
+def complete(connection: Connection, reservation: Reservation, resource_id: str) -> None:
+    """Remember what the request made, in the transaction that made it.
+
+    Raises IdempotencyConflictError if the reservation was given to another request meanwhile.
+    """
+    done = connection.execute(
+        update(idempotency_keys).where(*_held(reservation)).values(resource_id=resource_id)
+    )
+    if done.rowcount != 1:
+        raise _still_open(reservation.key)
+
+
+def release(engine: Engine, reservation: Reservation) -> None:
+    """Forget a request that was refused; nothing happens once it is complete."""
+    with writing(engine) as connection:
+        connection.execute(delete(idempotency_keys).where(*_held(reservation)))
+
+
+def _insert(engine: Engine, connection: Connection, key: IdempotencyKey, moment: float) -> bool:
+    dialect = postgresql if engine.dialect.name == "postgresql" else sqlite
+    done = connection.execute(
+        dialect.insert(idempotency_keys)
+        .values(
+            api_key_id=key.api_key_id,
+            endpoint=key.endpoint,
+            key=key.key,
+            fingerprint=key.fingerprint,
+            created_at=moment,
+        )
+        .on_conflict_do_nothing()
+    )
+    return bool(done.rowcount == 1)
+
+
+def _made(connection: Connection, key: IdempotencyKey, row: Row[tuple[object, ...]]) -> str:
     if row.fingerprint != key.fingerprint:
         raise IdempotencyMismatchError(
             f'Idempotency-Key "{key.key}" was used for a different request before; '
@@ -44,17 +105,19 @@ def find(connection: Connection, key: IdempotencyKey, keep_seconds: float) -> st
     raise GoneError(f"The request with this Idempotency-Key made {resource}, which was deleted.")
 
 
-def record(connection: Connection, key: IdempotencyKey, resource_id: str) -> None:
-    """Remember what the request made, in the transaction that made it."""
-    connection.execute(
-        insert(idempotency_keys).values(
-            api_key_id=key.api_key_id,
-            endpoint=key.endpoint,
-            key=key.key,
-            fingerprint=key.fingerprint,
-            resource_id=resource_id,
-            created_at=now(),
-        )
+def _still_open(key: IdempotencyKey) -> IdempotencyConflictError:
+    return IdempotencyConflictError(
+        f'The first request with Idempotency-Key "{key.key}" is still being answered; '
+        "repeat this one in a moment."
+    )
+
+
+def _held(reservation: Reservation) -> tuple[ColumnElement[bool], ...]:
+    table = idempotency_keys.c
+    return (
+        *_match(reservation.key),
+        table.resource_id.is_(None),
+        table.created_at == reservation.reserved_at,
     )
 
 

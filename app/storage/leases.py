@@ -183,10 +183,13 @@ def recover(
         for kind in JobKind:
             table = kind.table
             rows = connection.execute(
-                select(*_identity(table), table.c.status, table.c.crashes, table.c.killed).where(
+                select(*_identity(table), table.c.status, table.c.crashes, table.c.killed)
+                .where(
                     table.c.status.in_(("running", "cancelling")),
                     or_(table.c.lease_expires_at.is_(None), table.c.lease_expires_at < now()),
                 )
+                # Locked, or a renewal or an end could come between this and the update.
+                .with_for_update(skip_locked=True)
             ).all()
             for row in rows:
                 target = "queued"
@@ -241,6 +244,8 @@ def mark_sent(engine: Engine, kind: JobKind, job_id: str) -> None:
 def request_cancel(connection: Connection, kind: JobKind, job_id: str) -> str | None:
     """Cancel a queued job, or mark a running one; return its status now, None if there is none."""
     table = kind.table
+    # Locked, or the job could go from running to queued between the two updates, and escape.
+    connection.execute(select(table.c.id).where(table.c.id == job_id).with_for_update())
     row = connection.execute(
         update(table)
         .where(table.c.id == job_id, table.c.status == "queued")

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, RowMapping, delete, insert, select, tuple_, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    RowMapping,
+    delete,
+    func,
+    insert,
+    select,
+    tuple_,
+    update,
+)
 
 from app.contract.identifiers import MERGE, new_id
 from app.contract.states import OPEN
@@ -120,6 +130,13 @@ def set_warnings(engine: Engine, lease: Lease, warnings: Sequence[Mapping[str, A
         _update(connection, lease, {"warnings": known + fresh})
         for warning in fresh:
             events.append(connection, lease.merge_id, "warning", warning)
+
+
+def counts(engine: Engine) -> dict[str, int]:
+    """Return the number of merges in each status that any merge has."""
+    query = select(merges.c.status, func.count()).group_by(merges.c.status)
+    with reading(engine) as connection:
+        return {str(status): int(count) for status, count in connection.execute(query)}
 
 
 def has_open_work(connection: Connection, merge_id: str) -> bool:

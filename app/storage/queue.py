@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import redis
 import redis.asyncio
-from celery import Celery
-from kombu.exceptions import OperationalError
 
 from app.contract.tasks import EVALUATE_TASK, MERGE_TASK, QUEUE, events_channel
 from app.storage.leases import JobKind
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 _LOG = logging.getLogger(__name__)
 _CONNECT_SECONDS = 2.0
@@ -23,6 +25,8 @@ _VISIBILITY_SECONDS = 7 * 24 * 3600
 @lru_cache(maxsize=8)
 def celery_app(broker_url: str) -> Celery:
     """Return the Celery application on this broker: JSON only, no results, no prefetching."""
+    from celery import Celery  # slow to import, and an API may never send anything
+
     application = Celery("afluente", broker=broker_url)
     application.conf.update(
         accept_content=["json"],
@@ -68,6 +72,8 @@ class Queue:
 
     def send(self, kind: JobKind, job_id: str) -> bool:
         """Tell the workers of a queued job; False if the broker is away (the sweeper will)."""
+        from kombu.exceptions import OperationalError
+
         name = MERGE_TASK if kind is JobKind.MERGE else EVALUATE_TASK
         try:
             celery_app(self._url).send_task(name, args=[job_id], queue=QUEUE, retry=False)
