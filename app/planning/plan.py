@@ -1,0 +1,158 @@
+"""The plan of a merge: what happens to every tensor, where it goes, and what it costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from typing import Any
+
+from app.contract.catalogue import CATALOGUE, MethodParameters
+from app.contract.recipe import KEEP_BASE, Recipe
+from app.contract.tensors import DTYPE_NAMES, ITEM_SIZES, TensorHeader
+from app.planning.cost import Cost, cost_of
+from app.planning.layout import OutputFile, lay_out
+
+_Tensors = Mapping[str, TensorHeader]
+
+
+class Treatment(StrEnum):
+    """What is done with a tensor."""
+
+    MERGE = "merge"  # by the method
+    MEAN = "mean"  # a spectral method's way with tensors that are not matrices: λ·mean(wᵢdᵢ)
+    KEEP = "keep"  # the reference's, as it is
+    COPY = "copy"  # not floating point: equal in all inputs, or refused
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A method with its parameters, and the rule that chose it (None: the recipe's own)."""
+
+    method: str
+    parameters: MethodParameters | None
+    rule: str | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One tensor: how it is treated, by which assignment, where it goes and what it costs."""
+
+    target: TensorHeader
+    treatment: Treatment
+    assignment: Assignment
+    cost: Cost
+
+    @property
+    def name(self) -> str:
+        """The tensor's name."""
+        return self.target.name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every step in the order of the output, and the files that they fill."""
+
+    steps: tuple[Step, ...]
+    files: tuple[OutputFile, ...]
+    unmatched_rules: tuple[str, ...]
+
+    def as_document(self) -> dict[str, Any]:
+        """Return the plan as a dry run shows it."""
+        costs = [step.cost for step in self.steps]
+        return {
+            "tensors": [_step_document(step) for step in self.steps],
+            "files": [{"name": file.name, "bytes": file.size_bytes} for file in self.files],
+            "totals": {
+                "tensors": len(self.steps),
+                "by_treatment": dict(Counter(step.treatment.value for step in self.steps)),
+                "flops": sum(cost.flops for cost in costs),
+                "bytes_read": sum(cost.bytes_read for cost in costs),
+                "bytes_written": sum(file.size_bytes for file in self.files),
+                "peak_memory_bytes": max((cost.memory_bytes for cost in costs), default=0),
+            },
+        }
+
+
+def make_plan(
+    recipe: Recipe, tensors: _Tensors, base: _Tensors | None, experts: Sequence[_Tensors]
+) -> Plan:
+    """Return the plan; `tensors` are the reference's in stored order, tied ones once."""
+    dtypes = {tensor.name: _output_dtype(tensor, recipe) for tensor in tensors.values()}
+    files = lay_out(tensors.values(), dtypes, recipe.output.max_shard_bytes)
+    main = Assignment(recipe.method, recipe.method_parameters, None)
+    rules = [
+        (rule.match, Assignment(rule.method, _parameters(rule.method, rule.parameters), rule.match))
+        for rule in recipe.rules
+    ]
+    steps = tuple(
+        _step(target, _assign(target.name, rules, main), tensors, base, experts)
+        for file in files
+        for target in file.tensors
+    )
+    used = {step.assignment.rule for step in steps}
+    return Plan(steps, files, tuple(match for match, _ in rules if match not in used))
+
+
+def _output_dtype(tensor: TensorHeader, recipe: Recipe) -> str:
+    if tensor.is_float and recipe.output.dtype is not None:
+        return DTYPE_NAMES[recipe.output.dtype]
+    return tensor.dtype
+
+
+def _parameters(method: str, given: Mapping[str, Any]) -> MethodParameters | None:
+    return None if method == KEEP_BASE else CATALOGUE[method].model_validate(given)
+
+
+def _assign(name: str, rules: Sequence[tuple[str, Assignment]], main: Assignment) -> Assignment:
+    return next((chosen for match, chosen in rules if fnmatchcase(name, match)), main)
+
+
+def _step(
+    target: TensorHeader,
+    assignment: Assignment,
+    tensors: _Tensors,
+    base: _Tensors | None,
+    experts: Sequence[_Tensors],
+) -> Step:
+    treatment = _treatment(target, assignment)
+    sources = [expert[target.name] for expert in experts]
+    if treatment is Treatment.KEEP:
+        sources = [tensors[target.name]]
+    elif base is not None and (treatment is Treatment.COPY or _uses_base(assignment)):
+        sources.insert(0, base[target.name])
+    blockwise = treatment is not Treatment.MERGE or (
+        assignment.parameters is not None and assignment.parameters.blockwise
+    )
+    return Step(target, treatment, assignment, cost_of(target, sources, blockwise=blockwise))
+
+
+def _uses_base(assignment: Assignment) -> bool:
+    return assignment.parameters is not None and assignment.parameters.base != "unused"
+
+
+def _treatment(target: TensorHeader, assignment: Assignment) -> Treatment:
+    if not target.is_float:
+        return Treatment.COPY
+    if assignment.parameters is None:
+        return Treatment.KEEP
+    if assignment.parameters.spectral and len(target.shape) != 2:
+        return Treatment.MEAN
+    return Treatment.MERGE
+
+
+def _step_document(step: Step) -> dict[str, Any]:
+    return {
+        "name": step.name,
+        "shape": list(step.target.shape),
+        "dtype": step.target.dtype,
+        "treatment": step.treatment.value,
+        "method": step.assignment.method,
+        "rule": step.assignment.rule,
+        "flops": step.cost.flops,
+        "bytes_read": step.cost.bytes_read,
+        "bytes_written": step.target.numel * ITEM_SIZES[step.target.dtype],
+        "memory_bytes": step.cost.memory_bytes,
+    }

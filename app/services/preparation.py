@@ -1,0 +1,184 @@
+"""From a recipe to checked, pinned sources and a plan; nothing of any tensor is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+
+from app.contract.catalogue import CATALOGUE
+from app.contract.errors import (
+    AfluenteError,
+    ConflictError,
+    IncompatibleCheckpointError,
+    NotFoundError,
+    Problem,
+    SourceError,
+)
+from app.contract.recipe import Recipe, Source
+from app.contract.settings import Settings
+from app.planning.plan import Plan, make_plan
+from app.sources.checkpoint import ResolvedCheckpoint
+from app.sources.compatibility import CheckedTensors, check_compatible
+from app.sources.policy import SourcePolicy
+from app.sources.resolve import resolve
+from app.storage import merges
+from app.storage.artifacts import ArtifactStore
+
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that is known of a merge before a tensor is read.
+
+    The reference is the base if there is one, else the first checkpoint: the artifact's names,
+    ties, dtypes and companion files are its own.
+    """
+
+    recipe: Recipe
+    base: ResolvedCheckpoint | None
+    experts: tuple[ResolvedCheckpoint, ...]
+    checked: CheckedTensors
+    plan: Plan
+    warnings: tuple[dict[str, str], ...]
+
+    @property
+    def reference(self) -> ResolvedCheckpoint:
+        """The checkpoint that the artifact takes everything but its values from."""
+        return self.base or self.experts[0]
+
+    @property
+    def all(self) -> tuple[ResolvedCheckpoint, ...]:
+        """The base, if there is one, and the experts."""
+        return (self.base, *self.experts) if self.base else self.experts
+
+    def sources(self, digests: Sequence[str | None] | None = None) -> dict[str, Any]:
+        """Return what a merge's record says of its sources; `digests` go with `all`."""
+        digests = digests or [None] * len(self.all)
+        documents: list[dict[str, Any]] = [
+            {"uri": source.uri, "name": source.name, "resolved": found.resolved, "sha256": digest}
+            for source, found, digest in zip(_sources(self.recipe), self.all, digests, strict=True)
+        ]
+        base = documents.pop(0) if self.base else None
+        for document, source in zip(documents, self.recipe.checkpoints, strict=True):
+            document["weight"] = source.weight
+        return {"base": base, "checkpoints": documents}
+
+
+def source_policy(
+    settings: Settings, engine: Engine | None, *, any_path: bool = False
+) -> SourcePolicy:
+    """Return the limits on sources; `any_path` is for the command line, which is its user."""
+    token = settings.hf_token.get_secret_value() if settings.hf_token else None
+    return SourcePolicy(
+        cache_dir=settings.cache,
+        file_roots=None if any_path else settings.roots,
+        schemes=frozenset(settings.schemes),
+        allowed_hosts=frozenset(settings.allowed_hosts),
+        hf_endpoint=settings.hf_endpoint,
+        hf_token=token,
+        allow_private_addresses=settings.allow_private_addresses,
+        max_source_bytes=settings.max_source_bytes,
+        merge_folder=None if engine is None else _merge_folder(engine, settings),
+        timeout_seconds=settings.source_timeout_seconds,
+    )
+
+
+def prepare(
+    recipe: Recipe, policy: SourcePolicy, *, pinned: Sequence[str] | None = None
+) -> Prepared:
+    """Resolve and check every source, and plan; raises one error that lists all problems.
+
+    `pinned` are the resolved URIs of an earlier preparation, used instead of the recipe's.
+    """
+    sources = _sources(recipe)
+    uris = list(pinned) if pinned is not None else [source.uri for source in sources]
+    resolved = _resolve_all(recipe, uris, policy)
+    base = resolved[0] if recipe.base else None
+    experts = tuple(resolved[1:] if recipe.base else resolved)
+    reference, others = resolved[0], resolved[1:]
+    params = _params(recipe)
+    checked, problems = check_compatible(
+        reference, list(zip(params[1:], others, strict=True)), reference_param=params[0]
+    )
+    if problems:
+        raise _one_error(IncompatibleCheckpointError, problems)
+    plan = make_plan(
+        recipe, checked.tensors, base.tensors if base else None, [e.tensors for e in experts]
+    )
+    return Prepared(recipe, base, experts, checked, plan, _warnings(recipe, plan))
+
+
+def _sources(recipe: Recipe) -> list[Source]:
+    return [*([recipe.base] if recipe.base else []), *recipe.checkpoints]
+
+
+def _params(recipe: Recipe) -> list[str]:
+    experts = [f"checkpoints[{index}].uri" for index in range(len(recipe.checkpoints))]
+    return ["base.uri", *experts] if recipe.base else experts
+
+
+def _resolve_all(
+    recipe: Recipe, uris: Sequence[str], policy: SourcePolicy
+) -> list[ResolvedCheckpoint]:
+    def attempt(item: tuple[str, str]) -> ResolvedCheckpoint | SourceError:
+        try:
+            return resolve(item[0], policy, param=item[1])
+        except SourceError as error:
+            return error
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        outcomes = list(pool.map(attempt, zip(uris, _params(recipe), strict=True)))
+    errors = [outcome for outcome in outcomes if isinstance(outcome, SourceError)]
+    if not errors:
+        return [outcome for outcome in outcomes if isinstance(outcome, ResolvedCheckpoint)]
+    problems = [problem for error in errors for problem in error.as_problems()]
+    # The kind is the first one's; a source that may come back does not make the others right.
+    lasting = [error for error in errors if not error.retryable]
+    raise _one_error(type((lasting or errors)[0]), problems)
+
+
+def _one_error(kind: type[AfluenteError], problems: Sequence[Problem]) -> AfluenteError:
+    first = problems[0]
+    more = f" (and {len(problems) - 1} more, see errors)" if len(problems) > 1 else ""
+    return kind(first.message + more, param=first.param, problems=problems)
+
+
+def _warnings(recipe: Recipe, plan: Plan) -> tuple[dict[str, str], ...]:
+    warnings = []
+    negative = [source.name for source in recipe.checkpoints if source.weight < 0]
+    if negative:
+        message = f"Negative weights take these checkpoints away: {', '.join(negative)}."
+        warnings.append({"code": "negative_weight", "message": message})
+    if len(recipe.checkpoints) == 1:
+        title = CATALOGUE[recipe.method].title
+        message = f"{title} of a single checkpoint: there is nothing to merge it with."
+        warnings.append({"code": "single_checkpoint", "message": message})
+    uris = [source.uri for source in recipe.checkpoints]
+    twice = sorted({uri for uri in uris if uris.count(uri) > 1})
+    if twice:
+        message = f"Given more than once: {', '.join(twice)}."
+        warnings.append({"code": "identical_checkpoints", "message": message})
+    for match in plan.unmatched_rules:
+        message = f'The rule "{match}" matches no tensor that an earlier rule left.'
+        warnings.append({"code": "unmatched_rule", "message": message})
+    return tuple(warnings)
+
+
+def _merge_folder(engine: Engine, settings: Settings) -> Any:
+    store = ArtifactStore(settings.artifacts)
+
+    def folder(merge_id: str) -> Path:
+        row = merges.get(engine, merge_id)
+        if row is None:
+            raise NotFoundError(f"There is no merge {merge_id}.")
+        if row["status"] != "succeeded" or row["artifact_folder"] is None:
+            raise ConflictError(f"The merge {merge_id} is {row['status']} and has no artifact.")
+        return store.published_folder(str(row["artifact_folder"]))
+
+    return folder

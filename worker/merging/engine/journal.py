@@ -1,0 +1,78 @@
+"""The journal of an attempt: which stretches of the output are finished, with their digests."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+JOURNAL_FILE = "journal.jsonl"
+TENSORS_FOLDER = "tensors"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished stretch of a tensor: entries `start` to `stop`, the digest of their bytes."""
+
+    name: str
+    start: int
+    stop: int
+    digest: str
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[Mapping[str, str], ...] = ()
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """What tells one stretch from another."""
+        return self.name, self.start, self.stop
+
+
+class Journal:
+    """An append-only file of entries; each is written after the bytes that it vouches for."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def add(self, entry: Entry) -> None:
+        """Append one entry in a single write."""
+        document = {
+            "name": entry.name,
+            "start": entry.start,
+            "stop": entry.stop,
+            "digest": entry.digest,
+            "diagnostics": entry.diagnostics,
+            "warnings": list(entry.warnings),
+        }
+        line = json.dumps(document, separators=(",", ":")).encode() + b"\n"
+        with self._lock:
+            os.write(self._descriptor, line)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+
+def read_journal(path: Path) -> Iterator[Entry]:
+    """Yield the entries that are whole; a last line cut short by a crash is passed over."""
+    if not path.is_file():
+        return
+    for line in path.read_bytes().splitlines(keepends=True):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            found = json.loads(line)
+            yield Entry(
+                found["name"],
+                found["start"],
+                found["stop"],
+                found["digest"],
+                found["diagnostics"],
+                tuple(found["warnings"]),
+            )
+        except (ValueError, KeyError, TypeError):
+            return

@@ -1,0 +1,88 @@
+"""Reads stored tensors, whole or by ranges of entries, without mapping files into memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from app.contract.errors import SourceChangedError
+from app.contract.tensors import ITEM_SIZES, TensorHeader
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U8": torch.uint8, "BOOL": torch.bool, "U64": torch.uint64, "U32": torch.uint32,
+    "U16": torch.uint16, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
+
+
+class TensorReader:
+    """The tensors of one checkpoint's files, kept open; safe to use from several threads.
+
+    Reads go through `pread`, not `mmap`: a file that is cut short while a merge runs then gives
+    an error that names it, where a mapping would kill the process.
+    """
+
+    def __init__(
+        self, label: str, tensors: Mapping[str, TensorHeader], paths: Mapping[str, Path]
+    ) -> None:
+        self.label = label
+        self.tensors = tensors
+        self._paths = paths
+        self._descriptors: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            for name in {header.file for header in self.tensors.values()}:
+                self._descriptors[name] = os.open(self._paths[name], os.O_RDONLY)
+                stack.callback(os.close, self._descriptors[name])
+            self._closing = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closing.close()
+
+    def read_bytes(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Return the bytes of entries `start` to `stop`, flat, uint8."""
+        size = ITEM_SIZES[self.tensors[name].dtype]
+        raw = torch.empty((stop - start) * size, dtype=torch.uint8)
+        self._fill(name, start, raw)
+        return raw
+
+    def read_into(self, name: str, start: int, out: torch.Tensor) -> None:
+        """Fill `out` (float32, flat, contiguous) with the entries from `start` on.
+
+        Half precision is widened exactly; float64 is rounded to float32.
+        """
+        dtype = DTYPES[self.tensors[name].dtype]
+        if dtype is torch.float32:
+            self._fill(name, start, out.view(torch.uint8))
+            return
+        stored = torch.empty(out.numel(), dtype=dtype)
+        self._fill(name, start, stored.view(torch.uint8))
+        out.copy_(stored)
+
+    def _fill(self, name: str, start: int, raw: torch.Tensor) -> None:
+        header = self.tensors[name]
+        view = raw.numpy().data
+        offset = header.start + start * ITEM_SIZES[header.dtype]
+        done = 0
+        while done < len(view):
+            count = os.preadv(self._descriptors[header.file], [view[done:]], offset + done)
+            if count == 0:
+                raise SourceChangedError(
+                    f"{self.label}: {header.file} ends within the tensor {name}; it was cut short "
+                    "while the merge ran. Restore it and retry the merge."
+                )
+            done += count

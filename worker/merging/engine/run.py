@@ -1,0 +1,280 @@
+"""Runs a plan: adopts what is finished, merges the rest in parallel, writes the artifact."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Condition, Event
+from typing import Any
+
+import torch
+
+from app.contract.errors import IncompatibleCheckpointError, OutOfMemoryError
+from app.contract.recipe import Recipe
+from app.planning.plan import Plan, Step
+from app.sources.compatibility import CheckedTensors
+from app.sources.fetch import LocalCheckpoint
+from app.storage.artifacts import storage_error
+from worker.merging.engine.companions import write_companions
+from worker.merging.engine.journal import Entry
+from worker.merging.engine.reading import TensorReader
+from worker.merging.engine.steps import Inputs, Stretch, merge_stretch, stretches_of
+from worker.merging.engine.writing import OutputWriter
+
+# Tensors that are merged by blocks are shared out in stretches of this many entries. Part of the
+# artifact's journal, not of its bytes.
+_STRETCH_ENTRIES = 2**22
+# What small tensors may take beside the largest one.
+_SPARE_BYTES = 2**27
+
+
+class Interrupted(Exception):  # noqa: N818 - a request, not an error
+    """The run was told to stop (cancelled, or its worker goes away)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A merge with everything local: what to do, from what, where, and on what."""
+
+    recipe: Recipe
+    plan: Plan
+    checked: CheckedTensors
+    base: LocalCheckpoint | None
+    experts: tuple[LocalCheckpoint, ...]
+    labels: tuple[str, ...]
+    folder: Path
+    previous: tuple[Path, ...] = ()
+    device: str = "cpu"
+    threads: int = 1
+    memory_bytes: int | None = None
+
+    @property
+    def all(self) -> tuple[LocalCheckpoint, ...]:
+        """The base, if there is one, and the experts, as `labels` names them."""
+        return (self.base, *self.experts) if self.base else self.experts
+
+
+@dataclass
+class Outcome:
+    """The finished folder, what the methods had to say, and how much was taken over."""
+
+    folder: Path
+    warnings: list[dict[str, str]] = field(default_factory=list)
+    adopted_tensors: int = 0
+
+
+@dataclass
+class Observer:
+    """What the run tells as it goes on, and how it is told to stop."""
+
+    progress: Callable[[int, int], None] = lambda done, total: None
+    stopping: Event = field(default_factory=Event)
+
+    def check(self) -> None:
+        """Raise Interrupted if the run is to stop."""
+        if self.stopping.is_set():
+            raise Interrupted
+
+
+def run(job: Job, observer: Observer | None = None) -> Outcome:
+    """Merge every tensor of the plan and return the finished folder under `job.folder`.
+
+    What `job.previous` attempts finished is taken over. Raises Interrupted when told to stop, and
+    AfluenteError for what a person can act on; finished tensors stay for a later attempt.
+    """
+    observer = observer or Observer()
+    try:
+        return _run(job, observer)
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise _out_of_memory(job) from error
+        raise storage_error(error, job.folder) from error
+    except MemoryError as error:
+        raise _out_of_memory(job) from error
+    except RuntimeError as error:
+        # torch's CPU allocator raises a bare RuntimeError; CUDA's has a class of its own.
+        if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
+            raise _out_of_memory(job) from error
+        raise
+
+
+def _run(job: Job, observer: Observer) -> Outcome:
+    with ExitStack() as stack:
+        readers = [
+            stack.enter_context(TensorReader(label, local.resolved.tensors, local.paths))
+            for label, local in zip(job.labels, job.all, strict=True)
+        ]
+        _check_tied_copies(job, readers)
+        writer = OutputWriter(job.folder, job.plan.files)
+        stack.callback(writer.close)
+        inputs = Inputs(
+            base=readers[0] if job.base else None,
+            experts=tuple(readers[1:] if job.base else readers),
+            expert_digests=tuple(local.sha256 for local in job.experts),
+            weights=job.recipe.weights,
+            seed=job.recipe.seed,
+            device=torch.device(job.device),
+        )
+        entries, adopted = _merge_all(job, inputs, writer, observer)
+    observer.check()
+    for local in job.all:
+        local.verify_unchanged()
+    warnings = _summed_up(job.plan.steps, entries)
+    write_companions(job, writer.folder, _diagnostics(job.plan.steps, entries, warnings))
+    return Outcome(writer.folder, warnings, adopted)
+
+
+def _merge_all(
+    job: Job, inputs: Inputs, writer: OutputWriter, observer: Observer
+) -> tuple[list[Entry], int]:
+    """Return an entry for every stretch of the plan, and how many tensors were taken over."""
+    stretches = [s for step in job.plan.steps for s in stretches_of(step, _STRETCH_ENTRIES)]
+    entries = writer.adopt(job.previous, {stretch.key for stretch in stretches})
+    done = {entry.key for entry in entries}
+    left = Counter(stretch.step.name for stretch in stretches if stretch.key not in done)
+    total = len(job.plan.steps)
+    adopted = total - len(left)
+    observer.progress(adopted, total)
+    memory = _Memory(_allowance(job))
+    halt = Event()  # one thread's error ends the others
+
+    def check() -> None:
+        observer.check()
+        if halt.is_set():
+            raise Interrupted
+
+    def work(stretch: Stretch) -> Entry:
+        try:
+            check()
+            entry = merge_stretch(stretch, inputs, writer, check)
+            writer.finished(entry)
+            return entry
+        except BaseException:
+            halt.set()
+            raise
+        finally:
+            memory.give_back(stretch.step.cost.memory_bytes)
+
+    def account(finished: Iterable[Future[Entry]]) -> None:
+        nonlocal total
+        for future in finished:
+            entry = future.result()
+            entries.append(entry)
+            left[entry.name] -= 1
+            if left[entry.name] == 0:
+                del left[entry.name]
+                observer.progress(total - len(left), total)
+
+    pending: set[Future[Entry]] = set()
+    # Reductions and LAPACK run on one thread, tensors in parallel: then the bytes do not depend
+    # on how many cores there are. torch keeps that number per thread.
+    torch.set_num_threads(1)
+    with ThreadPoolExecutor(job.threads, "merge", torch.set_num_threads, (1,)) as pool:
+        try:
+            for stretch in stretches:
+                if stretch.key in done:
+                    continue
+                memory.take(stretch.step.cost.memory_bytes)
+                pending.add(pool.submit(work, stretch))
+                finished = {future for future in pending if future.done()}
+                pending -= finished
+                account(finished)
+            while pending:
+                finished, pending = wait(pending, return_when=FIRST_EXCEPTION, timeout=0.2)
+                account(finished)
+        except BaseException:
+            halt.set()
+            raise
+    return entries, adopted
+
+
+class _Memory:
+    """Lets as much work in as fits the allowance, and always one piece, in order."""
+
+    def __init__(self, allowance: int) -> None:
+        self._allowance = allowance
+        self._used = 0
+        self._changed = Condition()
+
+    def take(self, size: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._used == 0 or self._used + size <= self._allowance)
+            self._used += size
+
+    def give_back(self, size: int) -> None:
+        with self._changed:
+            self._used -= size
+            self._changed.notify_all()
+
+
+def _allowance(job: Job) -> int:
+    largest = max((step.cost.memory_bytes for step in job.plan.steps), default=0)
+    return max(largest, job.memory_bytes or largest + _SPARE_BYTES)
+
+
+def _check_tied_copies(job: Job, readers: Sequence[TensorReader]) -> None:
+    """Refuse a stored copy of a tied tensor that is not equal to the tensor it is tied to."""
+    for copy in job.checked.tied_copies:
+        # None is the reference, which is first; the others are counted after it.
+        reader = readers[0 if copy.checkpoint is None else copy.checkpoint + 1]
+        entries = reader.tensors[copy.name].numel
+        for start in range(0, entries, _STRETCH_ENTRIES):
+            stop = min(start + _STRETCH_ENTRIES, entries)
+            stored = reader.read_bytes(copy.name, start, stop)
+            if not torch.equal(stored, reader.read_bytes(copy.target, start, stop)):
+                raise IncompatibleCheckpointError(
+                    f"{reader.label}: {copy.name} is stored and differs from {copy.target}, to "
+                    "which config.json ties it; save the checkpoint with tied weights."
+                )
+
+
+def _summed_up(steps: Sequence[Step], entries: Sequence[Entry]) -> list[dict[str, str]]:
+    """Return the tensors' warnings, one a code, in the plan's order."""
+    order = {step.name: number for number, step in enumerate(steps)}
+    by_code: dict[str, list[str]] = {}
+    for entry in sorted(entries, key=lambda e: (order[e.name], e.start)):
+        for warning in entry.warnings:
+            by_code.setdefault(warning["code"], []).append(warning["message"])
+    return [
+        {
+            "code": code,
+            "message": messages[0]
+            + (f" (and {len(messages) - 1} more tensors)" if len(messages) > 1 else ""),
+        }
+        for code, messages in by_code.items()
+    ]
+
+
+def _diagnostics(
+    steps: Sequence[Step], entries: Sequence[Entry], warnings: Sequence[dict[str, str]]
+) -> dict[str, Any]:
+    found = {entry.name: dict(entry.diagnostics) for entry in entries if entry.diagnostics}
+    tensors = {
+        step.name: {
+            "method": step.assignment.method,
+            "treatment": step.treatment.value,
+            **found.get(step.name, {}),
+        }
+        for step in steps
+    }
+    return {"tensors": tensors, "warnings": list(warnings)}
+
+
+def _out_of_memory(job: Job) -> OutOfMemoryError:
+    largest = max(job.plan.steps, key=lambda step: step.cost.memory_bytes)
+    return OutOfMemoryError(
+        f"Memory ran out. The largest tensor, {largest.name}, needs about "
+        f"{largest.cost.memory_bytes / 2**20:,.0f} MiB on top of what the worker has; give it "
+        "more, or set AFLUENTE_THREADS=1."
+    )
+
+
+def default_threads() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,156 @@
+"""Merges in the process, without the service: what `afluente merge` does."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from app.contract.errors import ConflictError
+from app.contract.recipe import parse_request
+from app.contract.settings import Settings
+from app.services.preparation import Prepared, prepare, source_policy
+from app.sources.fetch import LocalCheckpoint, fetch
+from app.sources.policy import SourcePolicy
+from worker.merging.engine.run import Job, Observer, Outcome, default_threads, run
+
+_Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class LocalMerge:
+    """A finished folder: its files with size and sha256, and what the merge had to say."""
+
+    folder: Path
+    files: tuple[dict[str, Any], ...]
+    warnings: tuple[dict[str, str], ...]
+    sources: dict[str, Any]
+
+
+def merge_recipe(
+    document: Mapping[str, Any],
+    output: Path,
+    settings: Settings,
+    progress: _Progress = lambda done, total, unit: None,
+) -> LocalMerge:
+    """Merge as the recipe (the body of `POST /merges`) says and put the artifact into `output`.
+
+    `output` must not exist, or be empty; it appears whole or not at all. `progress` is called
+    with (done, total, unit). Raises AfluenteError.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConflictError(f"{output} exists and is not empty; name a new folder.", param="output")
+    parsed = parse_request(document, max_checkpoints=settings.max_checkpoints)
+    policy = source_policy(settings, None, any_path=True)
+    prepared = prepare(parsed.recipe, policy)
+    locals_ = fetch_all(prepared, policy, lambda done, total: progress(done, total, "bytes"))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    scratch = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        job = make_job(prepared, locals_, scratch, settings)
+        observer = Observer(progress=lambda done, total: progress(done, total, "tensors"))
+        outcome = run(job, observer)
+        files = describe_files(outcome.folder)
+        if output.exists():
+            output.rmdir()
+        for path in outcome.folder.iterdir():
+            path.chmod(0o644)
+        outcome.folder.rename(output)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    sources = prepared.sources([local.sha256 for local in locals_])
+    return LocalMerge(output, files, all_warnings(prepared, locals_, outcome), sources)
+
+
+def fetch_all(
+    prepared: Prepared,
+    policy: SourcePolicy,
+    progress: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> list[LocalCheckpoint]:
+    """Return every source, local and with digests, the base first; progress counts bytes."""
+    total = sum(checkpoint.size_bytes for checkpoint in prepared.all)
+    before = 0
+    fetched = []
+    for checkpoint in prepared.all:
+        start = before
+
+        def advance(done: int, _: int, start: int = start) -> None:
+            if progress is not None:
+                progress(start + done, total)
+
+        fetched.append(fetch(checkpoint, policy, progress=advance, should_stop=should_stop))
+        before += checkpoint.size_bytes
+    return fetched
+
+
+def make_job(
+    prepared: Prepared,
+    locals_: list[LocalCheckpoint],
+    folder: Path,
+    settings: Settings,
+    previous: tuple[Path, ...] = (),
+) -> Job:
+    """Return the engine's job for prepared, local sources."""
+    names = [source.name for source in prepared.recipe.checkpoints]
+    labels = [f"{name} ({found.uri})" for name, found in zip(names, prepared.experts, strict=True)]
+    if prepared.base is not None:
+        labels.insert(0, f"base ({prepared.base.uri})")
+    return Job(
+        recipe=prepared.recipe,
+        plan=prepared.plan,
+        checked=prepared.checked,
+        base=locals_[0] if prepared.base else None,
+        experts=tuple(locals_[1:] if prepared.base else locals_),
+        labels=tuple(labels),
+        folder=folder,
+        previous=previous,
+        device=choose_device(settings.device),
+        threads=settings.threads or default_threads(),
+        memory_bytes=settings.memory_bytes,
+    )
+
+
+def choose_device(setting: str) -> str:
+    """Return the device that a setting means; `auto` is a GPU if there is one."""
+    if setting == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return setting
+
+
+def describe_files(folder: Path) -> tuple[dict[str, Any], ...]:
+    """Return name, bytes, sha256 and media type of every file of a finished folder."""
+    return tuple(_describe(path) for path in sorted(folder.iterdir()))
+
+
+def all_warnings(
+    prepared: Prepared, locals_: list[LocalCheckpoint], outcome: Outcome
+) -> tuple[dict[str, str], ...]:
+    """Return the warnings of the plan, of the inputs' digests and of the methods."""
+    warnings = list(prepared.warnings)
+    if prepared.base is not None:
+        same = [
+            source.name
+            for source, local in zip(prepared.recipe.checkpoints, locals_[1:], strict=True)
+            if local.sha256 == locals_[0].sha256
+        ]
+        if same:
+            message = f"Equal to the base, so nothing was learnt in: {', '.join(same)}."
+            warnings.append({"code": "zero_task_vector", "message": message})
+    return (*warnings, *outcome.warnings)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    media = "application/json" if path.suffix == ".json" else "application/octet-stream"
+    if path.suffix == ".txt":
+        media = "text/plain; charset=utf-8"
+    size = path.stat().st_size
+    return {"name": path.name, "bytes": size, "sha256": digest, "media_type": media}
