@@ -1,0 +1,55 @@
+# Everything a developer or a first-time user needs. `make` alone lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST_ARGS ?=
+
+.PHONY: help install demo up test check format docs lock bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Put the project and everything it needs into .venv, at the lock's versions
+
+$(STAMP): pyproject.toml requirements/lock.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; say which: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/lock.txt -e '.[worker,embedded,dev]'
+	@touch $@
+
+demo: $(STAMP) ## Merge the sample experts over HTTP and print their word error rates
+	$(BIN)/python scripts/demo.py
+
+up: $(STAMP) ## Run the service: queue, worker and API, until Ctrl-C
+	$(BIN)/afluente up
+
+test: $(STAMP) ## Run every test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(STAMP) ## What CI runs: format, lint, types, import arrows, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+format: $(STAMP) ## Format, and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(STAMP) ## Write docs/settings.md and docs/methods.md anew from the code
+	$(BIN)/python scripts/docs.py
+
+lock: ## Renew requirements/lock.txt from pyproject.toml in a clean environment
+	$(PYTHON) scripts/lock.py
+
+bench: $(STAMP) ## List the benchmarks
+	@ls benchmarks/*.py 2>/dev/null || echo "There are no benchmarks yet."
+
+clean: ## Remove caches and builds (not .venv, not data)
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

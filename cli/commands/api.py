@@ -1,0 +1,44 @@
+"""`afluente api`: the REST API alone, against a database and a queue that are there."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cli.options import DataDir, Host, LogLevel, Port
+
+_SHUTDOWN_SECONDS = 3
+
+
+def api(
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    log_level: LogLevel = None,
+    descriptor: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Run the REST API alone (AFLUENTE_DATABASE_URL, AFLUENTE_BROKER_URL)."""
+    import socket
+
+    import uvicorn
+
+    from app.main import create_app
+    from cli.configuration import load_settings
+    from cli.exposure import refuse_open_service
+
+    settings = load_settings(host=host, port=port, data_dir=data_dir, log_level=log_level)
+    refuse_open_service(settings)
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_level=settings.log_level,
+        access_log=settings.log_level == "debug",
+        server_header=False,
+        # Event streams never end by themselves.
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+    )
+    # `afluente up` hands over a socket that listens already.
+    sockets = None if descriptor is None else [socket.socket(fileno=descriptor)]
+    uvicorn.Server(config).run(sockets)

