@@ -96,6 +96,8 @@ def read_segment(segment: Segment) -> NDArray[np.float32]:
         raise AudioError("the file holds NaN or infinite samples")
     if segment.sample_rate != SAMPLE_RATE:
         samples = soxr.resample(samples, segment.sample_rate, SAMPLE_RATE)
+        # Never a sample more than the header promised: a window's length must fit the window.
+        samples = samples[: segment.frames * SAMPLE_RATE // segment.sample_rate]
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 

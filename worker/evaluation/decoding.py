@@ -90,9 +90,19 @@ class Decoder:
             **padding,
         )
 
+    def _spoken(self, language: str | None) -> dict[str, str | None]:
+        if not self.facts.multilingual:
+            return {}
+        if language and f"<|{language}|>" not in self.generation.lang_to_id:
+            raise EvaluationFailedError(
+                f'The checkpoint does not know the language "{language}"; leave it out to have it '
+                "detected."
+            )
+        return {"language": language, "task": self.task}
+
     @torch.inference_mode()
     def _generate(self, inputs: Any, language: str | None, **how: Any) -> list[str]:
-        spoken = {"language": language, "task": self.task} if self.facts.multilingual else {}
+        spoken = self._spoken(language)
         try:
             with _quiet():
                 tokens = self.model.generate(

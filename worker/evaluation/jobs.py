@@ -1,0 +1,122 @@
+"""Decides what there is to decode: each utterance's audio, language and transcript key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from app.contract.errors import AfluenteError
+from app.contract.evaluation import (
+    DecodingOptions,
+    DecodingRecord,
+    Dtype,
+    SkippedUtterance,
+    Utterance,
+)
+from app.sources.manifests import Manifest
+from worker.evaluation.audio import AudioError, Segment, find_segment
+from worker.evaluation.cache import AudioDigests, library_versions, transcript_key
+from worker.evaluation.checkpoint import CheckpointFacts
+
+_STOP_EVERY = 256
+
+
+@dataclass(frozen=True)
+class DecodingSetup:
+    """A checkpoint and how it decodes, the same for every utterance."""
+
+    checkpoint_key: str
+    facts: CheckpointFacts
+    options: DecodingOptions
+    dtype: Dtype
+    device_type: str
+
+    def spoken(self, utterance: Utterance) -> str | None:
+        """Return the language the checkpoint is told; English-only ones have no token for it."""
+        return self.options.language_of(utterance) if self.facts.multilingual else None
+
+    def record(self, language: str | None) -> DecodingRecord:
+        """Return the settings as results show them, for one told language."""
+        return DecodingRecord(
+            num_beams=self.options.num_beams,
+            language=language,
+            task=self.options.task if self.facts.multilingual else None,
+            dtype=self.dtype,
+            device_type=self.device_type,
+            versions=library_versions(),
+        )
+
+
+@dataclass(frozen=True)
+class DecodingJob:
+    """An utterance that can be decoded."""
+
+    utterance: Utterance
+    segment: Segment
+    language: str | None
+    key: str
+    is_long: bool
+
+
+@dataclass
+class Preparation:
+    """The utterances that can be decoded, and those that cannot, by their index."""
+
+    jobs: list[DecodingJob] = field(default_factory=list)
+    skipped: dict[int, SkippedUtterance] = field(default_factory=dict)
+
+    def skip(self, utterance: Utterance, reason: str) -> None:
+        """Name an utterance that cannot be decoded."""
+        self.skipped[utterance.index] = SkippedUtterance(
+            index=utterance.index, audio=utterance.audio, reason=reason
+        )
+
+
+def prepare(
+    manifest: Manifest,
+    setup: DecodingSetup,
+    locate: Callable[[Utterance], Path],
+    *,
+    check_stop: Callable[[], None] = lambda: None,
+) -> Preparation:
+    """Return a job for every utterance whose audio is there; digests each file, decodes none.
+
+    `check_stop` is called now and then, and ends the work by what it raises.
+    """
+    digests = AudioDigests()
+    record = lru_cache(setup.record)
+    preparation = Preparation()
+    for position, utterance in enumerate(manifest.utterances):
+        if position % _STOP_EVERY == 0:
+            check_stop()
+        language = setup.spoken(utterance)
+        try:
+            segment = _find(setup, utterance, locate(utterance), language)
+            audio_sha256 = digests.of(segment.path)
+        except (AudioError, AfluenteError, OSError) as error:
+            preparation.skip(utterance, str(error))
+            continue
+        key = transcript_key(setup.checkpoint_key, audio_sha256, utterance, record(language))
+        is_long = segment.seconds > setup.facts.window_seconds
+        preparation.jobs.append(DecodingJob(utterance, segment, language, key, is_long))
+    return preparation
+
+
+def _find(setup: DecodingSetup, utterance: Utterance, path: Path, language: str | None) -> Segment:
+    segment = find_segment(
+        path,
+        utterance.offset_seconds,
+        utterance.duration_seconds,
+        max_seconds=setup.options.max_audio_seconds,
+    )
+    facts = setup.facts
+    if segment.seconds > facts.window_seconds and not facts.knows_timestamps:
+        raise AudioError(
+            f"{segment.seconds:.2f} s of audio; the checkpoint hears {facts.window_seconds:g} s at "
+            "once and knows no timestamps to go on from"
+        )
+    if language and facts.languages and language not in facts.languages:
+        raise AudioError(f'the checkpoint does not know the language "{language}"')
+    return segment

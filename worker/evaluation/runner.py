@@ -1,0 +1,211 @@
+"""Decodes a dataset with one checkpoint: what is cached is not decoded, what is broken is named."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from app.contract.evaluation import (
+    DatasetResult,
+    DecodingOptions,
+    Dtype,
+    Transcript,
+    TranscriptCache,
+    Utterance,
+    UtteranceResult,
+)
+from app.sources.manifests import Manifest, audio_path
+from worker.evaluation.audio import AudioError, read_segment
+from worker.evaluation.checkpoint import read_facts
+from worker.evaluation.decoding import Decoder, Samples
+from worker.evaluation.jobs import DecodingJob, DecodingSetup, Preparation, prepare
+
+_KEYS_AT_ONCE = 500
+
+
+class EvaluationStoppedError(Exception):
+    """`should_stop` said so; what was decoded is in the cache."""
+
+
+def evaluate(
+    checkpoint: Path,
+    checkpoint_key: str,
+    manifest: Manifest,
+    options: DecodingOptions,
+    cache: TranscriptCache,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    device: str | None = None,
+    locate: Callable[[Utterance], Path] | None = None,
+) -> DatasetResult:
+    """Return the transcripts of every utterance, and the utterances that have none with reasons.
+
+    `checkpoint_key` is the digest of the checkpoint's tensors, config, generation config and
+    tokenizer. `progress` gets utterances done and in all, after each batch, whose transcripts are
+    in the cache by then. `locate` gives an utterance's file and may refuse it with an
+    AfluenteError; beside the manifest by default. `device` is the first GPU if there is one.
+    Raises EvaluationStoppedError, InvalidCheckpointError, OutOfMemoryError.
+    """
+
+    def check_stop() -> None:
+        if should_stop():
+            raise EvaluationStoppedError
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    setup = DecodingSetup(
+        checkpoint_key=checkpoint_key,
+        facts=read_facts(checkpoint),
+        options=options,
+        dtype=options.dtype or default_dtype(device),
+        device_type=torch.device(device).type,
+    )
+    beside = locate or (lambda utterance: audio_path(manifest, utterance))
+    preparation = prepare(manifest, setup, beside, check_stop=check_stop)
+    run = _Run(checkpoint, device, setup, preparation, cache, progress, check_stop)
+    run.recall()
+    run.decode()
+    return _result(manifest, run)
+
+
+def default_dtype(device: str) -> Dtype:
+    """Return float16 for a GPU and float32 for anything else."""
+    return "float16" if torch.device(device).type == "cuda" else "float32"
+
+
+@dataclass
+class _Run:
+    """One evaluation under way."""
+
+    checkpoint: Path
+    device: str
+    setup: DecodingSetup
+    preparation: Preparation
+    cache: TranscriptCache
+    progress: Callable[[int, int], None]
+    check_stop: Callable[[], None]
+    transcripts: dict[str, Transcript] = field(default_factory=dict)
+    reused: frozenset[str] = frozenset()
+    unreadable: dict[str, str] = field(default_factory=dict)
+    done: int = 0
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """The checkpoint, loaded when the first utterance needs it."""
+        return Decoder(self.checkpoint, self.device, self.setup.dtype, self.setup.options)
+
+    @cached_property
+    def utterances_of(self) -> Counter[str]:
+        """How many utterances share each key: the same audio twice is decoded once."""
+        return Counter(job.key for job in self.preparation.jobs)
+
+    def recall(self) -> None:
+        """Take what the cache knows."""
+        keys = list(self.utterances_of)
+        for start in range(0, len(keys), _KEYS_AT_ONCE):
+            self.check_stop()
+            self.transcripts |= self.cache.get_many(keys[start : start + _KEYS_AT_ONCE])
+        self.reused = frozenset(self.transcripts)
+        self._report(self.transcripts)
+
+    def decode(self) -> None:
+        """Decode the rest, a batch at a time; each is in the cache before the next begins."""
+        missing = {job.key: job for job in self.preparation.jobs if job.key not in self.transcripts}
+        for batch in self._batches([job for job in missing.values() if not job.is_long]):
+            speech = [samples for _, samples in batch]
+            started = perf_counter()
+            texts = self.decoder.decode(speech, batch[0][0].language)
+            self._keep([job for job, _ in batch], texts, perf_counter() - started)
+        for job in (job for job in missing.values() if job.is_long):
+            self.check_stop()
+            samples = self._read(job)
+            if samples is not None:
+                started = perf_counter()
+                text = self.decoder.decode_long(samples, job.language, on_window=self.check_stop)
+                self._keep([job], [text], perf_counter() - started)
+
+    def _report(self, keys: Iterable[str]) -> None:
+        self.done += sum(self.utterances_of[key] for key in keys)
+        skipped = len(self.preparation.skipped)
+        self.progress(self.done + skipped, self.utterances_of.total() + skipped)
+
+    def _batches(self, jobs: Sequence[DecodingJob]) -> Iterator[list[tuple[DecodingJob, Samples]]]:
+        """Yield batches of readable audio, each of one language, the longest first.
+
+        The order depends on the jobs alone, and batches are full up to the last: an evaluation
+        that is taken up again makes the batches that it would have made.
+        """
+        for language in sorted({job.language or "" for job in jobs}):
+            alike = [job for job in jobs if (job.language or "") == language]
+            batch: list[tuple[DecodingJob, Samples]] = []
+            for job in sorted(alike, key=lambda job: (-job.segment.seconds, job.key)):
+                samples = self._read(job)
+                if samples is not None:
+                    batch.append((job, samples))
+                if len(batch) == self.setup.options.batch_size:
+                    self.check_stop()
+                    yield batch
+                    batch = []
+            if batch:
+                self.check_stop()
+                yield batch
+
+    def _read(self, job: DecodingJob) -> Samples | None:
+        try:
+            return read_segment(job.segment)
+        except AudioError as error:
+            self.unreadable[job.key] = str(error)
+            self._report([job.key])
+            return None
+
+    def _keep(self, jobs: Sequence[DecodingJob], texts: Sequence[str], seconds: float) -> None:
+        share = seconds / len(jobs)
+        decoded = {
+            job.key: Transcript(hypothesis=text, decode_seconds=share)
+            for job, text in zip(jobs, texts, strict=True)
+        }
+        self.cache.put_many(decoded)
+        self.transcripts |= decoded
+        self._report(decoded)
+
+
+def _result(manifest: Manifest, run: _Run) -> DatasetResult:
+    preparation, options = run.preparation, run.setup.options
+    utterances = []
+    for job in preparation.jobs:
+        if job.key in run.transcripts:
+            utterances.append(_utterance_result(run, job))
+        else:
+            preparation.skip(job.utterance, run.unreadable[job.key])
+    languages = {options.language_of(utterance) for utterance in manifest.utterances}
+    sole = languages.pop() if len(languages) == 1 else options.default_language
+    return DatasetResult(
+        utterances=tuple(utterances),
+        skipped=tuple(preparation.skipped[index] for index in sorted(preparation.skipped)),
+        decoding=run.setup.record(sole if run.setup.facts.multilingual else None),
+        language=sole,
+        manifest_sha256=manifest.manifest_sha256,
+    )
+
+
+def _utterance_result(run: _Run, job: DecodingJob) -> UtteranceResult:
+    transcript = run.transcripts[job.key]
+    utterance = job.utterance
+    return UtteranceResult(
+        index=utterance.index,
+        audio=utterance.audio,
+        reference=utterance.reference,
+        hypothesis=transcript.hypothesis,
+        audio_seconds=job.segment.seconds,
+        decode_seconds=transcript.decode_seconds,
+        cached=job.key in run.reused,
+        language=run.setup.options.language_of(utterance),
+        speaker=utterance.speaker,
+        session=utterance.session,
+    )
