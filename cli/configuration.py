@@ -1,6 +1,8 @@
-"""The settings of a command: its options win over the environment."""
+"""The settings of a command: its options are the environment variables of the same name."""
 
 from __future__ import annotations
+
+import os
 
 from pydantic import ValidationError
 
@@ -10,13 +12,16 @@ from app.contract.settings import Settings
 
 
 def load_settings(**options: object) -> Settings:
-    """Return the settings; an option that is None leaves the environment's choice.
+    """Return the settings, also for the processes that this one starts.
 
-    Raises InvalidRequestError that names the environment variables at fault.
+    An option that is None leaves the environment's choice. Raises InvalidRequestError that names
+    the environment variables at fault.
     """
-    given = {name: value for name, value in options.items() if value is not None}
+    for name, value in options.items():
+        if value is not None:
+            os.environ[f"AFLUENTE_{name.upper()}"] = str(value)
     try:
-        return Settings(**given)
+        return Settings()
     except ValidationError as error:
         problems = [
             Problem(problem.message, f"AFLUENTE_{(problem.param or '').upper()}")

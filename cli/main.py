@@ -33,7 +33,8 @@ application.add_typer(keys.application, name="keys")
 @application.callback()
 def _afluente(
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of a failure (anywhere in the line).")
+        bool,
+        typer.Option("--debug", help="Show a failure's traceback (anywhere in the line)."),
     ] = False,
 ) -> None:
     """Merge fine-tuned Whisper checkpoints, and say what that does to the word error rate."""

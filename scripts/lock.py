@@ -33,9 +33,7 @@ def main() -> int:
         venv.create(folder, with_pip=True)
         pip = [f"{folder}/bin/python", "-m", "pip", "--disable-pip-version-check"]
         subprocess.run([*pip, "install", "--quiet", *_PINS, *_requirements()], check=True)
-        frozen = subprocess.run(
-            [*pip, "freeze"], check=True, capture_output=True, text=True
-        ).stdout
+        frozen = subprocess.run([*pip, "freeze"], check=True, capture_output=True, text=True).stdout
     _LOCK.parent.mkdir(exist_ok=True)
     _LOCK.write_text(_HEADER + "".join(f"{line}\n" for line in _lines(frozen)))
     return 0

@@ -17,9 +17,7 @@ def worker(
     from app.contract.errors import NotReadyError
     from cli.configuration import load_settings
 
-    settings = load_settings(
-        data_dir=data_dir, device=device, threads=threads, log_level=log_level
-    )
+    settings = load_settings(data_dir=data_dir, device=device, threads=threads, log_level=log_level)
     if settings.broker is None:
         raise NotReadyError(
             "A worker needs a queue: set AFLUENTE_BROKER_URL (redis://...), or run `afluente up`, "

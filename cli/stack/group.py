@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from app.contract.errors import AfluenteError, NotReadyError
+from app.contract.errors import NotReadyError
 from app.contract.settings import Settings
 from cli.stack import readiness
-from cli.stack.children import Child, stop
 from cli.stack.valkey import Valkey
+from worker.processes.children import Child, stop
 
 _TICK_SECONDS = 0.1
 _API_GRACE_SECONDS = 10.0
@@ -91,8 +91,6 @@ class Group:
             "AFLUENTE_BROKER_URL": str(broker),
             "AFLUENTE_HOST": str(host),
             "AFLUENTE_PORT": str(port),
-            "AFLUENTE_LOG_LEVEL": self.settings.log_level,
-            "AFLUENTE_DEVICE": self.settings.device,
         }
 
     def _until_ready(self) -> None:

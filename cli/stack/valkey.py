@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.contract.errors import NotReadyError
-from cli.stack.children import Child
+from worker.processes.children import Child
 
 _HOST = "127.0.0.1"
 # Below Linux's ephemeral ports: while the server is down no outgoing connection takes its port.

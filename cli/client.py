@@ -1,0 +1,124 @@
+"""A client of the service, over HTTP as any other: JSON calls, and events as they happen."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx2
+
+from app.contract.errors import (
+    AfluenteError,
+    ForbiddenError,
+    NotFoundError,
+    NotReadyError,
+    Problem,
+    RequestRefusedError,
+    UnauthorizedError,
+)
+
+_DEFAULT_URL = "http://127.0.0.1:8000"
+# The stream sends a comment every 15 s: longer silence means that the connection is dead.
+_SILENCE_SECONDS = 40.0
+_BY_STATUS = {401: UnauthorizedError, 403: ForbiddenError, 404: NotFoundError, 503: NotReadyError}
+
+
+class Client:
+    """Calls one service; every failure is an AfluenteError with the service's own words."""
+
+    def __init__(self, url: str | None = None, api_key: str | None = None) -> None:
+        self.url = (url or _running_here() or _DEFAULT_URL).rstrip("/")
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx2.Client(base_url=self.url, headers=headers, timeout=_SILENCE_SECONDS)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._http.close()
+
+    def get(self, path: str, **query: str | None) -> Any:
+        """Return the JSON document at a path."""
+        return self._call("GET", path, params=_given(query)).json()
+
+    def get_text(self, path: str, **query: str | None) -> str:
+        """Return the text at a path."""
+        return self._call("GET", path, params=_given(query)).text
+
+    def post(self, path: str, body: Mapping[str, Any], *, idempotency_key: str) -> Any:
+        """Post a document and return the answer; the key makes it safe to post again."""
+        headers = {"Idempotency-Key": idempotency_key}
+        return self._call("POST", path, json=body, headers=headers).json()
+
+    def events(self, path: str, *, patience_seconds: float = 60.0) -> Iterator[tuple[str, Any]]:
+        """Yield (type, data) of a merge's events until the stream's end.
+
+        A lost connection is taken up again after the last event seen, for `patience_seconds`.
+        """
+        last = ""
+        lost_at: float | None = None
+        while True:
+            headers = {"Accept": "text/event-stream", "Last-Event-ID": last}
+            try:
+                with self._http.stream("GET", path, headers=headers) as answer:
+                    if answer.status_code >= 500:
+                        raise httpx2.RemoteProtocolError(f"status {answer.status_code}")
+                    if answer.is_error:
+                        answer.read()
+                        raise _refusal(answer)
+                    for event in httpx2.EventSource(answer):
+                        lost_at, last = None, event.id or last
+                        yield event.event, json.loads(event.data)
+                        if event.event == "end":
+                            return
+            except httpx2.TransportError as error:
+                lost_at = lost_at or time.monotonic()
+                if time.monotonic() - lost_at > patience_seconds:
+                    raise NotReadyError(f"{self.url} cannot be reached: {error}.") from None
+                time.sleep(0.5)
+
+    def _call(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        try:
+            answer = self._http.request(method, path, **options)
+        except httpx2.TransportError as error:
+            raise NotReadyError(
+                f"{self.url} cannot be reached ({error}); start the service with `afluente up`, or "
+                "say where it is with --url."
+            ) from None
+        if answer.is_error:
+            raise _refusal(answer)
+        return answer
+
+
+def _refusal(answer: httpx2.Response) -> AfluenteError:
+    """Return the error that a problem document describes."""
+    try:
+        problem = answer.json()
+        text = str(problem["detail"])
+        faults = [Problem(item["message"], item["param"]) for item in problem.get("errors") or []]
+    except (ValueError, KeyError, TypeError):
+        text, faults = f"{answer.url} answered {answer.status_code}.", []
+    return _BY_STATUS.get(answer.status_code, RequestRefusedError)(text, problems=faults)
+
+
+def _given(query: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in query.items() if value is not None}
+
+
+def _running_here() -> str | None:
+    """Return the address of the `afluente up` that runs on the data folder, if one does."""
+    from cli.configuration import load_settings
+
+    try:
+        return str(json.loads(Path(load_settings().data / "up.json").read_text())["url"])
+    except (OSError, ValueError, KeyError):
+        return None

@@ -1,0 +1,61 @@
+"""`afluente submit`: hands a recipe to the service, and waits for it if asked to."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from cli.commands.merge import Recipe
+from cli.options import Key, Url
+
+
+def submit(
+    recipe: Recipe,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the merge to its end.")] = False,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="Makes the call repeatable; a random one if not given.")
+    ] = None,
+    url: Url = None,
+    api_key: Key = None,
+) -> None:
+    """Post a recipe to the service; with --wait, show its events and print the result."""
+    from uuid import uuid4
+
+    from app.contract.errors import JobError
+    from cli.client import Client
+    from cli.following import follow
+    from cli.progress import ProgressReport
+    from cli.recipes import read_recipe, with_absolute_paths
+
+    body = with_absolute_paths(read_recipe(recipe))
+    with Client(url, api_key) as client:
+        merge = client.post("/merges", body, idempotency_key=idempotency_key or uuid4().hex)
+        if not wait:
+            typer.echo(merge["id"])
+            return
+        with ProgressReport(merge["id"]) as report:
+            merge = follow(client, merge, report)
+        _print_result(merge, client.url)
+        if merge["status"] != "succeeded":
+            raise JobError(_failure(merge))
+        if merge["evaluation"]["status"] != "none":
+            _print_table(client, merge)
+
+
+def _print_result(merge: dict[str, Any], url: str) -> None:
+    typer.echo(f"{merge['id']} {merge['status']}  {url}/merges/{merge['id']}")
+    for file in merge["artifacts"]:
+        typer.echo(f"{file['sha256']}  {file['bytes']:>12}  {file['name']}")
+
+
+def _failure(merge: dict[str, Any]) -> str:
+    error = merge["error"]
+    return f"{merge['id']} {merge['status']}" + (f": {error['message']}" if error else "")
+
+
+def _print_table(client: Any, merge: dict[str, Any]) -> None:
+    from app.reports.rendering import render_table
+
+    typer.echo("\nword error rates in percent")
+    typer.echo(render_table(client.get(f"/merges/{merge['id']}/wer")), nl=False)
