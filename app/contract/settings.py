@@ -107,6 +107,11 @@ class Settings(BaseSettings):
         ge=1,
         description="Working memory of a merge; what the largest tensor needs is always allowed.",
     )
+    failed_scratch_seconds: float = Field(
+        86_400.0,
+        ge=0,
+        description="How long a failed merge keeps what it finished, for a retry to take over.",
+    )
     idempotency_seconds: float = Field(
         86_400.0, gt=0, description="How long an Idempotency-Key is remembered."
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import Engine, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from app.contract.evaluation import Transcript
 from app.storage.database import now, reading, writing
 from app.storage.tables import transcripts
 
@@ -19,25 +20,27 @@ class StoredTranscripts:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def get_many(self, keys: Sequence[str]) -> dict[str, tuple[str, float]]:
-        """Return hypothesis and decode seconds of the keys that are known."""
-        found: dict[str, tuple[str, float]] = {}
+    def get_many(self, keys: Sequence[str]) -> dict[str, Transcript]:
+        """Return those of the keys that are known."""
+        found: dict[str, Transcript] = {}
         with reading(self._engine) as connection:
             for start in range(0, len(keys), _MOST_PARAMETERS):
                 part = list(keys[start : start + _MOST_PARAMETERS])
                 query = select(transcripts).where(transcripts.c.key.in_(part))
                 for row in connection.execute(query):
-                    found[row.key] = (row.hypothesis, row.decode_seconds)
+                    found[row.key] = Transcript(
+                        hypothesis=row.hypothesis, decode_seconds=row.decode_seconds
+                    )
         return found
 
-    def put_many(self, items: Mapping[str, tuple[str, float]]) -> None:
+    def put_many(self, items: Mapping[str, Transcript]) -> None:
         """Store transcripts; a key that is known already keeps its own."""
         if not items:
             return
         dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
         rows = [
-            {"key": key, "hypothesis": text, "decode_seconds": seconds}
-            for key, (text, seconds) in items.items()
+            {"key": key, "hypothesis": item.hypothesis, "decode_seconds": item.decode_seconds}
+            for key, item in items.items()
         ]
         statement = dialect.insert(transcripts).on_conflict_do_nothing()
         with writing(self._engine) as connection:

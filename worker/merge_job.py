@@ -1,0 +1,119 @@
+"""What a worker does for a merge: resolve, fetch, merge, publish."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from app.contract.errors import SourceChangedError
+from app.contract.recipe import Recipe
+from app.contract.states import Phase
+from app.services.preparation import prepare, source_policy
+from app.storage import evaluations, merges
+from app.storage.database import writing
+from app.storage.leases import JobKind, LeaseLostError, finish
+from worker.attempts import Attempt
+from worker.merging.engine.run import Observer, run
+from worker.merging.local import all_warnings, describe_files, fetch_all, make_job
+
+
+def do_merge(attempt: Attempt) -> None:
+    """Make the merge of the attempt's lease and publish it."""
+    engine, lease = attempt.engine, attempt.lease
+    row = merges.get(engine, lease.id)
+    if row is None:
+        raise LeaseLostError(lease.id)
+    recipe = Recipe.model_validate(row["recipe"])
+    policy = source_policy(attempt.settings, engine)
+    _phase(attempt, Phase.RESOLVING)
+    prepared = prepare(
+        recipe, policy, pinned=[str(source["resolved"]) for source in _flat(row["sources"])]
+    )
+    _phase(attempt, Phase.DOWNLOADING, "bytes", sum(c.size_bytes for c in prepared.all))
+    locals_ = fetch_all(
+        prepared, policy, _telling(attempt, "bytes"), attempt.keeper.stopping.is_set
+    )
+    sources = prepared.sources([local.sha256 for local in locals_])
+    _record_sources(attempt, row["sources"], sources)
+    _phase(attempt, Phase.MERGING, "tensors", len(prepared.plan.steps))
+    folder = attempt.store.attempt_folder(lease.id, lease.fence)
+    previous = _previous(attempt, row["continues"], sources)
+    job = make_job(prepared, locals_, folder, attempt.settings, previous)
+    observer = Observer(_telling(attempt, "tensors"), attempt.keeper.stopping)
+    outcome = run(job, observer)
+    merges.set_warnings(engine, lease, all_warnings(prepared, locals_, outcome))
+    _phase(attempt, Phase.PUBLISHING)
+    _publish(attempt, outcome.folder, row["request"])
+
+
+def _phase(
+    attempt: Attempt, phase: Phase, unit: str | None = None, total: int | None = None
+) -> None:
+    merges.set_phase(attempt.engine, attempt.lease, phase.value, unit=unit, total=total)
+    attempt.wake()
+
+
+def _telling(attempt: Attempt, unit: str) -> Any:
+    def tell(done: int, total: int) -> None:
+        merges.set_progress(attempt.engine, attempt.lease, done, total, unit)
+
+    return attempt.throttled(tell)
+
+
+def _flat(sources: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the records of the base, if there is one, and of the checkpoints."""
+    base = [sources["base"]] if sources["base"] else []
+    return [*base, *sources["checkpoints"]]
+
+
+def _record_sources(
+    attempt: Attempt, recorded: Mapping[str, Any], sources: Mapping[str, Any]
+) -> None:
+    """Record the digests, or refuse if an earlier attempt read other bytes.
+
+    What it finished is taken over, and must have come from the same inputs.
+    """
+    for old, new in zip(_flat(recorded), _flat(sources), strict=True):
+        if old["sha256"] not in {None, new["sha256"]}:
+            raise SourceChangedError(
+                f"{new['name']} ({old['uri']}) changed since the merge began; "
+                "send the merge again to use it as it is now."
+            )
+    merges.set_sources(attempt.engine, attempt.lease, sources)
+
+
+def _previous(
+    attempt: Attempt, continues: str | None, sources: Mapping[str, Any]
+) -> tuple[Path, ...]:
+    """Return the folders of attempts whose finished tensors may be taken over."""
+    lease = attempt.lease
+    folders = attempt.store.earlier_attempts(lease.id, lease.fence)
+    continued = merges.get(attempt.engine, continues) if continues else None
+    if continued is not None and _digests(continued["sources"]) == _digests(sources):
+        folders += attempt.store.earlier_attempts(str(continued["id"]))
+    return tuple(folders)
+
+
+def _digests(sources: Mapping[str, Any]) -> list[str | None]:
+    return [source["sha256"] for source in _flat(sources)]
+
+
+def _publish(attempt: Attempt, finished: Path, request: Mapping[str, Any]) -> None:
+    """Make the finished folder the merge's artifact, in one transaction; queue its evaluation."""
+    lease, store = attempt.lease, attempt.store
+    files = describe_files(finished)
+    name = store.publish(lease.id, lease.fence, finished)
+    evaluation_id = None
+    try:
+        with writing(attempt.engine) as connection:
+            if request.get("evaluation"):
+                evaluation_id = evaluations.create(connection, lease.id, request["evaluation"])
+            values = {"artifact_folder": name, "artifacts": list(files), "phase": None}
+            finish(connection, lease, "succeeded", values)
+    except LeaseLostError:
+        store.remove_published(name)
+        raise
+    store.remove_scratch(lease.id)
+    if evaluation_id is not None:
+        attempt.queue.send(JobKind.EVALUATION, evaluation_id)

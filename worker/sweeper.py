@@ -1,0 +1,71 @@
+"""Re-sends what was lost, ends what was abandoned, removes what nobody needs any more."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from app.contract.errors import OutOfMemoryError, WorkerLostError
+from app.contract.settings import Settings
+from app.storage import fleet, merges
+from app.storage.artifacts import ArtifactStore
+from app.storage.leases import mark_sent, recover, waiting
+from app.storage.queue import Queue
+
+_LOG = logging.getLogger(__name__)
+_ROLE = "sweeper"
+# A queued job whose message went out longer ago than this, while the queue is empty, has lost it.
+_UNSENT_SECONDS = 3.0
+# A queue this deep feeds the workers; what else is queued can wait for its own message.
+_AT_ONCE = 32
+
+
+@dataclass
+class Sweeper:
+    """One round of sweeping at a time; of all workers' sweepers only the elected one sweeps."""
+
+    engine: Engine
+    queue: Queue
+    store: ArtifactStore
+    settings: Settings
+    owner: str
+
+    def sweep(self) -> bool:
+        """Sweep once if elected; return whether it was."""
+        if not fleet.elect(self.engine, _ROLE, self.owner, self.settings.sweep_seconds * 3):
+            return False
+        self.recover()
+        self.resend()
+        self.tidy()
+        return True
+
+    def recover(self) -> None:
+        """Put the jobs of dead workers back into the queue, or end them."""
+        most = self.settings.max_crashes
+        lost = WorkerLostError(f"The worker died {most} times while it did this; see its log.")
+        killed = OutOfMemoryError(
+            f"The worker was killed {most} times while it did this, most likely because the host's "
+            "memory ran out: give the worker more, or set AFLUENTE_THREADS=1."
+        )
+        for job in recover(self.engine, most, lost.as_record(), killed.as_record()):
+            _LOG.warning("%s lost its worker: %s", job.id, job.status)
+
+    def resend(self) -> None:
+        """Send the messages of queued jobs again, if the queue has none left."""
+        if self.queue.depth() != 0:
+            return
+        for kind, job_id in waiting(self.engine, unsent_seconds=_UNSENT_SECONDS)[:_AT_ONCE]:
+            if not self.queue.send(kind, job_id):
+                return
+            mark_sent(self.engine, kind, job_id)
+
+    def tidy(self) -> None:
+        """Remove scratch space and folders that belong to nothing."""
+        inventory = self.store.inventory()
+        live, published = merges.keepers(
+            self.engine, failed_within_seconds=self.settings.failed_scratch_seconds
+        )
+        for folder in self.store.discard(inventory, live, published):
+            _LOG.info("removed %s", folder)

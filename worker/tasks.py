@@ -1,0 +1,22 @@
+"""The Celery tasks: each takes a row's lease and does its job."""
+
+from __future__ import annotations
+
+from app.contract.tasks import EVALUATE_TASK, MERGE_TASK
+from app.storage.leases import JobKind
+from worker.attempts import attempt_job
+from worker.celery_app import SETTINGS, WORKER_ID, app
+from worker.evaluation_job import do_evaluation
+from worker.merge_job import do_merge
+
+
+@app.task(name=MERGE_TASK)
+def merge(merge_id: str) -> None:
+    """Make a queued merge."""
+    attempt_job(JobKind.MERGE, merge_id, SETTINGS, WORKER_ID, do_merge)
+
+
+@app.task(name=EVALUATE_TASK)
+def evaluate(evaluation_id: str) -> None:
+    """Do a queued evaluation."""
+    attempt_job(JobKind.EVALUATION, evaluation_id, SETTINGS, WORKER_ID, do_evaluation)
