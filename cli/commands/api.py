@@ -29,6 +29,8 @@ def api(
 
     settings = load_settings(host=host, port=port, data_dir=data_dir, log_level=log_level)
     refuse_open_service(settings)
+    from app.main import create_app
+
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,

@@ -2,9 +2,80 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
+from cli.options import Device
 
-def evaluate() -> None:
+if TYPE_CHECKING:
+    from app.contract.evaluation import EvaluationSpec
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint.")],
+    manifest: Annotated[
+        list[Path], typer.Option("--manifest", "-m", help="Manifest of speech; may be repeated.")
+    ],
+    language: Annotated[str | None, typer.Option(help="What is spoken: pt, en, ...")] = None,
+    normalizer: Annotated[
+        str, typer.Option(help="none, basic, english, portuguese, ...")
+    ] = "basic",
+    num_beams: Annotated[int, typer.Option(help="1 decodes greedily.")] = 5,
+    batch_size: Annotated[int, typer.Option(help="Utterances decoded at once.")] = 16,
+    json_: Annotated[bool, typer.Option("--json", help="As the API answers.")] = False,
+    device: Device = None,
+) -> None:
     """Decode manifests with one checkpoint and print its word error rates."""
-    raise typer.Exit(2)
+    import json
+
+    from app.contract.errors import SourceNotFoundError
+    from app.reports.rendering import render_table
+    from cli.configuration import load_settings
+    from cli.progress import ProgressReport
+
+    spec = _spec(
+        manifest,
+        language=language,
+        normalizer=normalizer,
+        num_beams=num_beams,
+        batch_size=batch_size,
+    )
+    settings = load_settings(device=device)
+    folder = checkpoint.expanduser().absolute()
+    if not folder.is_dir():
+        raise SourceNotFoundError(f"There is no checkpoint folder {folder}.")
+    with ProgressReport() as report:
+        from worker.evaluation.local import evaluate_checkpoint
+
+        document = evaluate_checkpoint(folder, spec, settings, report.advance)
+    if json_:
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        return
+    for dataset in document["datasets"]:
+        for skipped in dataset["warnings"]["skipped"]:
+            typer.echo(
+                f"warning: {dataset['name']}: {skipped['audio']}: {skipped['reason']}", err=True
+            )
+    typer.echo("word error rates in percent")
+    typer.echo(render_table(document, labels=[folder.name]), nl=False)
+
+
+def _spec(manifests: list[Path], **options: object) -> EvaluationSpec:
+    """Return the evaluation; a manifest is called by its name, or its folder's."""
+    from pydantic import ValidationError
+
+    from app.contract.errors import InvalidRequestError
+    from app.contract.evaluation import EvaluationSpec
+    from app.contract.problems import problems_of
+
+    paths = [path.expanduser().absolute() for path in manifests]
+    datasets = [
+        {"name": path.parent.name if path.stem == "manifest" else path.stem, "uri": str(path)}
+        for path in paths
+    ]
+    try:
+        return EvaluationSpec.model_validate({"datasets": datasets, **options})
+    except ValidationError as error:
+        raise InvalidRequestError.of(problems_of(error, EvaluationSpec)) from None

@@ -1,0 +1,56 @@
+"""Evaluates one checkpoint in this process, without the service: `afluente evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from app.contract.evaluation import EvaluatedDataset, EvaluationSpec
+from app.contract.settings import Settings
+from app.reports.wer import build_wer
+from app.sources.manifests import read_manifest
+from worker.evaluation.cache import InMemoryTranscriptCache
+from worker.evaluation.runner import evaluate
+
+
+def evaluate_checkpoint(
+    checkpoint: Path,
+    spec: EvaluationSpec,
+    settings: Settings,
+    progress: Callable[[int, int, str], None],
+) -> dict[str, Any]:
+    """Return a checkpoint's error rates, as `GET /merges/{id}/wer` shows those of a merge.
+
+    The datasets' URIs are paths of manifests; `progress` gets utterances done, their number and
+    the dataset's name. Raises InvalidManifestError, InvalidCheckpointError, OutOfMemoryError.
+    """
+    cache = InMemoryTranscriptCache()
+    results = []
+    for dataset in spec.datasets:
+        name = dataset.name
+
+        def report(done: int, total: int, name: str = name) -> None:
+            progress(done, total, f"utterances of {name}")
+
+        result = evaluate(
+            checkpoint,
+            str(checkpoint),
+            read_manifest(Path(dataset.uri), label=dataset.uri),
+            spec.decoding_of(dataset),
+            cache,
+            progress=report,
+            device=None if settings.device == "auto" else settings.device,
+        )
+        results.append(
+            EvaluatedDataset(
+                name=name,
+                group=dataset.group,
+                normalizer=spec.normalizer_of(dataset),
+                result=result,
+            )
+        )
+    status = (
+        "partial" if any(item.result.status != "succeeded" for item in results) else "succeeded"
+    )
+    return build_wer(checkpoint.name, status, results, {})
