@@ -1,0 +1,77 @@
+"""Newton-Schulz orthogonalisation: a polynomial iteration, without divisions by small numbers."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from worker.merging.linalg.gram import gram
+
+COEFFICIENTS = (
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+)
+"""(a, b, c) of each step, as in arXiv 2603.05354: X ← aX + (bXXᵀ + c(XXᵀ)²)X."""
+_TALL = 1.5
+"""From this ratio of its sides on, a matrix is cheaper to iterate by its Gram matrix."""
+
+
+def newton_schulz(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch m n"]:
+    """Return five steps from X = M/‖M‖ on, in float32, multiplied on the smaller side.
+
+    Normalised singular values from 0.01 to 1 end between 0.978 and 1.032, one of 1e-3 at 0.47, and
+    smaller ones stay small: unlike the polar factor, this is continuous in M. Of zeros, zeros.
+    """
+    if matrix.shape[-2] < matrix.shape[-1]:
+        return newton_schulz(matrix.mT).mT
+    if is_tall(matrix):
+        return matrix @ newton_schulz_multiplier(matrix)
+    norm = torch.linalg.matrix_norm(matrix, dtype=torch.float64, keepdim=True)
+    current = matrix / _or_one(norm).to(torch.float32)
+    for coefficients in COEFFICIENTS:
+        current = current @ _polynomial(current.mT @ current, coefficients)
+    return current
+
+
+def newton_schulz_multiplier(
+    matrix: Float[Tensor, "*batch long short"],
+) -> Float[Tensor, "*batch k k"]:
+    """Return F, float32, with `matrix @ F` the iteration's result for a tall or square matrix.
+
+    Every step multiplies X by a polynomial of XᵀX, so all five are one polynomial of the first
+    Gram matrix: the long side is multiplied twice in all instead of ten times. The Gram matrix is
+    summed in float64 and iterated in float32: no step divides by what may be small.
+    """
+    squares = gram(matrix)
+    norm = _or_one(squares.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None].sqrt())
+    current = (squares / norm.square()).to(torch.float32)
+    *steps, last = COEFFICIENTS
+    product = None
+    for coefficients in steps:
+        step = _polynomial(current, coefficients)
+        product = step if product is None else product @ step
+        current = current @ step @ step
+    final = _polynomial(current, last)
+    return (final if product is None else product @ final) / norm.to(torch.float32)
+
+
+def is_tall(matrix: Float[Tensor, "*batch m n"]) -> bool:
+    """Return whether a matrix is tall enough for `newton_schulz_multiplier` to be the cheaper."""
+    return matrix.shape[-2] >= _TALL * matrix.shape[-1]
+
+
+def _polynomial(
+    squares: Float[Tensor, "*batch k k"], coefficients: tuple[float, float, float]
+) -> Float[Tensor, "*batch k k"]:
+    a, b, c = coefficients
+    polynomial = squares @ squares
+    polynomial.mul_(c).add_(squares, alpha=b).diagonal(dim1=-2, dim2=-1).add_(a)
+    return polynomial
+
+
+def _or_one(norm: Tensor) -> Tensor:
+    return torch.where(norm > 0, norm, 1.0)

@@ -1,0 +1,43 @@
+"""The polar factor U·Vᵀ of a matrix: the nearest one with orthonormal columns (or rows)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from worker.merging.linalg.svd import decompose
+
+_RESOLUTION = torch.finfo(torch.float32).eps
+
+
+def polar_multiplier(matrix: Float[Tensor, "*batch long short"]) -> Float[Tensor, "*batch k k"]:
+    """Return S, float64, with `matrix @ S` the polar factor of a float32 matrix, tall or square.
+
+    S = V·diag(1/σ)·Vᵀ. Directions whose σ is under ε₃₂·√long·σ₁ are rounding and get 0 instead of
+    a vector that noise would choose: of a rank-deficient matrix this is the unique partial
+    isometry with the same kernel (two equal experts thus give what one of them gives).
+    """
+    spectrum = decompose(matrix)
+    values, vectors = spectrum.singular_values, spectrum.short_vectors
+    floor = _RESOLUTION * matrix.shape[-2] ** 0.5 * values[..., :1]
+    inverse = torch.where(values > floor, values.reciprocal(), 0.0)
+    return (vectors * inverse[..., None, :]) @ vectors.mT
+
+
+def polar_factor(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch m n"]:
+    """Return U·Vᵀ of a float32 matrix M = U·diag(σ)·Vᵀ, in float32; of zeros, zeros."""
+    if matrix.shape[-2] < matrix.shape[-1]:
+        return polar_factor(matrix.mT).mT
+    return matrix @ polar_multiplier(matrix).to(torch.float32)
+
+
+def procrustes_svd(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch m n"]:
+    """Return U·Vᵀ by a float32 SVD, as the original TSV-M computes it.
+
+    Directions of a rank-deficient matrix that have no singular value get vectors that rounding
+    chooses; `polar_factor` does not have this fault.
+    """
+    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+    factor: Tensor = u @ vh
+    return factor

@@ -1,0 +1,54 @@
+"""BoostedTSV-M (Carvalho et al. 2026): TSV-M of boosted spectra, σ′ⱼ = max(σⱼ, σ_c)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from app.contract.catalogue.subspace import BoostedTsvM
+from worker.merging.interface import MergeInputs
+from worker.merging.linalg.spectra import boost, effective_rank, stable_rank
+from worker.merging.linalg.subspaces import Subspace, kept_rank, orthogonal_sum
+from worker.merging.linalg.task_spectra import TaskSpectrum, task_spectra
+
+
+def merge(inputs: MergeInputs, parameters: BoostedTsvM) -> torch.Tensor:
+    """Return the sum of each expert's first k directions, boosted, made orthogonal; 2-D only."""
+    spectra = task_spectra(
+        inputs.tensors,
+        inputs.base,
+        unit_roundoff=inputs.unit_roundoff,
+        factor=parameters.noise_floor,
+    )
+    return combine(inputs, spectra, parameters)
+
+
+def combine(
+    inputs: MergeInputs, spectra: Sequence[TaskSpectrum], parameters: BoostedTsvM
+) -> torch.Tensor:
+    """Return the merged task matrix of experts already decomposed."""
+    rank = kept_rank(inputs.tensors, parameters.rank_fraction)
+    boosted = [boost(s.singular_values, parameters.beta, parameters.energy) for s in spectra]
+    subspaces = [
+        Subspace.dominant(spectrum.decomposition, weight * values[:rank])
+        for spectrum, (values, _), weight in zip(spectra, boosted, inputs.weights, strict=True)
+    ]
+    before = _strengths([s.singular_values[:rank] for s in spectra], inputs.weights)
+    after = _strengths([values[:rank] for values, _ in boosted], inputs.weights)
+    inputs.diagnostics.update(
+        experts=[
+            spectrum.describe(rank) | {"singular_value_at_beta": threshold}
+            for spectrum, (_, threshold) in zip(spectra, boosted, strict=True)
+        ],
+        stable_rank_before=stable_rank(before),
+        stable_rank_after=stable_rank(after),
+        effective_rank_before=effective_rank(before),
+        effective_rank_after=effective_rank(after),
+    )
+    return orthogonal_sum(subspaces, parameters.orthogonalization)
+
+
+def _strengths(spectra: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+    """Return the spectrum of the merged matrix, whose bases are orthonormal: all of them."""
+    return torch.cat([abs(w) * values for values, w in zip(spectra, weights, strict=True)])

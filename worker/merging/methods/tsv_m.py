@@ -1,0 +1,40 @@
+"""TSV-M (Gargiulo et al. 2025): W₀ + λ·orth(Û)·diag(Σ̂)·orth(V̂)ᵀ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from app.contract.catalogue.subspace import TsvM
+from worker.merging.interface import MergeInputs
+from worker.merging.linalg.spectra import effective_rank, stable_rank
+from worker.merging.linalg.subspaces import Subspace, kept_rank, orthogonal_sum
+from worker.merging.linalg.task_spectra import TaskSpectrum, task_spectra
+
+
+def merge(inputs: MergeInputs, parameters: TsvM) -> torch.Tensor:
+    """Return the sum of each expert's first k singular directions, made orthogonal; 2-D only."""
+    spectra = task_spectra(
+        inputs.tensors,
+        inputs.base,
+        unit_roundoff=inputs.unit_roundoff,
+        factor=parameters.noise_floor,
+    )
+    return combine(inputs, spectra, parameters)
+
+
+def combine(inputs: MergeInputs, spectra: Sequence[TaskSpectrum], parameters: TsvM) -> torch.Tensor:
+    """Return the merged task matrix of experts already decomposed."""
+    rank = kept_rank(inputs.tensors, parameters.rank_fraction)
+    subspaces = [
+        Subspace.dominant(spectrum.decomposition, weight * spectrum.singular_values[:rank])
+        for spectrum, weight in zip(spectra, inputs.weights, strict=True)
+    ]
+    kept = torch.cat([subspace.strengths for subspace in subspaces]).abs()
+    inputs.diagnostics.update(
+        experts=[spectrum.describe(rank) for spectrum in spectra],
+        stable_rank=stable_rank(kept),
+        effective_rank=effective_rank(kept),
+    )
+    return orthogonal_sum(subspaces, parameters.orthogonalization)
