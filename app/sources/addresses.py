@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import ssl
 from collections.abc import Collection, Iterable
+from functools import cache
 
 import httpcore2
 import httpx2
@@ -98,14 +100,20 @@ class PublicBackend(httpcore2.NetworkBackend):
         return addresses
 
 
+@cache
+def tls_context() -> ssl.SSLContext:
+    """Return the process's TLS settings; reading the authorities takes longer than a request."""
+    return httpx2.create_ssl_context()
+
+
 class PublicTransport(httpx2.HTTPTransport):
     """httpx2's transport over a PublicBackend; proxies from the environment are not used."""
 
     def __init__(self, backend: PublicBackend) -> None:
-        super().__init__()
+        super().__init__(verify=tls_context())
         self._pool.close()
         self._pool = httpcore2.ConnectionPool(
-            ssl_context=httpx2.create_ssl_context(),
+            ssl_context=tls_context(),
             max_connections=16,
             max_keepalive_connections=8,
             keepalive_expiry=5.0,

@@ -57,6 +57,7 @@ def local_sha256(
         SourceNotFoundError: it cannot be read.
 
     """
+    looked_at = time.time()
     try:
         before = Signature.of(path.stat())
         key = _file_key(path, before)
@@ -71,7 +72,7 @@ def local_sha256(
     if before != after:
         raise SourceChangedError(f"{label}: the file changed while it was read; try again")
     youngest = max(before.mtime_ns, before.ctime_ns) / 1e9
-    if time.time() - youngest > _YOUNG_SECONDS:
+    if looked_at - youngest > _YOUNG_SECONDS:
         store.put(key, sha256)
     return sha256, before
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -95,20 +96,13 @@ def check_quota(label: str, size: int, max_bytes: int) -> None:
         )
 
 
-class _collecting:  # noqa: N801 - reads as the statement it is
-    """Keeps an InvalidCheckpointError's message and goes on, so that all are told at once."""
-
-    def __init__(self, problems: list[str]) -> None:
-        self._problems = problems
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, InvalidCheckpointError):
-            self._problems.append(error.message)
-            return True
-        return False
+@contextmanager
+def _collecting(problems: list[str]) -> Iterator[None]:
+    """Keep an InvalidCheckpointError's message and go on, so that all are told at once."""
+    try:
+        yield
+    except InvalidCheckpointError as error:
+        problems.append(error.message)
 
 
 def _invalid(problems: list[str]) -> InvalidCheckpointError:

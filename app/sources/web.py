@@ -22,6 +22,7 @@ from app.sources.policy import SourcePolicy
 _MAX_REDIRECTS = 5
 _PASSING_FAULTS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LONGEST_RETRY_AFTER_SECONDS = 10.0
+_WAITS_FOR_A_PREFIX = 2
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+)")
 
 _T = TypeVar("_T")
@@ -157,10 +158,23 @@ class WebClient:
         def read() -> Prefix:
             with self.open(url, label, {"Range": f"bytes=0-{max(length, 1) - 1}"}) as response:
                 size = total_size(response, label)
-                data = b"" if response.status_code == 416 else _read_up_to(response, length)
+                # 416: an empty file has no first byte to give.
+                data = b"" if response.status_code == 416 else self._first(response, length, label)
                 return Prefix(data, size, strong_etag(response))
 
         return retrying(self._policy, read)
+
+    def _first(self, response: httpx2.Response, length: int, label: str) -> bytes:
+        # The client's timeout is for one wait; a server that drips must not hold a request.
+        deadline = time.monotonic() + _WAITS_FOR_A_PREFIX * self._policy.timeout_seconds
+        data = bytearray()
+        for chunk in response.iter_raw():
+            data += chunk
+            if len(data) >= length:
+                break
+            if time.monotonic() > deadline:
+                raise SourceUnreachableError(f"{label}: {response.url.host} sends too slowly")
+        return bytes(data[:length])
 
 
 def retrying(policy: SourcePolicy, operation: Callable[[], _T]) -> _T:
@@ -194,15 +208,6 @@ def strong_etag(response: httpx2.Response) -> str | None:
     """Return the ETag if it vouches for every byte."""
     etag: str = response.headers.get("etag", "")
     return etag if etag.startswith('"') else None
-
-
-def _read_up_to(response: httpx2.Response, length: int) -> bytes:
-    data = bytearray()
-    for chunk in response.iter_raw():
-        data += chunk
-        if len(data) >= length:
-            break
-    return bytes(data[:length])
 
 
 def _origin(url: httpx2.URL) -> tuple[str, str, int]:

@@ -130,7 +130,12 @@ class StandIn:
             else:
                 self.files[path] = content
             siblings.append(sibling)
-        document = {"id": repo, "modelId": repo, "sha": COMMIT, "siblings": siblings}
+        document: dict[str, Any] = {
+            "id": repo,
+            "modelId": repo,
+            "sha": COMMIT,
+            "siblings": siblings,
+        }
         document |= {"private": False, "tags": [], "downloads": 0, "likes": 0}
         self.documents[f"/api/models/{repo}"] = document
         for name in (revision, COMMIT):
@@ -149,16 +154,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         site, path = self.stand_in, unquote(self.path.partition("?")[0])
-        site.requests.append((path, dict(self.headers)))
+        site.requests.append((path, {name.lower(): v for name, v in self.headers.items()}))
         if site.statuses.get(path):
             self._answer(site.statuses[path].pop(0), b"")
         elif site.token and self.headers.get("Authorization") != f"Bearer {site.token}":
             self._answer(401, b"")
         elif path in site.redirects:
-            self._answer(302, b"", Location=site.redirects[path])
+            self._answer(302, b"", {"Location": site.redirects[path]})
         elif path in site.documents:
             document = json.dumps(site.documents[path]).encode()
-            self._answer(200, document, **{"Content-Type": "application/json"})
+            self._answer(200, document, {"Content-Type": "application/json"})
         elif path in site.files:
             self._file(path, site.files[path])
         else:
@@ -174,16 +179,22 @@ class _Handler(BaseHTTPRequestHandler):
             first, _, last = asked.removeprefix("bytes=").partition("-")
             start, end = int(first), min(int(last or len(content)), len(content) - 1)
             if start >= len(content):
-                self._answer(416, b"", **{"Content-Range": f"bytes */{len(content)}"})
+                self._answer(416, b"", {"Content-Range": f"bytes */{len(content)}"})
                 return
             status, body = 206, content[start : end + 1]
             headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
         cuts = site.cuts.get(path, [])
-        self._answer(status, body, cut=cuts.pop(0) if cuts else None, **headers)
+        self._answer(status, body, headers, cuts.pop(0) if cuts else None)
 
-    def _answer(self, status: int, body: bytes, cut: int | None = None, **headers: str) -> None:
+    def _answer(
+        self,
+        status: int,
+        body: bytes,
+        headers: dict[str, str] | None = None,
+        cut: int | None = None,
+    ) -> None:
         self.send_response(status)
-        for name, value in headers.items():
+        for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -195,12 +206,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
+class _Server(ThreadingHTTPServer):
+    # Connections come eight at a time; a full queue would cost each a second.
+    request_queue_size = 64
+
+
 @pytest.fixture
 def stand_in() -> Iterator[StandIn]:
     """Serve on this machine until the test ends."""
     site = StandIn()
     handler = type("Handler", (_Handler,), {"stand_in": site})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = _Server(("127.0.0.1", 0), handler)
     site.host = f"127.0.0.1:{server.server_port}"
     site.url = f"http://{site.host}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

@@ -39,7 +39,7 @@ def checkpoint(
     entries: dict[str, Any] = {n: (dtype, shape) for n, shape in expected_shapes(CONFIG).items()}
     entries |= changes or {}
     tensors = {
-        key: TensorHeader(key, *entry, "model.safetensors", 0, 0)
+        key: TensorHeader(key, entry[0], entry[1], "model.safetensors", 0, 0)
         for key, entry in entries.items()
         if entry is not None
     }

@@ -1,0 +1,91 @@
+"""Single files: manifests by URI, and audio by path."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.contract.errors import (
+    SourceNotAllowedError,
+    SourceNotFoundError,
+    SourceTooLargeError,
+)
+from app.sources.datasets import check_readable, resolve_file
+from app.sources.policy import SourcePolicy
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """Write a manifest under `models/`."""
+    path = tmp_path / "models" / "test.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{}")
+    return path
+
+
+def test_a_local_file_is_used_in_place(manifest: Path, policy: SourcePolicy) -> None:
+    assert resolve_file(manifest.as_uri(), policy) == manifest
+    assert resolve_file(str(manifest), replace(policy, file_roots=None)) == manifest
+
+
+def test_a_remote_file_keeps_its_name(stand_in: Any, web_policy: SourcePolicy) -> None:
+    stand_in.files["/eval/a b.jsonl"] = b"{}"
+    path = resolve_file(f"{stand_in.url}/eval/a%20b.jsonl", web_policy)
+    assert path.name == "a b.jsonl"
+    assert path.read_bytes() == b"{}"
+
+
+def test_an_empty_remote_file_is_a_file(stand_in: Any, web_policy: SourcePolicy) -> None:
+    stand_in.files["/empty.jsonl"] = b""
+    assert resolve_file(f"{stand_in.url}/empty.jsonl", web_policy).read_bytes() == b""
+
+
+def test_what_is_not_there_or_not_allowed_is_refused(
+    stand_in: Any, web_policy: SourcePolicy, manifest: Path
+) -> None:
+    for uri, error in {
+        f"{stand_in.url}/nothing.jsonl": SourceNotFoundError,
+        f"{manifest.as_uri()}x": SourceNotFoundError,
+        manifest.parent.as_uri(): SourceNotAllowedError,
+        "file:///etc/passwd": SourceNotAllowedError,
+        "hf://org/data": SourceNotAllowedError,
+        "merge://mrg_1": SourceNotAllowedError,
+    }.items():
+        with pytest.raises(error) as refusal:
+            resolve_file(uri, web_policy, param="evaluation.datasets[0].uri")
+        assert refusal.value.param == "evaluation.datasets[0].uri"
+
+
+def test_a_file_over_the_quota_is_refused(
+    stand_in: Any, web_policy: SourcePolicy, manifest: Path
+) -> None:
+    stand_in.files["/a.jsonl"] = b"{}"
+    for uri in (manifest.as_uri(), f"{stand_in.url}/a.jsonl"):
+        with pytest.raises(SourceTooLargeError):
+            resolve_file(uri, replace(web_policy, max_source_bytes=1))
+
+
+def test_audio_must_lie_under_a_root(manifest: Path, policy: SourcePolicy, tmp_path: Path) -> None:
+    audio = manifest.with_name("a.wav")
+    audio.write_bytes(b"RIFF")
+    assert check_readable(audio, policy) == audio
+    assert check_readable(manifest.parent / "x" / ".." / "a.wav", policy) == audio
+    (tmp_path / "out.wav").write_bytes(b"RIFF")
+    audio.with_name("link.wav").symlink_to(tmp_path / "out.wav")
+    for outside in (tmp_path / "out.wav", audio.with_name("link.wav"), audio.parent / "../out.wav"):
+        with pytest.raises(SourceNotAllowedError):
+            check_readable(outside, policy)
+    with pytest.raises(SourceNotAllowedError, match="not a path"):
+        check_readable(Path("a\0b"), policy)
+    with pytest.raises(SourceNotFoundError, match="missing"):
+        check_readable(audio.with_name("missing.wav"), policy)
+
+
+def test_a_pipe_is_not_audio(manifest: Path, policy: SourcePolicy) -> None:
+    os.mkfifo(manifest.with_name("pipe.wav"))
+    with pytest.raises(SourceNotAllowedError, match="not a regular file"):
+        check_readable(manifest.with_name("pipe.wav"), policy)
