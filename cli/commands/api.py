@@ -22,7 +22,6 @@ def api(
     import socket
 
     import uvicorn
-    from app.main import create_app
 
     from cli.configuration import load_settings
     from cli.exposure import refuse_open_service

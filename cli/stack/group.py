@@ -23,7 +23,7 @@ from worker.processes.children import Child, stop
 _TICK_SECONDS = 0.1
 _API_GRACE_SECONDS = 10.0
 # What a worker needs to end on top of the time it has for putting its job back.
-_WORKER_MARGIN_SECONDS = 5.0
+_WORKER_MARGIN_SECONDS = 8.0
 _PATIENCE_SECONDS = 60.0
 _STATE_FILE = "up.json"
 

@@ -1,0 +1,54 @@
+# syntax=docker/dockerfile:1
+# Two images of one project: `--target api` (slim, no torch) and `--target worker` (torch; CUDA as
+# PyPI's wheels bring it, so that the host needs only NVIDIA's driver and container toolkit).
+ARG PYTHON_VERSION=3.11
+
+FROM python:${PYTHON_VERSION}-slim AS source
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+RUN python -m venv /opt/afluente
+COPY pyproject.toml README.md LICENSE ./
+COPY requirements requirements
+COPY app app
+COPY worker worker
+COPY cli cli
+
+FROM source AS build-api
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/afluente/bin/pip install -c requirements/lock.txt .
+
+FROM source AS build-worker
+# For a machine without a GPU: https://download.pytorch.org/whl/cpu, a tenth of the size.
+ARG TORCH_INDEX_URL=""
+RUN --mount=type=cache,target=/root/.cache/pip \
+    PIP_EXTRA_INDEX_URL="${TORCH_INDEX_URL}" \
+    /opt/afluente/bin/pip install -c requirements/lock.txt '.[worker]'
+
+FROM python:${PYTHON_VERSION}-slim AS runtime
+ENV PATH=/opt/afluente/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp \
+    AFLUENTE_DATA_DIR=/data
+RUN groupadd --gid 10001 afluente \
+ && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin afluente \
+ && install -d -o afluente -g afluente /data
+WORKDIR /data
+VOLUME /data
+USER 10001:10001
+ENTRYPOINT ["afluente"]
+
+FROM runtime AS worker
+COPY --from=build-worker /opt/afluente /opt/afluente
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+HEALTHCHECK --interval=15s --timeout=10s --start-period=30s \
+    CMD ["afluente", "worker", "--check"]
+CMD ["worker"]
+
+FROM runtime AS api
+COPY --from=build-api /opt/afluente /opt/afluente
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"]
+# Others can reach it: it starts once there is an API key (`docker compose run --rm api keys create`).
+CMD ["api", "--host", "0.0.0.0", "--port", "8000"]
