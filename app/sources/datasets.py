@@ -28,9 +28,10 @@ def resolve_file(uri: str, policy: SourcePolicy, *, param: str | None = None) ->
     try:
         place = parse_uri(uri, policy)
         if isinstance(place, FilePlace):
-            path, status = regular_file(place.path, policy.file_roots, uri)
+            _, status = regular_file(place.path, policy.file_roots, uri)
             check_quota(uri, status.st_size, policy.max_source_bytes)
-            return path
+            # A linked file keeps its name and place: its suffix and its neighbours count.
+            return place.path.absolute()
         if isinstance(place, WebPlace):
             return _download(uri, place, policy)
         raise SourceNotAllowedError(f"{uri}: a single file is given by a file:// or https:// URI")

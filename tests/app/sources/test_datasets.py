@@ -32,6 +32,12 @@ def test_a_local_file_is_used_in_place(manifest: Path, policy: SourcePolicy) -> 
     assert resolve_file(str(manifest), replace(policy, file_roots=None)) == manifest
 
 
+def test_a_linked_file_keeps_its_name_and_place(manifest: Path, policy: SourcePolicy) -> None:
+    link = manifest.with_name("latest.jsonl")
+    link.symlink_to(manifest.rename(manifest.with_name("blob")))
+    assert resolve_file(link.as_uri(), policy) == link
+
+
 def test_a_remote_file_keeps_its_name(stand_in: Any, web_policy: SourcePolicy) -> None:
     stand_in.files["/eval/a b.jsonl"] = b"{}"
     path = resolve_file(f"{stand_in.url}/eval/a%20b.jsonl", web_policy)
