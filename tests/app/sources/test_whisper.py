@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.sources.compatibility import check_compatible
+from app.sources.fetch import fetch
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import resolve
 from app.sources.whisper import expected_shapes
@@ -47,3 +49,17 @@ def test_the_expected_tensors_are_those_that_transformers_saves(
     found = resolve(saved.as_uri(), policy)
     assert {n: t.shape for n, t in found.tensors.items()} == expected_shapes(found.config)
     assert check_compatible(found, [("checkpoints[0].uri", found)])[1] == []
+
+
+def test_a_downloaded_checkpoint_loads_from_its_folder(
+    saved: Path, stand_in: Any, web_policy: SourcePolicy
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    uri = stand_in.add_folder("/a", {path.name: path.read_bytes() for path in saved.iterdir()})
+    local = fetch(resolve(uri, web_policy), web_policy)
+    model, loading = transformers.WhisperForConditionalGeneration.from_pretrained(
+        local.folder, local_files_only=True, output_loading_info=True
+    )
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+    assert model.config.d_model == 12
