@@ -54,6 +54,10 @@ class Client:
         """Return the text at a path."""
         return self._call("GET", path, params=_given(query)).text
 
+    def get_bytes(self, path: str) -> bytes:
+        """Return the content at a path."""
+        return self._call("GET", path).content
+
     def post(self, path: str, body: Mapping[str, Any], *, idempotency_key: str) -> Any:
         """Post a document and return the answer; the key makes it safe to post again."""
         headers = {"Idempotency-Key": idempotency_key}
