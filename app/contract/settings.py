@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     )
     file_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         (),
-        description="Colon-separated folders that file:// URIs may reach, besides the samples and the data folder.",
+        description="Colon-separated folders that file:// URIs may reach, besides the samples and the data folder's `sources`.",
     )
     schemes: Annotated[tuple[str, ...], NoDecode] = Field(
         ("file", "hf", "https", "merge"),
@@ -158,6 +158,13 @@ class Settings(BaseSettings):
 
     @cached_property
     def roots(self) -> tuple[Path, ...]:
-        """The folders that file:// URIs may reach: the operator's, the samples, the data folder."""
+        """The folders that file:// URIs may reach: the operator's, the samples, the data's sources.
+
+        Not the whole data folder: the database and the queue's files are nobody's checkpoint.
+        """
         samples = (_SAMPLES,) if _SAMPLES.is_dir() else ()
-        return (*(root.expanduser().absolute() for root in self.file_roots), *samples, self.data)
+        return (
+            *(root.expanduser().absolute() for root in self.file_roots),
+            *samples,
+            self.data / "sources",
+        )

@@ -6,7 +6,7 @@ import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,35 +143,40 @@ def _merge_all(
     observer.progress(adopted, total)
     memory = _Memory(_allowance(job))
     halt = Event()  # one thread's error ends the others
+    failures: list[BaseException] = []
 
     def check() -> None:
         observer.check()
         if halt.is_set():
             raise Interrupted
 
-    def work(stretch: Stretch) -> Entry:
+    def work(stretch: Stretch) -> Entry | None:
+        """Return the stretch's entry; None if the run is over, and `failures` says why."""
         try:
             check()
             entry = merge_stretch(stretch, inputs, writer, check)
             writer.finished(entry)
             return entry
-        except BaseException:
+        except BaseException as error:  # noqa: BLE001 - raised again by the main thread
+            if not halt.is_set():
+                failures.append(error)
             halt.set()
-            raise
+            return None
         finally:
             memory.give_back(stretch.step.cost.memory_bytes)
 
-    def account(finished: Iterable[Future[Entry]]) -> None:
-        nonlocal total
+    def account(finished: Iterable[Future[Entry | None]]) -> None:
         for future in finished:
             entry = future.result()
+            if entry is None:
+                continue
             entries.append(entry)
             left[entry.name] -= 1
             if left[entry.name] == 0:
                 del left[entry.name]
                 observer.progress(total - len(left), total)
 
-    pending: set[Future[Entry]] = set()
+    pending: set[Future[Entry | None]] = set()
     # Reductions and LAPACK run on one thread, tensors in parallel: then the bytes do not depend
     # on how many cores there are. torch keeps that number per thread.
     torch.set_num_threads(1)
@@ -181,16 +186,20 @@ def _merge_all(
                 if stretch.key in done:
                     continue
                 memory.take(stretch.step.cost.memory_bytes)
+                if halt.is_set():
+                    break
                 pending.add(pool.submit(work, stretch))
                 finished = {future for future in pending if future.done()}
                 pending -= finished
                 account(finished)
             while pending:
-                finished, pending = wait(pending, return_when=FIRST_EXCEPTION, timeout=0.2)
+                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
                 account(finished)
         except BaseException:
             halt.set()
             raise
+    if failures:
+        raise failures[0]
     return entries, adopted
 
 
