@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from textwrap import dedent
 from typing import Any
 
 from rich import box
@@ -100,7 +101,7 @@ def _systems(
     return rows
 
 
-def _dataset_titles(results: Iterator[Any] | Any) -> dict[str, str]:
+def _dataset_titles(results: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     titles: dict[str, str] = {}
     for result in results:
         for dataset in result["datasets"]:
@@ -120,5 +121,5 @@ def _plain(table: Table) -> str:
         file=output, width=4096, color_system=None, markup=False, legacy_windows=False
     )
     console.print(table, crop=False)
-    lines = (line.rstrip() for line in output.getvalue().splitlines())
-    return "\n".join(line for line in lines if line) + "\n"
+    lines = [line.rstrip() for line in output.getvalue().splitlines()]
+    return dedent("\n".join(line for line in lines if line)) + "\n"

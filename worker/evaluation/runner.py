@@ -119,15 +119,17 @@ class _Run:
         missing = {job.key: job for job in self.preparation.jobs if job.key not in self.transcripts}
         for batch in self._batches([job for job in missing.values() if not job.is_long]):
             speech = [samples for _, samples in batch]
+            decoder = self.decoder
             started = perf_counter()
-            texts = self.decoder.decode(speech, batch[0][0].language)
+            texts = decoder.decode(speech, batch[0][0].language)
             self._keep([job for job, _ in batch], texts, perf_counter() - started)
         for job in (job for job in missing.values() if job.is_long):
             self.check_stop()
             samples = self._read(job)
             if samples is not None:
+                decoder = self.decoder
                 started = perf_counter()
-                text = self.decoder.decode_long(samples, job.language, on_window=self.check_stop)
+                text = decoder.decode_long(samples, job.language, on_window=self.check_stop)
                 self._keep([job], [text], perf_counter() - started)
 
     def _report(self, keys: Iterable[str]) -> None:

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from app.contract.evaluation import DatasetSpec, EvaluationSpec, Utterance
+
+DATASET = {"name": "parliament", "uri": "file:///data/parliament.jsonl"}
+MERGE = "merge://mrg_01J00000000000000000000000"
+
+
+def spec(**fields: object) -> EvaluationSpec:
+    return EvaluationSpec.model_validate({"datasets": [DATASET], **fields})
+
+
+def test_defaults_are_the_papers_setting() -> None:
+    evaluation = spec()
+    assert (evaluation.num_beams, evaluation.batch_size, evaluation.normalizer) == (5, 16, "basic")
+    assert evaluation.compare_with == ("base", "checkpoints")
+    assert evaluation.datasets[0].group == "other"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"datasets": []},
+        {"datasets": [DATASET] * 2},
+        {"datasets": [DATASET | {"name": "../etc"}]},
+        {"datasets": [DATASET | {"name": "=cmd()"}]},
+        {"datasets": [DATASET | {"uri": ""}]},
+        {"datasets": [DATASET | {"group": "ID"}]},
+        {"datasets": [DATASET | {"name": f"set-{n}"} for n in range(65)]},
+        {"num_beams": 0},
+        {"num_beams": 21},
+        {"batch_size": 0},
+        {"language": "portuguese"},
+        {"language": 5},
+        {"task": "translation"},
+        {"normalizer": "fancy"},
+        {"compare_with": ["merge://../x"]},
+        {"compare_with": ["experts"]},
+        {"beams": 5},
+    ],
+)
+def test_what_is_out_of_bounds_is_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        spec(**fields)
+
+
+def test_comparisons_are_kept_once_in_their_order() -> None:
+    assert spec(compare_with=[MERGE, "base", MERGE]).compare_with == (MERGE, "base")
+
+
+def test_a_region_is_no_language_of_its_own() -> None:
+    assert spec(language="pt-PT").language == "pt"
+    assert spec(language="PT_br").language == "pt"
+
+
+def test_the_datasets_settings_come_first_then_the_manifests() -> None:
+    evaluation = spec(
+        language="pt",
+        datasets=[DATASET, DATASET | {"name": "b", "language": "en", "normalizer": "english"}],
+    )
+    plain, english = (evaluation.decoding_of(dataset) for dataset in evaluation.datasets)
+    spanish = Utterance(index=0, audio="a.wav", reference="", language="es")
+    silent = Utterance(index=0, audio="a.wav", reference="")
+    assert (plain.language_of(spanish), plain.language_of(silent)) == ("es", "pt")
+    assert english.language_of(spanish) == "en"
+    assert evaluation.normalizer_of(evaluation.datasets[1]) == "english"
+    assert evaluation.normalizer_of(evaluation.datasets[0]) == "basic"
+
+
+def test_every_field_of_a_request_is_described() -> None:
+    for model in (DatasetSpec, EvaluationSpec):
+        properties = model.model_json_schema()["properties"]
+        assert all("description" in schema for schema in properties.values())
