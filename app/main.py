@@ -1,0 +1,72 @@
+"""The API as an ASGI application: `uvicorn app.main:app`, or `create_app` with settings."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import Depends, FastAPI
+
+from app.contract.settings import Settings
+from app.routes import (
+    artifacts,
+    evaluations,
+    events,
+    health,
+    merges,
+    methods,
+    metrics,
+    model_card,
+    wer,
+)
+from app.routes.dependencies import authorize
+from app.routes.openapi import DESCRIPTION, describe, name_operation
+from app.routes.problems import add_handlers
+from app.services.access import AccessControl
+from app.services.backend import open_backend
+from app.services.bell import Bell
+from app.services.health import versions
+from app.services.metrics import Metrics
+
+_GUARDED = (merges, events, artifacts, model_card, wer, evaluations, methods, metrics)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Return the application; it connects to database and broker when it is started."""
+    chosen = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        backend = await asyncio.to_thread(open_backend, chosen)
+        app.state.backend = backend
+        app.state.access = AccessControl(chosen, backend.engine)
+        app.state.bell = Bell(backend.queue)
+        ringing = asyncio.create_task(app.state.bell.ring_for_ever())
+        try:
+            yield
+        finally:
+            ringing.cancel()
+            with suppress(asyncio.CancelledError):
+                await ringing
+            backend.close()
+
+    app = FastAPI(
+        title="Afluente",
+        version=versions()["version"],
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        generate_unique_id_function=name_operation,
+    )
+    for module in _GUARDED:
+        app.include_router(module.router, dependencies=[Depends(authorize)])
+    app.include_router(health.router)
+    app.state.metrics = Metrics()
+    app.add_middleware(metrics.RequestTimer, metrics=app.state.metrics)
+    add_handlers(app)
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]
+    return app
+
+
+app = create_app()

@@ -1,0 +1,59 @@
+"""Reads request bodies: JSON or YAML, never more than the limit."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, Request
+
+from app.contract.errors import BodyTooLargeError, UnsupportedMediaTypeError
+from app.routes.dependencies import BackendDep
+from app.services.documents import parse_document
+
+_Form = Literal["json", "yaml"]
+_FORMS: dict[str, _Form] = {
+    "application/json": "json",
+    "application/yaml": "yaml",
+    "application/x-yaml": "yaml",
+    "text/yaml": "yaml",
+}
+
+
+def _form_of(request: Request) -> _Form:
+    given = request.headers.get("content-type", "")
+    form = _FORMS.get(given.partition(";")[0].strip().lower())
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if form is None:
+        # A body without a type is refused too: web pages of strangers can send such bodies.
+        raise UnsupportedMediaTypeError(
+            f"The body's type is {given or 'not given'}; send Content-Type: application/json or "
+            "application/yaml."
+        )
+    if encoding != "identity":
+        raise UnsupportedMediaTypeError(f"Content-Encoding {encoding} is not taken; send it plain.")
+    return form
+
+
+async def _read(request: Request, backend: BackendDep) -> tuple[_Form, bytes]:
+    form, limit = _form_of(request), backend.settings.max_body_bytes
+    announced = request.headers.get("content-length", "")
+    content = bytearray()
+    if not (announced.isdecimal() and int(announced[:20]) > limit):
+        async for chunk in request.stream():
+            content += chunk
+            if len(content) > limit:
+                break
+        else:
+            return form, bytes(content)
+    raise BodyTooLargeError(
+        f"The body has more than {limit:,} bytes (AFLUENTE_MAX_BODY_BYTES); a request names files "
+        "by URI, it does not carry them."
+    )
+
+
+def _parse(body: Annotated[tuple[_Form, bytes], Depends(_read)]) -> Any:
+    form, content = body
+    return parse_document(content, form)
+
+
+Document = Annotated[Any, Depends(_parse)]

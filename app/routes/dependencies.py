@@ -1,0 +1,57 @@
+"""What routes ask for: the backend, and a caller who may do this."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Header, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from app.services.access import AccessControl
+from app.services.backend import Backend
+from app.services.idempotency import Caller
+
+_BEARER = HTTPBearer(
+    scheme_name="bearerAuth",
+    bearerFormat="afl_...",
+    description="An API key, from `afluente keys create`. Asked for as soon as one key exists.",
+    auto_error=False,
+)
+_READING = frozenset({"GET", "HEAD"})
+
+
+def get_backend(request: Request) -> Backend:
+    """Return the backend that the application opened when it started."""
+    backend: Backend = request.app.state.backend
+    return backend
+
+
+def authorize(
+    request: Request,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
+) -> None:
+    """Let a caller in whose key has the scope: `read` for GET and HEAD, `write` for the rest."""
+    access: AccessControl = request.app.state.access
+    scope = "read" if request.method in _READING else "write"
+    secret = credentials.credentials if credentials else None
+    key = access.identify(secret, scope, request.url.hostname)
+    request.state.api_key_id = key.id if key else "anonymous"
+
+
+def get_caller(
+    request: Request,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            description="Makes the request safe to repeat: the same key and body give what the "
+            "first one made. Kept for 24 hours.",
+            examples=["5b7c6f0e-3f5a-4f0e-9a57-0d6f4c1f7a11"],
+        ),
+    ] = None,
+) -> Caller:
+    """Return who asks, with their Idempotency-Key."""
+    return Caller(request.state.api_key_id, idempotency_key)
+
+
+BackendDep = Annotated[Backend, Depends(get_backend)]
+CallerDep = Annotated[Caller, Depends(get_caller)]

@@ -1,0 +1,53 @@
+"""`/merges/{id}/evaluations`: ask for error rates, list, get, cancel."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+
+from app.contract.evaluation import EvaluationSpec
+from app.routes.bodies import Document
+from app.routes.dependencies import BackendDep, CallerDep
+from app.routes.openapi import body_of, problems
+from app.services import evaluations
+from app.services.resources import EvaluationPage, EvaluationResource
+
+router = APIRouter(prefix="/merges/{merge_id}/evaluations", tags=["error rates"])
+
+
+@router.post(
+    "",
+    status_code=202,
+    responses={
+        200: {"model": EvaluationResource, "description": "Made before by this Idempotency-Key."},
+        202: {"model": EvaluationResource, "description": "Queued; `Location` says where it is."},
+        **problems(400, 404, 409, 410, 413, 415, 422, 503),
+    },
+    response_model=None,
+    openapi_extra=body_of(EvaluationSpec),
+)
+def create_evaluation(
+    backend: BackendDep, caller: CallerDep, merge_id: str, document: Document
+) -> Response:
+    """Measure a finished merge on datasets, beside the base and the experts."""
+    evaluation, is_new = evaluations.submit(backend, merge_id, document, caller)
+    headers = {"Location": evaluation.links["self"]}
+    return JSONResponse(evaluation.model_dump(mode="json"), 202 if is_new else 200, headers)
+
+
+@router.get("", responses=problems(404))
+def list_evaluations(backend: BackendDep, merge_id: str) -> EvaluationPage:
+    """List the evaluations of a merge, newest first."""
+    return evaluations.list_all(backend, merge_id)
+
+
+@router.get("/{evaluation_id}", responses=problems(404))
+def get_evaluation(backend: BackendDep, merge_id: str, evaluation_id: str) -> EvaluationResource:
+    """Return an evaluation; what it found is at `/merges/{id}/wer`."""
+    return evaluations.get(backend, merge_id, evaluation_id)
+
+
+@router.post("/{evaluation_id}/cancel", status_code=202, responses=problems(404, 409))
+def cancel_evaluation(backend: BackendDep, merge_id: str, evaluation_id: str) -> EvaluationResource:
+    """Cancel an evaluation that has not ended; safe to repeat."""
+    return evaluations.cancel(backend, merge_id, evaluation_id)

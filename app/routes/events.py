@@ -1,0 +1,85 @@
+"""`/merges/{id}/events`: Server-Sent Events, or the same as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, Response
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+
+from app.contract.errors import InvalidRequestError, Problem
+from app.routes.dependencies import BackendDep
+from app.routes.openapi import problems
+from app.services import events
+from app.services.resources import EventPage, EventResource
+
+router = APIRouter(prefix="/merges/{merge_id}/events", tags=["merges"])
+_STREAM = "text/event-stream"
+_HIGHEST = 2**31 - 1
+_EXAMPLE = (
+    'id: 1\nevent: status\ndata: {"status":"queued"}\n\n'
+    'id: 4\nevent: progress\ndata: {"done":412,"total":1259,"unit":"tensors","fraction":0.3272}\n\n'
+    'id: 9\nevent: end\ndata: {"status":"succeeded"}\n\n'
+)
+
+
+@router.get(
+    "",
+    response_model=None,
+    responses={
+        200: {
+            "model": EventPage,
+            "description": "With `Accept: text/event-stream`, the events as they happen, until "
+            "`end`; else a page of those that there are.",
+            "content": {_STREAM: {"schema": {"type": "string"}, "example": _EXAMPLE}},
+        },
+        204: {"description": "The stream has ended, and everything was seen before."},
+        **problems(404, 422),
+    },
+)
+async def get_events(
+    request: Request,
+    backend: BackendDep,
+    merge_id: str,
+    last_event_id: Annotated[
+        str | None, Header(description="The last event seen; the stream resumes after it.")
+    ] = None,
+    after: Annotated[
+        int, Query(ge=0, le=_HIGHEST, description="Only events with an id above this.")
+    ] = 0,
+    page_size: Annotated[int, Query(ge=1, le=500, description="Of the JSON answer.")] = 100,
+) -> Response:
+    """Follow a merge: its status, phases, progress, warnings, evaluations and end."""
+    after = max(after, _seen(last_event_id))
+    if _STREAM not in request.headers.get("accept", ""):
+        page = await run_in_threadpool(
+            events.list_page, backend, merge_id, after=after, page_size=page_size
+        )
+        return JSONResponse(page.model_dump(mode="json"))
+    if await run_in_threadpool(events.is_over, backend, merge_id, after):
+        return Response(status_code=204)  # tells a browser not to connect again
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    following = events.follow(backend, request.app.state.bell, merge_id, after)
+    return EventSourceResponse(_encode(following), headers=headers)
+
+
+def _seen(last_event_id: str | None) -> int:
+    if not last_event_id:
+        return 0
+    if last_event_id.isascii() and last_event_id.isdecimal() and int(last_event_id) <= _HIGHEST:
+        return int(last_event_id)
+    message = f"{last_event_id[:40]!r} is no event's id; ids are whole numbers from 1."
+    raise InvalidRequestError.of([Problem(message, "Last-Event-ID")])
+
+
+async def _encode(following: AsyncIterator[EventResource | None]) -> AsyncIterator[bytes]:
+    async for event in following:
+        if event is None:
+            yield KEEPALIVE_COMMENT
+            continue
+        data = json.dumps(event.data, ensure_ascii=False, separators=(",", ":"))
+        yield format_sse_event(id=str(event.id), event=event.type, data_str=data)

@@ -1,0 +1,59 @@
+"""`/healthz`, `/readyz`, `/version`: open to all, for probes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from app.contract.errors import NotReadyError
+from app.routes.dependencies import BackendDep
+from app.routes.problems import MEDIA_TYPE, ProblemDocument, problem_response
+from app.services import health
+
+router = APIRouter(tags=["service"])
+
+
+@router.get("/healthz")
+async def get_health() -> dict[str, str]:
+    """Say that the process is alive."""
+    return {"status": "ok"}
+
+
+@router.get(
+    "/readyz",
+    response_model=None,
+    responses={
+        200: {
+            "description": "Everything is there.",
+            "content": {
+                "application/json": {
+                    "example": {
+                        "status": "ready",
+                        "checks": {"database": {"ok": True, "detail": "sqlite answers."}},
+                    }
+                }
+            },
+        },
+        503: {
+            "description": "Something is missing; `checks` says what.",
+            "model": ProblemDocument,
+            "content": {MEDIA_TYPE: {}},
+        },
+    },
+)
+def get_readiness(backend: BackendDep) -> JSONResponse:
+    """Say whether merges can be made: database, broker, artifact store, a worker seen lately."""
+    checks: dict[str, dict[str, Any]] = health.readiness(backend)
+    missing = [name for name, check in checks.items() if not check["ok"]]
+    if not missing:
+        return JSONResponse({"status": "ready", "checks": checks})
+    error = NotReadyError(f"Not ready: {', '.join(missing)}; `checks` says why.")
+    return problem_response(error, extra={"checks": checks})
+
+
+@router.get("/version")
+async def get_version() -> dict[str, str]:
+    """Return the version of the service and of what it runs on."""
+    return health.versions()

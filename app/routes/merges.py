@@ -1,0 +1,118 @@
+"""`/merges`: create, plan, list, get, cancel, retry, delete."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.contract.requests import MergeRequest
+from app.contract.states import MergeStatus
+from app.routes.bodies import Document
+from app.routes.dependencies import BackendDep, CallerDep
+from app.routes.openapi import body_of, problems
+from app.services import merges
+from app.services.resources import MergePage, MergeResource, PlanResource
+
+router = APIRouter(prefix="/merges", tags=["merges"])
+_TEXT = r"^[^\x00]*$"
+
+
+class ListQuery(BaseModel):
+    """Which merges to list; a parameter that is none of these is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: MergeStatus | None = Field(None, description="Only those with this status.")
+    method: str | None = Field(
+        None, max_length=40, pattern=_TEXT, description="Only those made by this method."
+    )
+    name: str | None = Field(
+        None, max_length=200, pattern=_TEXT, description="Only those of exactly this name."
+    )
+    page_size: int = Field(20, ge=1, le=100)
+    page_token: str | None = Field(
+        None, max_length=500, description="`next_page_token` of the page before."
+    )
+
+
+@router.post(
+    "",
+    status_code=202,
+    responses={
+        200: {
+            "model": MergeResource | PlanResource,
+            "description": "With `dry_run`, the plan; else the merge that this Idempotency-Key "
+            "made before.",
+        },
+        202: {"model": MergeResource, "description": "Queued; `Location` says where it is."},
+        **problems(400, 409, 410, 413, 415, 422, 503),
+    },
+    response_model=None,
+    openapi_extra=body_of(MergeRequest),
+)
+def create_merge(
+    backend: BackendDep,
+    caller: CallerDep,
+    document: Document,
+    dry_run: Annotated[
+        bool, Query(description="Check everything and return the plan; queue nothing.")
+    ] = False,
+) -> Response:
+    """Merge checkpoints into one model.
+
+    The checkpoints' configs and tensor headers are read before the answer: what is wrong with
+    them is said at once, all of it.
+    """
+    if dry_run:
+        return JSONResponse(merges.plan(backend, document).model_dump(mode="json"))
+    merge, is_new = merges.submit(backend, document, caller)
+    return accepted(merge, is_new)
+
+
+@router.get("", responses=problems(422))
+def list_merges(backend: BackendDep, query: Annotated[ListQuery, Query()]) -> MergePage:
+    """List merges, newest first."""
+    return merges.list_page(backend, **dict(query))
+
+
+@router.get("/{merge_id}", responses=problems(404))
+def get_merge(backend: BackendDep, merge_id: str) -> MergeResource:
+    """Return a merge."""
+    return merges.get(backend, merge_id)
+
+
+@router.post("/{merge_id}/cancel", status_code=202, responses=problems(404, 409))
+def cancel_merge(backend: BackendDep, merge_id: str) -> MergeResource:
+    """Cancel a merge that has not ended; safe to repeat."""
+    return merges.cancel(backend, merge_id)
+
+
+@router.post(
+    "/{merge_id}/retry",
+    status_code=202,
+    responses={
+        200: {"model": MergeResource, "description": "Made before by this Idempotency-Key."},
+        202: {"model": MergeResource, "description": "Queued; `Location` says where it is."},
+        **problems(404, 409, 410, 422, 503),
+    },
+    response_model=None,
+)
+def retry_merge(backend: BackendDep, caller: CallerDep, merge_id: str) -> Response:
+    """Make a new merge of a failed one's recipe; it takes over what that one had finished."""
+    merge, is_new = merges.retry(backend, merge_id, caller)
+    return accepted(merge, is_new)
+
+
+@router.delete("/{merge_id}", status_code=204, responses=problems(404, 409))
+def delete_merge(backend: BackendDep, merge_id: str) -> None:
+    """Delete a merge that has ended: its record, events, evaluations and artifacts."""
+    merges.delete(backend, merge_id)
+
+
+def accepted(merge: MergeResource, is_new: bool) -> Response:
+    """Return 202 for a new merge, or 200 for one that this Idempotency-Key made before."""
+    headers = {"Location": merge.links["self"]}
+    return JSONResponse(merge.model_dump(mode="json"), 202 if is_new else 200, headers)

@@ -1,0 +1,147 @@
+"""What the OpenAPI document says beyond the signatures: bodies, refusals, examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+
+from app.contract.evaluation import EvaluationSpec
+from app.contract.requests import MergeRequest
+from app.routes.problems import MEDIA_TYPE, ProblemDocument
+
+DESCRIPTION = """
+Merges fine-tuned Whisper checkpoints into one model, and says what the merge does to the word
+error rate. `POST /merges` answers at once; follow the merge by its `events`, then fetch its
+`artifacts` and its `wer`. Every refusal is an RFC 9457 problem document with a stable `code`.
+"""
+TAGS = [
+    {"name": "merges", "description": "From checkpoints to one model."},
+    {"name": "artifacts", "description": "The merged checkpoint's files."},
+    {"name": "error rates", "description": "Evaluations, and what they found."},
+    {"name": "methods", "description": "How checkpoints can be merged."},
+    {"name": "service", "description": "Health, readiness, metrics, version."},
+]
+_REASONS = {
+    400: "The body cannot be read.",
+    401: "An API key is needed.",
+    403: "The API key lacks the scope.",
+    404: "There is no such resource.",
+    409: "The resource's state does not allow this.",
+    410: "What the Idempotency-Key made has been deleted.",
+    413: "The body is too large.",
+    415: "The media type is not supported.",
+    416: "The range cannot be served.",
+    422: "Something in the request is wrong; `errors` lists everything.",
+    503: "Something that the service needs is away; try again.",
+}
+_EXAMPLE = {
+    "type": "urn:afluente:problem:invalid_request",
+    "title": "The request is not valid",
+    "status": 422,
+    "detail": 'parameters.betta: boosted_tsv_m has no parameter "betta". Did you mean "beta"?',
+    "code": "invalid_request",
+    "errors": [
+        {
+            "param": "parameters.betta",
+            "message": 'boosted_tsv_m has no parameter "betta". Did you mean "beta"?',
+        }
+    ],
+}
+_EVALUATION_EXAMPLE = {
+    "datasets": [
+        {
+            "name": "parliament-test",
+            "uri": "file:///data/eval/parliament.jsonl",
+            "group": "in_domain",
+        }
+    ],
+    "language": "pt",
+    "normalizer": "portuguese",
+    "compare_with": ["base", "checkpoints"],
+}
+_REFERENCE = "#/components/schemas/{model}"
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the refusals of a route, besides those that every route has."""
+    return {
+        status: {
+            "description": _REASONS[status],
+            "model": ProblemDocument,
+            "content": {MEDIA_TYPE: _problem_content(status)},
+        }
+        for status in sorted({401, 403, *statuses})
+    }
+
+
+def _problem_content(status: int) -> dict[str, Any]:
+    return {"example": _EXAMPLE} if status == 422 else {}
+
+
+def body_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Return `openapi_extra` of a route whose body is this model, in JSON or YAML."""
+    schema = {"$ref": _REFERENCE.format(model=model.__name__)}
+    example = _EVALUATION_EXAMPLE if model is EvaluationSpec else _merge_example()
+    content = {"schema": schema, "example": example}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": content, "application/yaml": content},
+        }
+    }
+
+
+def _merge_example() -> dict[str, Any]:
+    extra: Any = MergeRequest.model_config["json_schema_extra"]
+    example: dict[str, Any] = extra["examples"][0]
+    return example
+
+
+def name_operation(route: APIRoute) -> str:
+    """Return the operation's id: the function's name, unique over all routes."""
+    return route.name
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI document, made once."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+            tags=TAGS,
+        )
+        _add_models(document)
+        _retype_problems(document)
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _add_models(document: dict[str, Any]) -> None:
+    schemas = document["components"].setdefault("schemas", {})
+    for model in (MergeRequest, EvaluationSpec):
+        schema = model.model_json_schema(ref_template=_REFERENCE)
+        schemas |= schema.pop("$defs", {})
+        schemas[model.__name__] = schema
+
+
+def _retype_problems(document: dict[str, Any]) -> None:
+    """Move the problems' schema under their own media type; drop what FastAPI adds by itself."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            for status, response in operation["responses"].items():
+                content = response.get("content", {})
+                if MEDIA_TYPE in content and "application/json" in content:
+                    content[MEDIA_TYPE] |= content.pop("application/json")
+                elif status == "422" and "HTTPValidationError" in str(content):
+                    content.clear()
+                    schema = {"$ref": _REFERENCE.format(model="ProblemDocument")}
+                    content[MEDIA_TYPE] = {"schema": schema, "example": _EXAMPLE}
+                    response["description"] = _REASONS[422]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)

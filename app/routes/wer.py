@@ -1,0 +1,125 @@
+"""`/merges/{id}/wer`: error rates as JSON or CSV, and the utterances behind them."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+
+from app.contract.evaluation import NormalizerName
+from app.routes.dependencies import BackendDep
+from app.routes.openapi import problems
+from app.services import wer
+from app.services.results import MERGE
+from app.services.wer import Selection
+
+router = APIRouter(prefix="/merges/{merge_id}/wer", tags=["error rates"])
+_Normalizer = Annotated[
+    NormalizerName | None,
+    Query(description="Score again with this one instead of each dataset's own."),
+]
+_Evaluation = Annotated[str | None, Query(description="Only what this evaluation found.")]
+_EXAMPLE: dict[str, Any] = {
+    "merge_id": "mrg_01KB0Y8W5RZ9J2M7N4C6T3VHQX",
+    "status": "succeeded",
+    "datasets": [
+        {
+            "name": "parliament-test",
+            "group": "in_domain",
+            "language": "pt",
+            "metric": "wer",
+            "wer": 0.0927,
+            "cer": 0.031,
+            "substitutions": 61,
+            "deletions": 14,
+            "insertions": 9,
+            "hits": 831,
+            "reference_words": 906,
+            "utterances": 60,
+            "compared_with": {"base": {"wer": 0.1562, "delta": -0.0635, "utterances": 60}},
+        }
+    ],
+    "averages": {"in_domain": {"macro": 0.0927, "micro": 0.0927, "datasets": 1}},
+    "systems": {"base": {"datasets": ["..."], "averages": {"...": "..."}}},
+}
+
+
+@router.get(
+    "",
+    response_model=None,
+    responses={
+        200: {
+            "description": "What there is so far; `status` says whether more will come.",
+            "content": {
+                "application/json": {"schema": {"type": "object"}, "example": _EXAMPLE},
+                "text/csv": {"schema": {"type": "string"}},
+            },
+        },
+        **problems(404, 422),
+    },
+)
+def get_wer(
+    backend: BackendDep,
+    merge_id: str,
+    normalizer: _Normalizer = None,
+    evaluation: _Evaluation = None,
+    format: Annotated[Literal["json", "csv"], Query()] = "json",
+) -> Response:
+    """Return the error rates of the merge, and of what it was compared with."""
+    document = wer.report(backend, merge_id, normalizer=normalizer, evaluation_id=evaluation)
+    if format == "csv":
+        headers = {"Content-Disposition": f'attachment; filename="{merge_id}-wer.csv"'}
+        return Response(wer.report_csv(document), headers=headers, media_type="text/csv")
+    return JSONResponse(document)
+
+
+def _selection(
+    system: Annotated[
+        str, Query(max_length=120, description='"merge", "base", an expert\'s name or a merge.')
+    ] = MERGE,
+    dataset: Annotated[str | None, Query(max_length=120, description="One dataset.")] = None,
+    evaluation: _Evaluation = None,
+    normalizer: _Normalizer = None,
+) -> Selection:
+    return Selection(system, dataset, evaluation, normalizer)
+
+
+@router.get(
+    "/utterances",
+    response_model=None,
+    responses={
+        200: {
+            "description": "A page as JSON; all of them as JSON lines or as NIST's trn.",
+            "content": {
+                "application/json": {"schema": {"type": "object"}},
+                "application/jsonl": {"schema": {"type": "string"}},
+                "text/plain": {"schema": {"type": "string"}},
+            },
+        },
+        **problems(404, 422),
+    },
+)
+def get_utterances(
+    backend: BackendDep,
+    merge_id: str,
+    selection: Annotated[Selection, Depends(_selection)],
+    format: Annotated[Literal["json", "jsonl", "trn"], Query()] = "json",
+    side: Annotated[
+        Literal["reference", "hypothesis"], Query(description="Which text trn is of.")
+    ] = "hypothesis",
+    page_size: Annotated[int, Query(ge=1, le=1000)] = 100,
+    page_token: Annotated[str | None, Query(max_length=200)] = None,
+) -> Response:
+    """Return reference, hypothesis and alignment of each utterance."""
+    if format == "json":
+        page = wer.utterance_page(
+            backend, merge_id, selection, page_size=page_size, page_token=page_token
+        )
+        return JSONResponse(page)
+    found = wer.utterances(backend, merge_id, selection)
+    if format == "trn":
+        return PlainTextResponse(wer.utterances_trn(found, side))
+    lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in found)
+    return Response("".join(lines), media_type="application/jsonl")

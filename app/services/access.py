@@ -1,0 +1,92 @@
+"""Who may call: API keys and their scopes, and what holds while there is no key."""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+import time
+
+from sqlalchemy import Engine
+
+from app.contract.errors import ForbiddenError, UnauthorizedError
+from app.contract.settings import Settings
+from app.storage import keys
+from app.storage.keys import ApiKey
+
+_REMEMBER_SECONDS = 1.0
+
+
+class AccessControl:
+    """Says who a caller is; knows for a second whether keys are asked for at all."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._needed = False
+        self._checked_at = -_REMEMBER_SECONDS
+
+    def identify(self, secret: str | None, scope: str, host: str | None) -> ApiKey | None:
+        """Return the caller's key, or None where none is needed.
+
+        `host` is the name that the client called the service by. Raises UnauthorizedError and
+        ForbiddenError.
+        """
+        if secret is not None:
+            return self._known(secret, scope)
+        if self._key_needed():
+            raise UnauthorizedError(
+                "Send an API key: `Authorization: Bearer afl_...`; the operator makes one with "
+                "`afluente keys create`."
+            )
+        if not is_loopback_name(host) and host != self._settings.host:
+            # A web page can make its own name resolve to 127.0.0.1; its requests then carry
+            # that name, and without keys nothing else tells them from the user's.
+            raise ForbiddenError(
+                f'Without API keys the service answers to localhost only, not to "{host}". '
+                "Make a key with `afluente keys create`, and send it."
+            )
+        return None
+
+    def _known(self, secret: str, scope: str) -> ApiKey:
+        key = keys.find(self._engine, secret)
+        if key is None:
+            raise UnauthorizedError("This API key is unknown or has been revoked.")
+        if not key.allows(scope):
+            raise ForbiddenError(
+                f'The API key "{key.name}" lacks the scope "{scope}" '
+                f"(it has: {', '.join(sorted(key.scopes)) or 'none'})."
+            )
+        return key
+
+    def _key_needed(self) -> bool:
+        if self._settings.require_api_key:
+            return True
+        with self._lock:
+            if time.monotonic() - self._checked_at >= _REMEMBER_SECONDS:
+                self._needed = keys.any_active(self._engine)
+                self._checked_at = time.monotonic()
+            return self._needed
+
+
+def refuse_open_exposure(settings: Settings, engine: Engine) -> None:
+    """Raise ForbiddenError if the API would listen beyond this machine without an API key."""
+    if is_loopback_name(settings.host) or keys.any_active(engine):
+        return
+    raise ForbiddenError(
+        f"The API would listen on {settings.host}, open to anyone who reaches it. Make an API "
+        "key first (`afluente keys create NAME`), or listen on 127.0.0.1."
+    )
+
+
+def is_loopback_name(host: str | None) -> bool:
+    """Say whether a host name or address can only mean this machine."""
+    if host is None:
+        return False
+    name = host.rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False

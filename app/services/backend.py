@@ -1,0 +1,62 @@
+"""What every service works with: settings, database, queue, artifact store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, TimeoutError
+
+from app.contract.errors import AfluenteError, NotReadyError
+from app.contract.settings import Settings
+from app.storage import leases
+from app.storage.artifacts import ArtifactStore
+from app.storage.database import connect, migrate
+from app.storage.leases import JobKind
+from app.storage.queue import Queue
+
+DATABASE_ERRORS = (OperationalError, InterfaceError, TimeoutError)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The settings and the rooms behind them; `queue` is None where no broker is set."""
+
+    settings: Settings
+    engine: Engine
+    store: ArtifactStore
+    queue: Queue | None
+
+    def announce(self, kind: JobKind, job_id: str, merge_id: str) -> None:
+        """Tell the workers of a queued job, and wake the readers of its merge's events.
+
+        Call it after the commit. Without a broker nothing is lost: the sweeper sends it later.
+        """
+        if self.queue is not None and self.queue.send(kind, job_id):
+            leases.mark_sent(self.engine, kind, job_id)
+        self.wake(merge_id)
+
+    def wake(self, merge_id: str) -> None:
+        """Wake the readers of a merge's events."""
+        if self.queue is not None:
+            self.queue.wake(merge_id)
+
+    def close(self) -> None:
+        """Close the database's connections."""
+        self.engine.dispose()
+
+
+def open_backend(settings: Settings) -> Backend:
+    """Connect to what the settings name, and bring the database's schema up to date."""
+    engine = connect(settings.database)
+    migrate(engine)
+    queue = Queue(settings.broker) if settings.broker else None
+    return Backend(settings, engine, ArtifactStore(settings.artifacts), queue)
+
+
+def database_problem(error: Exception) -> AfluenteError | None:
+    """Return the error that clients see when the database is away or too busy, else None."""
+    gone = isinstance(error, DBAPIError) and error.connection_invalidated
+    if gone or isinstance(error, DATABASE_ERRORS):
+        return NotReadyError("The database does not answer just now; try again in a few seconds.")
+    return None

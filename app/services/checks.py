@@ -1,0 +1,80 @@
+"""Checks what a request names outside itself, and tells everything that is wrong at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from app.contract.errors import AfluenteError, InvalidRequestError, Problem, SourceError
+from app.contract.evaluation import EvaluationSpec
+from app.contract.recipe import Recipe
+from app.services.backend import Backend
+from app.services.preparation import Prepared, prepare, source_policy
+from app.sources.datasets import resolve_file
+from app.sources.manifests import read_manifest
+from app.sources.policy import SourcePolicy
+from app.storage import merges
+
+
+def check_sources(backend: Backend, recipe: Recipe, evaluation: EvaluationSpec | None) -> Prepared:
+    """Resolve and check the checkpoints of a recipe and the datasets of its evaluation.
+
+    Raises one AfluenteError that lists all that is wrong.
+    """
+    policy = source_policy(backend.settings, backend.engine)
+    prepared: list[Prepared] = []
+    checks: list[Callable[[], object]] = [lambda: prepared.append(prepare(recipe, policy))]
+    if evaluation is not None:
+        checks += _evaluation_checks(backend, evaluation, policy, "evaluation.")
+    _run_all(checks)
+    return prepared[0]
+
+
+def check_evaluation(backend: Backend, evaluation: EvaluationSpec) -> None:
+    """Check the manifests and the merges that an evaluation names; raises like `check_sources`."""
+    policy = source_policy(backend.settings, backend.engine)
+    _run_all(_evaluation_checks(backend, evaluation, policy, ""))
+
+
+def _evaluation_checks(
+    backend: Backend, evaluation: EvaluationSpec, policy: SourcePolicy, prefix: str
+) -> list[Callable[[], object]]:
+    def manifest(index: int, uri: str) -> None:
+        param = f"{prefix}datasets[{index}].uri"
+        try:
+            read_manifest(resolve_file(uri, policy, param=param), label=uri)
+        except SourceError as error:
+            problems = [Problem(problem.message, param) for problem in error.as_problems()]
+            raise type(error)(error.message, param=param, problems=problems) from None
+
+    def other(index: int, uri: str) -> None:
+        row = merges.get(backend.engine, uri.removeprefix("merge://"))
+        if row is None or row["status"] != "succeeded":
+            state = f"the merge is {row['status']}" if row else "there is no such merge"
+            param = f"{prefix}compare_with[{index}]"
+            message = f"{uri}: {state}; only a merge that succeeded can be compared with."
+            raise InvalidRequestError.of([Problem(message, param)])
+
+    checks: list[Callable[[], object]] = []
+    for index, dataset in enumerate(evaluation.datasets):
+        checks.append(lambda index=index, uri=dataset.uri: manifest(index, uri))  # type: ignore[misc]
+    for index, name in enumerate(evaluation.compare_with):
+        if name.startswith("merge://"):
+            checks.append(lambda index=index, uri=name: other(index, uri))  # type: ignore[misc]
+    return checks
+
+
+def _run_all(checks: Sequence[Callable[[], object]]) -> None:
+    errors: list[AfluenteError] = []
+    for check in checks:
+        try:
+            check()
+        except AfluenteError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        # A source that may come back does not make the others right: the lasting fault decides.
+        kind = type(next((error for error in errors if not error.retryable), errors[0]))
+        problems = [problem for error in errors for problem in error.as_problems()]
+        more = f" (and {len(problems) - 1} more, see errors)"
+        raise kind(problems[0].message + more, param=problems[0].param, problems=problems)

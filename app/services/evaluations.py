@@ -1,0 +1,98 @@
+"""Evaluations of finished merges: submit, list, get, cancel."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import RowMapping
+
+from app.contract.errors import ConflictError, InvalidRequestError, NotFoundError
+from app.contract.evaluation import EvaluationSpec
+from app.contract.identifiers import EVALUATION, is_id
+from app.contract.problems import problems_of
+from app.services.backend import Backend
+from app.services.checks import check_evaluation
+from app.services.idempotency import Caller, claim
+from app.services.merges import find as find_merge
+from app.services.presentation import evaluation_resource
+from app.services.resources import EvaluationPage, EvaluationResource
+from app.storage import evaluations, leases, merges
+from app.storage.database import clock, writing
+from app.storage.leases import JobKind
+
+
+def submit(
+    backend: Backend, merge_id: str, document: Any, caller: Caller
+) -> tuple[EvaluationResource, bool]:
+    """Check what is asked and queue the evaluation; return it, and whether it is new.
+
+    ConflictError unless the merge has succeeded; AfluenteError with all that is wrong.
+    """
+    merge = find_merge(backend, merge_id)
+    spec = _parse(document)
+    content = spec.model_dump(mode="json")
+    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    endpoint = f"POST /merges/{merge_id}/evaluations"
+    with claim(backend, caller, endpoint, fingerprint) as mine:
+        if mine.made is not None:
+            return get(backend, merge_id, mine.made), False
+        if merge["status"] != "succeeded":
+            raise ConflictError(
+                f"The merge {merge_id} is {merge['status']}; only one that has succeeded can be "
+                "evaluated."
+            )
+        check_evaluation(backend, spec)
+        with writing(backend.engine) as connection:
+            if merges.fetch(connection, merge_id) is None:  # deleted meanwhile
+                raise NotFoundError(f"There is no merge {merge_id}.")
+            evaluation_id = evaluations.create(connection, merge_id, content)
+            mine.complete(connection, evaluation_id)
+    backend.announce(JobKind.EVALUATION, evaluation_id, merge_id)
+    return get(backend, merge_id, evaluation_id), True
+
+
+def list_all(backend: Backend, merge_id: str) -> EvaluationPage:
+    """Return all evaluations of a merge, newest first."""
+    find_merge(backend, merge_id)
+    rows = evaluations.of_merge(backend.engine, merge_id)
+    time = clock(backend.engine)
+    return EvaluationPage(data=[evaluation_resource(row, time) for row in rows])
+
+
+def get(backend: Backend, merge_id: str, evaluation_id: str) -> EvaluationResource:
+    """Return an evaluation of this merge; NotFoundError if there is none."""
+    row = find(backend, merge_id, evaluation_id)
+    return evaluation_resource(row, clock(backend.engine))
+
+
+def find(backend: Backend, merge_id: str, evaluation_id: str) -> RowMapping:
+    """Return the row of an evaluation of this merge; NotFoundError if there is none."""
+    find_merge(backend, merge_id)
+    known = is_id(evaluation_id, EVALUATION)
+    row = evaluations.get(backend.engine, evaluation_id) if known else None
+    if row is None or row["merge_id"] != merge_id:
+        raise NotFoundError(f"The merge {merge_id} has no evaluation {evaluation_id[:40]}.")
+    return row
+
+
+def cancel(backend: Backend, merge_id: str, evaluation_id: str) -> EvaluationResource:
+    """Cancel an evaluation, or say again that it is; ConflictError if it ended otherwise."""
+    find(backend, merge_id, evaluation_id)
+    with writing(backend.engine) as connection:
+        status = leases.request_cancel(connection, JobKind.EVALUATION, evaluation_id)
+    if status not in {"cancelling", "cancelled"}:
+        raise ConflictError(
+            f"The evaluation {evaluation_id} has ended ({status}); it can no longer be cancelled."
+        )
+    backend.wake(merge_id)
+    return get(backend, merge_id, evaluation_id)
+
+
+def _parse(document: Any) -> EvaluationSpec:
+    try:
+        return EvaluationSpec.model_validate(document)
+    except ValidationError as error:
+        raise InvalidRequestError.of(problems_of(error, EvaluationSpec)) from None

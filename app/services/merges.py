@@ -1,0 +1,180 @@
+"""Merges: submit, plan, list, get, cancel, retry, delete."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import RowMapping
+
+from app.contract.errors import ConflictError, NotFoundError
+from app.contract.identifiers import MERGE, is_id
+from app.contract.recipe import ParsedRequest, Recipe, parse_request
+from app.contract.requests import MergeRequest
+from app.services.backend import Backend
+from app.services.checks import check_sources
+from app.services.idempotency import Caller, claim
+from app.services.pages import decode_time_token, encode_token
+from app.services.presentation import merge_resource
+from app.services.resources import MergePage, MergeResource, PlanResource
+from app.storage import evaluations, leases, merges
+from app.storage.database import clock, writing
+from app.storage.leases import JobKind
+
+
+def submit(backend: Backend, document: Any, caller: Caller) -> tuple[MergeResource, bool]:
+    """Check a request and queue its merge; return it, and whether it is new.
+
+    It is not new when the caller's Idempotency-Key made it before. Raises AfluenteError with
+    everything that is wrong.
+    """
+    parsed = _parse(backend, document)
+    with claim(backend, caller, "POST /merges", parsed.fingerprint) as mine:
+        if mine.made is not None:
+            return get(backend, mine.made), False
+        prepared = check_sources(backend, parsed.recipe, parsed.request.evaluation)
+        with writing(backend.engine) as connection:
+            merge_id = merges.create(
+                connection,
+                name=parsed.request.name,
+                request=parsed.request.model_dump(mode="json"),
+                recipe=parsed.recipe.model_dump(mode="json"),
+                sources=prepared.sources(),
+                warnings=prepared.warnings,
+            )
+            mine.complete(connection, merge_id)
+    backend.announce(JobKind.MERGE, merge_id, merge_id)
+    return get(backend, merge_id), True
+
+
+def plan(backend: Backend, document: Any) -> PlanResource:
+    """Check a request and return what its merge would do; nothing is recorded."""
+    parsed = _parse(backend, document)
+    prepared = check_sources(backend, parsed.recipe, parsed.request.evaluation)
+    return PlanResource(
+        method=parsed.recipe.method,
+        parameters=parsed.recipe.parameters,
+        warnings=list(prepared.warnings),
+        plan=prepared.plan.as_document(),
+        **prepared.sources(),
+    )
+
+
+def get(backend: Backend, merge_id: str) -> MergeResource:
+    """Return a merge; NotFoundError if there is none."""
+    row = find(backend, merge_id)
+    return _present(backend, [row])[0]
+
+
+def find(backend: Backend, merge_id: str) -> RowMapping:
+    """Return a merge's row; NotFoundError if there is none."""
+    row = merges.get(backend.engine, merge_id) if is_id(merge_id, MERGE) else None
+    if row is None:
+        raise _not_found(merge_id)
+    return row
+
+
+def list_page(
+    backend: Backend,
+    *,
+    status: str | None = None,
+    method: str | None = None,
+    name: str | None = None,
+    page_size: int = 20,
+    page_token: str | None = None,
+) -> MergePage:
+    """Return a page of merges, newest first; a token stays valid whatever is added meanwhile."""
+    rows = merges.page(
+        backend.engine,
+        status=status,
+        method=method,
+        name=name,
+        before=decode_time_token(page_token),
+        size=page_size + 1,
+    )
+    shown = rows[:page_size]
+    last = shown[-1] if len(rows) > page_size else None
+    token = encode_token(last["created_at"], last["id"]) if last else None
+    return MergePage(data=_present(backend, shown), next_page_token=token)
+
+
+def cancel(backend: Backend, merge_id: str) -> MergeResource:
+    """Cancel a merge, or say again that it is; ConflictError if it ended otherwise."""
+    find(backend, merge_id)
+    with writing(backend.engine) as connection:
+        status = leases.request_cancel(connection, JobKind.MERGE, merge_id)
+    if status is None:
+        raise _not_found(merge_id)
+    if status not in {"cancelling", "cancelled"}:
+        raise ConflictError(f"The merge {merge_id} has {status}; it can no longer be cancelled.")
+    backend.wake(merge_id)
+    return get(backend, merge_id)
+
+
+def retry(backend: Backend, merge_id: str, caller: Caller) -> tuple[MergeResource, bool]:
+    """Queue a new merge of a failed one's recipe, and return it with whether it is new.
+
+    It takes over the tensors that the failed merge had finished. ConflictError if that one has
+    not failed; AfluenteError if its sources can no longer be used.
+    """
+    row = find(backend, merge_id)
+    with claim(backend, caller, f"POST /merges/{merge_id}/retry", merge_id) as mine:
+        if mine.made is not None:
+            return get(backend, mine.made), False
+        if row["status"] != "failed":
+            raise ConflictError(
+                f"The merge {merge_id} is {row['status']}; only a failed merge can be retried."
+            )
+        recipe = Recipe.model_validate(row["recipe"])
+        request = MergeRequest.model_validate(row["request"])
+        prepared = check_sources(backend, recipe, request.evaluation)
+        with writing(backend.engine) as connection:
+            new_id = merges.create(
+                connection,
+                name=row["name"],
+                request=row["request"],
+                recipe=row["recipe"],
+                sources=prepared.sources(),
+                warnings=prepared.warnings,
+                continues=merge_id,
+            )
+            mine.complete(connection, new_id)
+    backend.announce(JobKind.MERGE, new_id, new_id)
+    return get(backend, new_id), True
+
+
+def delete(backend: Backend, merge_id: str) -> None:
+    """Delete a merge with its events, evaluations and artifact.
+
+    ConflictError while it or an evaluation of it is open; NotFoundError if there is none.
+    """
+    find(backend, merge_id)
+    with writing(backend.engine) as connection:
+        row = merges.fetch(connection, merge_id)
+        if row is None:
+            raise _not_found(merge_id)
+        if merges.has_open_work(connection, merge_id):
+            raise ConflictError(
+                f"The merge {merge_id} or an evaluation of it has not ended; cancel it first."
+            )
+        merges.remove(connection, merge_id)
+    # The files go last: a merge that is listed never lacks them, and what a crash leaves here
+    # no row names, so that the sweeper removes it.
+    if row["artifact_folder"]:
+        backend.store.remove_published(row["artifact_folder"])
+    backend.store.remove_scratch(merge_id)
+    backend.wake(merge_id)
+
+
+def _not_found(merge_id: str) -> NotFoundError:
+    return NotFoundError(f"There is no merge {merge_id[:40]}.")
+
+
+def _parse(backend: Backend, document: Any) -> ParsedRequest:
+    return parse_request(document, max_checkpoints=backend.settings.max_checkpoints)
+
+
+def _present(backend: Backend, rows: list[RowMapping]) -> list[MergeResource]:
+    newest = evaluations.latest(backend.engine, [row["id"] for row in rows]) if rows else {}
+    running = any(row["status"] == "running" for row in rows)
+    time = clock(backend.engine) if running else None
+    return [merge_resource(row, newest.get(row["id"]), time) for row in rows]

@@ -1,0 +1,58 @@
+"""Counters for Prometheus: merges by status, the queue's depth, workers, requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from app.contract.states import MergeStatus
+from app.services.backend import Backend
+from app.storage import fleet, merges
+
+_BUCKETS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)
+_SEEN_WITHIN_SECONDS = 15.0
+
+
+class Metrics:
+    """The metrics of one API process; what the database knows is read when it is asked for."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Histogram(
+            "afluente_http_request_seconds",
+            "Seconds from a request to the end of its answer.",
+            ("method", "route", "status"),
+            buckets=_BUCKETS,
+            registry=self._registry,
+        )
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request that was answered."""
+        self._requests.labels(method, route, str(status)).observe(seconds)
+
+    def expose(self, backend: Backend) -> bytes:
+        """Return everything in Prometheus's text format."""
+        stored = CollectorRegistry()
+        stored.register(_Stored(backend))
+        return generate_latest(stored) + generate_latest(self._registry)
+
+
+class _Stored(Collector):
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the gauges that the database and the broker know."""
+        counts = merges.counts(self._backend.engine)
+        by_status = GaugeMetricFamily("afluente_merges", "Merges by status.", labels=["status"])
+        for status in MergeStatus:
+            by_status.add_metric([status.value], counts.get(status.value, 0))
+        yield by_status
+        workers = len(fleet.alive(self._backend.engine, _SEEN_WITHIN_SECONDS))
+        yield GaugeMetricFamily("afluente_workers", "Workers seen lately.", value=workers)
+        depth = self._backend.queue.depth() if self._backend.queue else None
+        if depth is not None:
+            yield GaugeMetricFamily("afluente_queue_depth", "Messages that wait.", value=depth)

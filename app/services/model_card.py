@@ -1,0 +1,152 @@
+"""A model card in Markdown, as the hub reads it: recipe, inputs, error rates so far."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from app.contract.catalogue import CATALOGUE
+from app.services import wer
+from app.services.backend import Backend
+from app.services.merges import find
+from app.services.presentation import Row
+
+
+def get(backend: Backend, merge_id: str) -> str:
+    """Return the model card of a merge, whatever its status; NotFoundError without the merge."""
+    row = find(backend, merge_id)
+    return render_card(row, wer.report(backend, merge_id))
+
+
+def render_card(row: Row, report: Mapping[str, Any]) -> str:
+    """Return the card of a merge's row and its `/wer` document."""
+    title = _line(row["name"] or row["id"])
+    parts = [
+        f"---\n{_front_matter(row, report, title)}---",
+        f"# {title}",
+        _introduction(row),
+        f"## Inputs\n\n{_inputs(row['sources'])}",
+        f"## Recipe\n\n```json\n{json.dumps(row['recipe'], indent=2, ensure_ascii=False)}\n```",
+        f"## Word error rate\n\n{_rates(report)}",
+        "## Use\n\n```python\nfrom transformers import WhisperForConditionalGeneration, "
+        "WhisperProcessor\n\n"
+        'model = WhisperForConditionalGeneration.from_pretrained("path/to/this/folder")\n'
+        'processor = WhisperProcessor.from_pretrained("path/to/this/folder")\n```',
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(row: Row, report: Mapping[str, Any], title: str) -> str:
+    languages = sorted({d["language"] for d in report["datasets"] if d["language"]})
+    sources = row["sources"]
+    inputs = [sources["base"]] if sources.get("base") else []
+    inputs += sources["checkpoints"]
+    on_hub = [source["uri"][5:].split("@")[0] for source in inputs if _is_on_hub(source)]
+    front = {
+        "library_name": "transformers",
+        "pipeline_tag": "automatic-speech-recognition",
+        "tags": ["whisper", "automatic-speech-recognition", "merge", "afluente", row["method"]],
+        **({"language": languages} if languages else {}),
+        **({"base_model": on_hub, "base_model_relation": "merge"} if on_hub else {}),
+        **({"model-index": [_model_index(report, title)]} if report["datasets"] else {}),
+    }
+    return yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
+
+
+def _model_index(report: Mapping[str, Any], title: str) -> dict[str, Any]:
+    results = [
+        {
+            "task": {"type": "automatic-speech-recognition"},
+            "dataset": {"name": dataset["name"], "type": dataset["name"]},
+            "metrics": [{"type": dataset["metric"], "value": round(100 * _rate(dataset), 2)}],
+        }
+        for dataset in report["datasets"]
+        if dataset[dataset["metric"]] is not None
+    ]
+    return {"name": title, "results": results}
+
+
+def _introduction(row: Row) -> str:
+    method = CATALOGUE.get(row["method"])
+    count = len(row["sources"]["checkpoints"])
+    text = f"A Whisper checkpoint merged from {count} by `{row['method']}`"
+    if method is not None:
+        text += f" ([{method.paper.authors}, {method.paper.year}]({method.paper.url}))"
+    state = "" if row["status"] == "succeeded" else f" The merge is {row['status']}."
+    return f"{text}.{state}"
+
+
+def _inputs(sources: Mapping[str, Any]) -> str:
+    named = [("base", sources["base"])] if sources.get("base") else []
+    named += [("expert", source) for source in sources["checkpoints"]]
+    rows = [
+        (
+            _cell(source["name"]),
+            role,
+            "" if role == "base" else f"{source['weight']:g}",
+            f"`{_cell(source['resolved'] or source['uri'])}`",
+            f"`{source['sha256']}`" if source["sha256"] else "not read yet",
+        )
+        for role, source in named
+    ]
+    return _table(("Name", "Role", "Weight", "Source", "sha256 of its files"), rows)
+
+
+def _rates(report: Mapping[str, Any]) -> str:
+    systems = list(report["systems"])
+    others = {
+        name: {d["name"]: _rate(d) for d in found["datasets"]}
+        for name, found in report["systems"].items()
+    }
+    rows = [
+        (
+            _cell(dataset["name"]),
+            dataset["group"],
+            dataset["metric"].upper(),
+            _percent(_rate(dataset)),
+            *(_percent(others[system].get(dataset["name"])) for system in systems),
+        )
+        for dataset in report["datasets"]
+    ]
+    if not rows:
+        return "Not measured."
+    averages = {"merge": report["averages"]} | {
+        name: found["averages"] for name, found in report["systems"].items()
+    }
+    for group, average in report["averages"].items():
+        if average.get("datasets"):
+            macros = [_percent(found.get(group, {}).get("macro")) for found in averages.values()]
+            rows.append((f"macro average: {group}", "", "", *macros))
+    note = "" if report["status"] in {"succeeded", "partial"} else f" ({report['status']})"
+    headings = ("Dataset", "Group", "Metric", "This model", *(_cell(system) for system in systems))
+    return f"In percent{note}.\n\n{_table(headings, rows)}"
+
+
+def _rate(dataset: Mapping[str, Any]) -> Any:
+    return dataset[dataset["metric"]]
+
+
+def _percent(rate: float | None) -> str:
+    return "" if rate is None else f"{100 * rate:.2f}"
+
+
+def _table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [headings, tuple("---" for _ in headings), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _is_on_hub(source: Mapping[str, Any]) -> bool:
+    return str(source["uri"]).startswith("hf://")
+
+
+def _line(text: str) -> str:
+    """Return free text as one line that Markdown reads as plain text."""
+    words = " ".join(text.split())
+    return "".join(f"\\{c}" if c in "\\`*_[]<>#|" else c for c in words)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("`", "'")

@@ -1,0 +1,163 @@
+"""From rows to resources: times, links, progress, digests."""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from app.contract.states import OPEN
+from app.services.resources import (
+    ArtifactResource,
+    ErrorResource,
+    EvaluationResource,
+    EvaluationSummary,
+    EventResource,
+    MergeResource,
+    ProgressResource,
+)
+from app.storage.merges import progress
+
+Row = Mapping[Any, Any]
+_MEDIA_TYPES = {".safetensors": "application/octet-stream", ".json": "application/json"}
+
+
+def merge_resource(row: Row, evaluation: Row | None, clock: float | None) -> MergeResource:
+    """Return a merge; `clock` is the database's time, for the estimate of a running one."""
+    recipe, sources = row["recipe"], row["sources"]
+    return MergeResource(
+        id=row["id"],
+        name=row["name"],
+        status=row["status"],
+        phase=row["phase"] if row["status"] in {"running", "cancelling"} else None,
+        progress=_progress(row, row["phase_started_at"], clock),
+        method=row["method"],
+        parameters=recipe["parameters"],
+        rules=recipe["rules"],
+        seed=recipe["seed"],
+        output=recipe["output"],
+        base=sources.get("base"),
+        checkpoints=sources["checkpoints"],
+        artifacts=artifact_resources(row),
+        evaluation=evaluation_summary(row, evaluation),
+        warnings=row["warnings"],
+        attempt=row["attempt"],
+        continues=row["continues"],
+        created_at=timestamp(row["created_at"]),
+        started_at=_maybe(row["started_at"]),
+        finished_at=_maybe(row["finished_at"]),
+        error=row["error"],
+        metadata=row["request"].get("metadata") or {},
+        links=_merge_links(row["id"]),
+    )
+
+
+def evaluation_resource(row: Row, clock: float | None) -> EvaluationResource:
+    """Return an evaluation."""
+    merge_url = f"/merges/{row['merge_id']}"
+    own_url = f"{merge_url}/evaluations/{row['id']}"
+    return EvaluationResource(
+        id=row["id"],
+        merge_id=row["merge_id"],
+        status=row["status"],
+        progress=_progress(row, row["started_at"], clock),
+        spec=row["spec"],
+        warnings=row["warnings"],
+        attempt=row["attempt"],
+        created_at=timestamp(row["created_at"]),
+        started_at=_maybe(row["started_at"]),
+        finished_at=_maybe(row["finished_at"]),
+        error=row["error"],
+        links={
+            "self": own_url,
+            "cancel": f"{own_url}/cancel",
+            "merge": merge_url,
+            "wer": f"{merge_url}/wer?evaluation={row['id']}",
+        },
+    )
+
+
+def evaluation_summary(row: Row, evaluation: Row | None) -> EvaluationSummary:
+    """Return what the merge says of its newest evaluation.
+
+    One that the request asked for is made when the merge is published: until then it is queued,
+    and of a merge that ended otherwise it is cancelled.
+    """
+    if evaluation is not None:
+        return EvaluationSummary(
+            status=evaluation["status"],
+            id=evaluation["id"],
+            progress=_progress(evaluation, None, None),
+            error=ErrorResource(**evaluation["error"]) if evaluation["error"] else None,
+            url=f"/merges/{row['id']}/evaluations/{evaluation['id']}",
+        )
+    if not row["request"].get("evaluation"):
+        return EvaluationSummary(status="none")
+    waiting = row["status"] in OPEN or row["status"] == "succeeded"
+    return EvaluationSummary(status="queued" if waiting else "cancelled")
+
+
+def artifact_resources(row: Row) -> list[ArtifactResource]:
+    """Return the published files of a merge; none before it has succeeded."""
+    if row["status"] != "succeeded":
+        return []
+    return [
+        ArtifactResource(
+            name=entry["name"],
+            bytes=entry["bytes"],
+            sha256=entry["sha256"],
+            media_type=media_type(entry["name"]),
+            url=f"/merges/{row['id']}/artifacts/{entry['name']}",
+        )
+        for entry in row["artifacts"]
+    ]
+
+
+def event_resource(row: Row) -> EventResource:
+    """Return one event."""
+    return EventResource(
+        id=row["sequence"],
+        type=row["type"],
+        data=row["data"],
+        created_at=timestamp(row["created_at"]),
+    )
+
+
+def media_type(name: str) -> str:
+    """Return the media type of an artifact."""
+    suffix = name[name.rfind(".") :]
+    return _MEDIA_TYPES.get(suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
+
+
+def timestamp(seconds: float) -> str:
+    """Return seconds since 1970 as `2026-11-23T14:26:23.123Z`."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _maybe(seconds: float | None) -> str | None:
+    return None if seconds is None else timestamp(seconds)
+
+
+def _progress(row: Row, since: float | None, clock: float | None) -> ProgressResource:
+    done, total = row["progress_done"], row["progress_total"]
+    eta = None
+    if row["status"] == "running" and clock is not None and since and done and total:
+        eta = round(max(clock - since, 0.0) * max(total - done, 0) / done, 1)
+    return ProgressResource(**progress(done, total, row["progress_unit"]), eta_seconds=eta)
+
+
+def _merge_links(merge_id: str) -> dict[str, str]:
+    url = f"/merges/{merge_id}"
+    parts = {
+        "cancel": "cancel",
+        "retry": "retry",
+        "events": "events",
+        "artifacts": "artifacts",
+        "archive": "artifacts.tar",
+        "model_card": "model-card",
+        "wer": "wer",
+        "evaluations": "evaluations",
+    }
+    return {"self": url} | {name: f"{url}/{path}" for name, path in parts.items()}

@@ -1,0 +1,170 @@
+"""The resources as clients see them; their schemas are the OpenAPI document's."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from app.contract.states import EvaluationStatus, MergeStatus, Phase
+
+_TIME = "ISO 8601, UTC."
+
+
+class ProgressResource(BaseModel):
+    """How far the current phase is."""
+
+    done: int = 0
+    total: int | None = None
+    unit: str | None = Field(None, examples=["tensors"])
+    fraction: float = 0.0
+    eta_seconds: float | None = Field(None, description="Null until something is done.")
+
+
+class SourceResource(BaseModel):
+    """A checkpoint: as asked for, as pinned, and the digest of what was read."""
+
+    uri: str
+    name: str
+    resolved: str | None = Field(None, description="The URI with its revision pinned.")
+    sha256: str | None = Field(
+        None, description="Of the sorted list of (path, sha256) of its files; null until read."
+    )
+    weight: float | None = None
+
+
+class ArtifactResource(BaseModel):
+    """One file of the merged checkpoint."""
+
+    name: str = Field(examples=["model.safetensors"])
+    bytes: int
+    sha256: str
+    media_type: str
+    url: str
+
+
+class WarningResource(BaseModel):
+    """Something worth knowing that stopped nothing."""
+
+    code: str = Field(examples=["zero_task_vector"])
+    message: str
+
+
+class ErrorResource(BaseModel):
+    """Why a job failed."""
+
+    code: str = Field(examples=["non_finite_input"])
+    message: str
+    param: str | None = None
+    retryable: bool = False
+
+
+class EvaluationSummary(BaseModel):
+    """The newest evaluation of a merge; `none` if none was ever asked for."""
+
+    status: EvaluationStatus | Literal["none"]
+    id: str | None = None
+    progress: ProgressResource | None = None
+    error: ErrorResource | None = None
+    url: str | None = None
+
+
+class MergeResource(BaseModel):
+    """A merge."""
+
+    id: str = Field(examples=["mrg_01KB0Y8W5RZ9J2M7N4C6T3VHQX"])
+    object: Literal["merge"] = "merge"
+    name: str | None
+    status: MergeStatus
+    phase: Phase | None = Field(description="What it does while running.")
+    progress: ProgressResource
+    method: str
+    parameters: dict[str, Any] = Field(description="As validated, defaults filled in.")
+    rules: list[dict[str, Any]]
+    seed: int
+    output: dict[str, Any]
+    base: SourceResource | None
+    checkpoints: list[SourceResource]
+    artifacts: list[ArtifactResource]
+    evaluation: EvaluationSummary
+    warnings: list[WarningResource]
+    attempt: int = Field(description="How often a worker has taken it up.")
+    continues: str | None = Field(description="The failed merge that this one is a retry of.")
+    created_at: str = Field(description=_TIME)
+    started_at: str | None = Field(description=_TIME)
+    finished_at: str | None = Field(description=_TIME)
+    error: ErrorResource | None
+    metadata: dict[str, str]
+    links: dict[str, str]
+
+
+class EvaluationResource(BaseModel):
+    """An evaluation of a merge."""
+
+    id: str = Field(examples=["evl_01KB0Y8W5RZ9J2M7N4C6T3VHQX"])
+    object: Literal["evaluation"] = "evaluation"
+    merge_id: str
+    status: EvaluationStatus
+    progress: ProgressResource
+    spec: dict[str, Any] = Field(description="What was asked, defaults filled in.")
+    warnings: list[WarningResource]
+    attempt: int
+    created_at: str = Field(description=_TIME)
+    started_at: str | None = Field(description=_TIME)
+    finished_at: str | None = Field(description=_TIME)
+    error: ErrorResource | None
+    links: dict[str, str]
+
+
+class EventResource(BaseModel):
+    """One event of a merge; ids count from 1 without gaps."""
+
+    id: int
+    type: str = Field(examples=["progress"])
+    data: dict[str, Any]
+    created_at: str = Field(description=_TIME)
+
+
+class MergePage(BaseModel):
+    """Merges, newest first."""
+
+    data: list[MergeResource]
+    next_page_token: str | None = Field(description="For the next page; null on the last one.")
+
+
+class EvaluationPage(BaseModel):
+    """A merge's evaluations, newest first."""
+
+    data: list[EvaluationResource]
+    next_page_token: str | None = None
+
+
+class EventPage(BaseModel):
+    """A merge's events, oldest first."""
+
+    data: list[EventResource]
+    next_page_token: str | None = Field(description="`after` of the next page, or null.")
+
+
+class ArtifactPage(BaseModel):
+    """All files of the merged checkpoint."""
+
+    data: list[ArtifactResource]
+
+
+class PlanResource(BaseModel):
+    """What a merge would do; nothing was queued."""
+
+    object: Literal["plan"] = "plan"
+    method: str
+    parameters: dict[str, Any]
+    base: SourceResource | None
+    checkpoints: list[SourceResource]
+    warnings: list[WarningResource]
+    plan: dict[str, Any] = Field(description="Each tensor's treatment and cost, and the totals.")
+
+
+class MethodPage(BaseModel):
+    """All merge methods."""
+
+    data: list[dict[str, Any]]

@@ -1,0 +1,122 @@
+"""The error rates of a merge, from what its evaluations have decoded so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.contract.errors import NotFoundError
+from app.contract.evaluation import EvaluatedDataset, NormalizerName
+from app.services.backend import Backend
+from app.services.pages import decode_offset_token, encode_token
+from app.services.results import MERGE, current_results
+
+
+def report(
+    backend: Backend,
+    merge_id: str,
+    *,
+    normalizer: NormalizerName | None = None,
+    evaluation_id: str | None = None,
+) -> dict[str, Any]:
+    """Return the document of `GET /merges/{id}/wer`; NotFoundError without the merge.
+
+    `normalizer` scores everything with another one than each dataset's own.
+    """
+    from app.reports.wer import build_wer  # the scorers are slow to import
+
+    status, systems = current_results(backend, merge_id, evaluation_id)
+    own = systems.pop(MERGE, [])
+    return build_wer(merge_id, status, own, systems, normalizer=normalizer)
+
+
+def report_csv(document: dict[str, Any]) -> str:
+    """Return that document as CSV."""
+    from app.reports.rendering import render_csv
+
+    return render_csv(document)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which utterances are meant: one system's, of one dataset or of all."""
+
+    system: str = MERGE
+    dataset: str | None = None
+    evaluation_id: str | None = None
+    normalizer: NormalizerName | None = None
+
+
+def utterances(backend: Backend, merge_id: str, selection: Selection) -> list[dict[str, Any]]:
+    """Return reference, hypothesis, counts and alignment of every utterance selected, in order.
+
+    NotFoundError for a system or a dataset that has no result, naming those that have.
+    """
+    from app.reports.wer import score_dataset
+    from app.services.alignments import align
+
+    found = []
+    for evaluated in _select(backend, merge_id, selection):
+        scored = score_dataset(evaluated, selection.normalizer)
+        pairs = [(score.reference, score.hypothesis) for score in scored.scores]
+        alignments = align(pairs, unit="characters" if scored.metric == "cer" else "words")
+        for utterance, score, alignment in zip(
+            evaluated.result.utterances, scored.scores, alignments, strict=True
+        ):
+            counts = score.counts(scored.metric)
+            found.append(
+                {
+                    "dataset": evaluated.name,
+                    **utterance.model_dump(mode="json"),
+                    "normalized": {"reference": score.reference, "hypothesis": score.hypothesis},
+                    "metric": scored.metric,
+                    scored.metric: counts.rate,
+                    **counts.model_dump(),
+                    "alignment": alignment,
+                }
+            )
+    return found
+
+
+def utterance_page(
+    backend: Backend,
+    merge_id: str,
+    selection: Selection,
+    *,
+    page_size: int = 100,
+    page_token: str | None = None,
+) -> dict[str, Any]:
+    """Return a page of utterances: `{"data": [...], "next_page_token": ...}`."""
+    start = decode_offset_token(page_token)
+    every = utterances(backend, merge_id, selection)
+    stop = start + page_size
+    token = encode_token(stop) if stop < len(every) else None
+    return {"data": every[start:stop], "next_page_token": token}
+
+
+def utterances_trn(found: Sequence[dict[str, Any]], side: str) -> str:
+    """Return one side (`reference` or `hypothesis`) as NIST's trn: `words (speaker-number)`."""
+    lines = []
+    for entry in found:
+        speaker = "".join(c if c.isalnum() else "_" for c in entry["speaker"] or entry["dataset"])
+        number = f"{entry['dataset']}_{entry['index']:06d}"
+        # Parentheses and semicolons have a meaning of their own in the format.
+        text = entry["normalized"][side].translate(str.maketrans("(){};", "     "))
+        lines.append(f"{' '.join(text.split())} ({speaker}-{number})\n")
+    return "".join(lines)
+
+
+def _select(backend: Backend, merge_id: str, selection: Selection) -> list[EvaluatedDataset]:
+    _, systems = current_results(backend, merge_id, selection.evaluation_id)
+    if not systems and selection.system == MERGE and selection.dataset is None:
+        return []  # nothing is decoded yet
+    results = systems.get(selection.system)
+    if results is None:
+        known = ", ".join(systems) or "none yet"
+        raise NotFoundError(f'There are no results of "{selection.system}". Known: {known}.')
+    chosen = [one for one in results if selection.dataset in {None, one.name}]
+    if not chosen:
+        known = ", ".join(dict.fromkeys(one.name for one in results))
+        raise NotFoundError(f'There are no results on "{selection.dataset}". Known: {known}.')
+    return chosen
