@@ -19,6 +19,7 @@ CSV_COLUMNS = (
     "normalizer", "normalizer_version", "backend", "num_beams", "task", "dtype", "device_type",
     "manifest_sha256",
 )  # fmt: skip
+_FEWER = "*"
 AVERAGE_TITLES = {
     "in_domain": "ID avg",
     "out_of_domain": "OOD avg",
@@ -51,7 +52,8 @@ def render_table(*documents: Mapping[str, Any], labels: Sequence[str] = ()) -> s
 
     Of several documents the other systems are shown once, then each merge under its label
     (`labels` in the documents' order; the merge's id if not given). Averages are macro; those
-    without a dataset in any row are left out. CER is marked.
+    without a dataset in any row are left out, and one over fewer sets than another row's is marked,
+    as CER is.
     """
     rows = _systems(documents, labels)
     datasets = _dataset_titles(rows.values())
@@ -66,10 +68,19 @@ def render_table(*documents: Mapping[str, Any], labels: Sequence[str] = ()) -> s
         table.add_column(title, justify="right")
     for system, results in rows.items():
         rates = {dataset["name"]: dataset[dataset["metric"]] for dataset in results["datasets"]}
-        macros = [results["averages"].get(group, {}).get("macro") for group in averages]
-        cells = [*(rates.get(name) for name in datasets), *macros]
-        table.add_row(system, *(_percent(rate) for rate in cells))
-    return _plain(table)
+        macros = [_macro(rows, results, group) for group in averages]
+        table.add_row(system, *(_percent(rates.get(name)) for name in datasets), *macros)
+    marked = any(str(cell).endswith(_FEWER) for column in table.columns for cell in column.cells)
+    return _plain(table) + (f"{_FEWER} over fewer sets than other rows\n" if marked else "")
+
+
+def _macro(rows: Mapping[str, Any], results: Mapping[str, Any], group: str) -> str:
+    """Return the group's macro average, marked if other rows' averages have more sets in them."""
+    here, most = results["averages"].get(group, {}), 0
+    for other in rows.values():
+        most = max(most, other["averages"].get(group, {}).get("datasets", 0))
+    text = _percent(here.get("macro"))
+    return text + _FEWER if 0 < here.get("datasets", 0) < most else text
 
 
 def _rows(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
