@@ -24,6 +24,7 @@ from app.contract.errors import (
 _DEFAULT_URL = "http://127.0.0.1:8000"
 # The stream sends a comment every 15 s: longer silence means that the connection is dead.
 _SILENCE_SECONDS = 40.0
+_RECONNECT_SECONDS = 0.5
 _BY_STATUS = {401: UnauthorizedError, 403: ForbiddenError, 404: NotFoundError, 503: NotReadyError}
 
 
@@ -68,27 +69,28 @@ class Client:
 
         A lost connection is taken up again after the last event seen, for `patience_seconds`.
         """
-        last = ""
-        lost_at: float | None = None
-        while True:
-            headers = {"Accept": "text/event-stream", "Last-Event-ID": last}
+        last, kind = "", ""
+        heard_at = time.monotonic()
+        while kind != "end":
             try:
-                with self._http.stream("GET", path, headers=headers) as answer:
-                    if answer.status_code >= 500:
-                        raise httpx2.RemoteProtocolError(f"status {answer.status_code}")
-                    if answer.is_error:
-                        answer.read()
-                        raise _refusal(answer)
-                    for event in httpx2.EventSource(answer):
-                        lost_at, last = None, event.id or last
-                        yield event.event, json.loads(event.data)
-                        if event.event == "end":
-                            return
+                for event in self._stream(path, last):
+                    heard_at, kind, last = time.monotonic(), event.event, event.id or last
+                    yield kind, json.loads(event.data)
             except httpx2.TransportError as error:
-                lost_at = lost_at or time.monotonic()
-                if time.monotonic() - lost_at > patience_seconds:
+                if time.monotonic() - heard_at > patience_seconds:
                     raise NotReadyError(f"{self.url} cannot be reached: {error}.") from None
-                time.sleep(0.5)
+            if kind != "end":
+                time.sleep(_RECONNECT_SECONDS)
+
+    def _stream(self, path: str, last: str) -> Iterator[httpx2.ServerSentEvent]:
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
+        with self._http.stream("GET", path, headers=headers) as answer:
+            if answer.status_code >= 500:
+                raise httpx2.RemoteProtocolError(f"it answers {answer.status_code}")
+            if answer.is_error:
+                answer.read()
+                raise _refusal(answer)
+            yield from httpx2.EventSource(answer)
 
     def _call(self, method: str, path: str, **options: Any) -> httpx2.Response:
         try:

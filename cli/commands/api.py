@@ -28,10 +28,11 @@ def api(
 
     settings = load_settings(host=host, port=port, data_dir=data_dir, log_level=log_level)
     refuse_open_service(settings)
-    from app.main import create_app
+    # Made from the environment, which has this command's options by now.
+    from app.main import app
 
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         log_level=settings.log_level,
