@@ -18,6 +18,7 @@ from app.reports.numerals import spell_digits, spell_numbers
 
 # Raise when a rule of ours changes; the libraries' versions are added to it.
 _RULES = "1"
+_LONGEST_REMEMBERED = 1_000
 # num2words' code of each language that digits are spelled in.
 _SPELLED = {
     "brazilian_portuguese": "pt_BR",
@@ -45,11 +46,20 @@ class Normalizer:
 
     def __call__(self, text: str) -> str:
         """Return the normalised text, words parted by single spaces."""
+        # Every system has the same references, and most of their hypotheses are alike.
+        return _remembered(self, text) if len(text) <= _LONGEST_REMEMBERED else self._apply(text)
+
+    def _apply(self, text: str) -> str:
         return " ".join(self.function(text).split())
 
     def as_record(self) -> dict[str, str]:
         """Return `{"name", "version"}`, as results show it."""
         return {"name": self.name, "version": self.version}
+
+
+@lru_cache(maxsize=50_000)
+def _remembered(normalizer: Normalizer, text: str) -> str:
+    return normalizer._apply(text)
 
 
 @lru_cache(maxsize=32)
