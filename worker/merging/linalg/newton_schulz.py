@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worker.merging.linalg.gram import gram
+from worker.merging.linalg.products import gram
 
 COEFFICIENTS = (
     (4.0848, -6.8946, 2.9270),

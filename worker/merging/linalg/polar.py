@@ -6,30 +6,36 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from worker.merging.linalg.products import multiply
 from worker.merging.linalg.svd import decompose
 
 _RESOLUTION = torch.finfo(torch.float32).eps
+_DELICATE = 8.0
+"""Up to this condition number, a product in float32 keeps the polar factor to about 1e-6."""
 
 
 def polar_multiplier(matrix: Float[Tensor, "*batch long short"]) -> Float[Tensor, "*batch k k"]:
-    """Return S, float64, with `matrix @ S` the polar factor of a float32 matrix, tall or square.
+    """Return S with `multiply(matrix, S)` the polar factor of a float32 matrix, tall or square.
 
     S = V·diag(1/σ)·Vᵀ. Directions whose σ is under ε₃₂·√long·σ₁ are rounding and get 0 instead of
     a vector that noise would choose: of a rank-deficient matrix this is the unique partial
-    isometry with the same kernel (two equal experts thus give what one of them gives).
+    isometry with the same kernel (two equal experts thus give what one of them gives). S is
+    float64 where float32 would show.
     """
     spectrum = decompose(matrix)
     values, vectors = spectrum.singular_values, spectrum.short_vectors
     floor = _RESOLUTION * matrix.shape[-2] ** 0.5 * values[..., :1]
     inverse = torch.where(values > floor, values.reciprocal(), 0.0)
-    return (vectors * inverse[..., None, :]) @ vectors.mT
+    multiplier = (vectors * inverse[..., None, :]) @ vectors.mT
+    delicate = bool((inverse.amax(-1) * values[..., 0] > _DELICATE).any())
+    return multiplier if delicate else multiplier.float()
 
 
 def polar_factor(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch m n"]:
     """Return U·Vᵀ of a float32 matrix M = U·diag(σ)·Vᵀ, in float32; of zeros, zeros."""
     if matrix.shape[-2] < matrix.shape[-1]:
         return polar_factor(matrix.mT).mT
-    return matrix @ polar_multiplier(matrix).to(torch.float32)
+    return multiply(matrix, polar_multiplier(matrix))
 
 
 def procrustes_svd(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch m n"]:

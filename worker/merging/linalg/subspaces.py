@@ -17,6 +17,7 @@ from worker.merging.linalg.newton_schulz import (
     newton_schulz_multiplier,
 )
 from worker.merging.linalg.polar import polar_factor, polar_multiplier, procrustes_svd
+from worker.merging.linalg.products import multiply
 from worker.merging.linalg.svd import Decomposition
 
 Orthogonalization = Literal["polar", "newton_schulz", "svd"]
@@ -76,8 +77,8 @@ def _sum(
     """Multiply from the short side on: the long basis is read once, and not copied."""
     right = strengths[:, None] * orthogonalize(short, orthogonalization).mT
     if is_tall(long) and orthogonalization != "svd":
-        multiplier = _MULTIPLIERS[orthogonalization](long).to(torch.float32)
-        return long @ (multiplier @ right)
+        multiplier = _MULTIPLIERS[orthogonalization](long)
+        return multiply(long, multiplier @ right.to(multiplier.dtype))
     return orthogonalize(long, orthogonalization) @ right
 
 

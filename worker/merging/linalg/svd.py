@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worker.merging.linalg.gram import gram, row_slices
+from worker.merging.linalg.products import gram, multiply
 
 _DIRECT = 128
 """Matrices with no side above this are decomposed directly: it costs nothing, and the Gram matrix
@@ -43,11 +43,7 @@ class Decomposition:
         """
         short = self.short_vectors[..., :rank]
         scaled = short / self.singular_values[..., None, :rank]
-        dtype = torch.float64 if self._is_delicate(rank) else torch.float32
-        scaled = scaled.to(dtype)
-        long = scaled.new_empty((*self.matrix.shape[:-1], rank), dtype=torch.float32)
-        for rows in row_slices(self.matrix):
-            long[..., rows, :] = self.matrix[..., rows, :].to(dtype) @ scaled
+        long = multiply(self.matrix, scaled if self._is_delicate(rank) else scaled.float())
         pair = long, short.to(torch.float32)
         return pair[::-1] if self.transposed else pair
 

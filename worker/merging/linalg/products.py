@@ -1,4 +1,4 @@
-"""Gram matrices in float64, by row blocks, so that a tall float32 matrix is never copied whole."""
+"""Products in float64 by row blocks, so that a tall float32 matrix is never copied whole."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BLOCK_ELEMENTS = 1 << 20
 _PANELS = 4
 
 
-def row_slices(matrix: Float[Tensor, "*batch m n"]) -> Iterator[slice]:
+def _row_slices(matrix: Float[Tensor, "*batch m n"]) -> Iterator[slice]:
     """Yield consecutive ranges of rows, about a million elements each (all rows on a GPU)."""
     rows = matrix.shape[-2]
     step = rows if matrix.is_cuda else max(256, _BLOCK_ELEMENTS // max(1, matrix.shape[-1]))
@@ -31,10 +31,22 @@ def gram(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch n n"]:
     n = matrix.shape[-1]
     panel = max(64, -(-n // _PANELS))
     result = matrix.new_zeros((*matrix.shape[:-2], n, n), dtype=torch.float64)
-    for rows in row_slices(matrix):
+    for rows in _row_slices(matrix):
         exact = matrix[..., rows, :].to(torch.float64)
         for start in range(0, n, panel):
             left, right = exact[..., start:], exact[..., start : start + panel]
             result[..., start:, start : start + panel] += left.mT @ right
     lower = result.tril_()
     return lower + lower.tril(-1).mT
+
+
+def multiply(
+    matrix: Float[Tensor, "*batch m n"], factor: Float[Tensor, "*batch n r"]
+) -> Float[Tensor, "*batch m r"]:
+    """Return M·F in float32, computed in the precision of F: float32, or float64 by row blocks."""
+    if factor.dtype == torch.float32:
+        return matrix @ factor
+    result = factor.new_empty((*matrix.shape[:-1], factor.shape[-1]), dtype=torch.float32)
+    for rows in _row_slices(matrix):
+        result[..., rows, :] = matrix[..., rows, :].to(factor.dtype) @ factor
+    return result

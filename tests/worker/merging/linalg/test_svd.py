@@ -1,0 +1,81 @@
+"""Decompositions agree with a float64 SVD wherever float32 data determine them."""
+
+import pytest
+import torch
+
+from worker.merging.linalg.products import gram
+from worker.merging.linalg.svd import decompose
+
+SHAPES = [(1, 1), (1, 7), (7, 1), (24, 24), (40, 12), (12, 40), (200, 64), (64, 200), (700, 130)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_singular_values_are_those_of_float64(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    expected = torch.linalg.svdvals(matrix.double())
+    assert torch.allclose(decompose(matrix).singular_values, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bases_are_orthonormal_and_give_the_matrix_back(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    spectrum = decompose(matrix)
+    rank = min(shape)
+    u, v = spectrum.bases(rank)
+    assert u.shape == (shape[0], rank)
+    assert v.shape == (shape[1], rank)
+    identity = torch.eye(rank)
+    assert torch.dist(u.T @ u, identity) < 2e-6 * rank
+    assert torch.dist(v.T @ v, identity) < 2e-6 * rank
+    again = (u.double() * spectrum.singular_values) @ v.double().T
+    assert torch.dist(again, matrix.double()) < 2e-6 * matrix.norm()
+
+
+@pytest.mark.parametrize("shape", [(300, 150), (150, 300), (200, 200)])
+def test_small_singular_values_are_resolved_below_float32(matrix_with, shape):
+    values = torch.logspace(0, -5, 100, dtype=torch.float64)
+    matrix = matrix_with(*shape, values)
+    exact = torch.linalg.svd(matrix.double(), full_matrices=False)
+    spectrum = decompose(matrix)
+    # An error of 1e-16 in σ² is one of 1e-16 / (2 · 1e-5) in the smallest σ.
+    assert torch.allclose(spectrum.singular_values[:100], exact.S[:100], rtol=0, atol=1e-10)
+    u, v = spectrum.bases(100)
+    agreement = (u.double() * exact.U[:, :100]).sum(0) * (v.double() * exact.Vh[:100].T).sum(0)
+    assert (1 - agreement).abs().max() < 1e-6
+
+
+def test_a_batch_is_decomposed_as_its_members():
+    batch = torch.randn(3, 160, 40, generator=torch.Generator().manual_seed(3))
+    together = decompose(batch)
+    for index, matrix in enumerate(batch):
+        alone = decompose(matrix)
+        assert torch.allclose(together.singular_values[index], alone.singular_values, rtol=1e-12)
+    u, v = together.bases(5)
+    assert u.shape == (3, 160, 5)
+    assert v.shape == (3, 40, 5)
+
+
+@pytest.mark.parametrize("shape", [(30, 20), (300, 140)])
+def test_zeros_and_no_directions_are_no_special_case(shape):
+    spectrum = decompose(torch.zeros(shape))
+    assert torch.equal(spectrum.singular_values, torch.zeros(min(shape), dtype=torch.float64))
+    u, v = spectrum.bases(0)
+    assert u.shape == (shape[0], 0)
+    assert v.shape == (shape[1], 0)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (9000, 130), (130, 260)])
+def test_gram_matrices_are_exact_and_symmetric_to_the_bit(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(4))
+    squares = gram(matrix)
+    expected = matrix.double().T @ matrix.double()
+    assert squares.dtype == torch.float64
+    assert torch.equal(squares, squares.T)
+    assert torch.allclose(squares, expected, rtol=1e-13, atol=1e-11)
+
+
+def test_the_matrix_is_not_written_to():
+    matrix = torch.randn(150, 140)
+    before = matrix.clone()
+    decompose(matrix).bases(30)
+    assert torch.equal(matrix, before)
