@@ -9,7 +9,8 @@ from fastapi.responses import JSONResponse
 
 from app.contract.errors import NotReadyError
 from app.routes.dependencies import BackendDep
-from app.routes.problems import MEDIA_TYPE, ProblemDocument, problem_response
+from app.routes.openapi import problem
+from app.routes.problems import problem_response
 from app.services import health
 
 router = APIRouter(tags=["service"])
@@ -36,11 +37,7 @@ async def get_health() -> dict[str, str]:
                 }
             },
         },
-        503: {
-            "description": "Something is missing; `checks` says what.",
-            "model": ProblemDocument,
-            "content": {MEDIA_TYPE: {}},
-        },
+        503: problem(503),
     },
 )
 def get_readiness(backend: BackendDep) -> JSONResponse:

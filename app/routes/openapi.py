@@ -68,18 +68,16 @@ _REFERENCE = "#/components/schemas/{model}"
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the refusals of a route, besides those that every route has."""
-    return {
-        status: {
-            "description": _REASONS[status],
-            "model": ProblemDocument,
-            "content": {MEDIA_TYPE: _problem_content(status)},
-        }
-        for status in sorted({401, 403, *statuses})
-    }
+    return {status: problem(status) for status in sorted({401, 403, *statuses})}
 
 
-def _problem_content(status: int) -> dict[str, Any]:
-    return {"example": _EXAMPLE} if status == 422 else {}
+def problem(status: int) -> dict[str, Any]:
+    """Return the description of a refusal with this status."""
+    # A reference instead of `model`: FastAPI would build a validator for each one of them.
+    content: dict[str, Any] = {"schema": {"$ref": _REFERENCE.format(model="ProblemDocument")}}
+    if status == 422:
+        content["example"] = _EXAMPLE
+    return {"description": _REASONS[status], "content": {MEDIA_TYPE: content}}
 
 
 def body_of(model: type[BaseModel]) -> dict[str, Any]:
@@ -117,31 +115,24 @@ def describe(app: FastAPI) -> dict[str, Any]:
             tags=TAGS,
         )
         _add_models(document)
-        _retype_problems(document)
+        _replace_default_refusals(document)
         app.openapi_schema = document
     return app.openapi_schema
 
 
 def _add_models(document: dict[str, Any]) -> None:
     schemas = document["components"].setdefault("schemas", {})
-    for model in (MergeRequest, EvaluationSpec):
+    for model in (MergeRequest, EvaluationSpec, ProblemDocument):
         schema = model.model_json_schema(ref_template=_REFERENCE)
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema
 
 
-def _retype_problems(document: dict[str, Any]) -> None:
-    """Move the problems' schema under their own media type; drop what FastAPI adds by itself."""
+def _replace_default_refusals(document: dict[str, Any]) -> None:
+    """Say what a 422 really is, where FastAPI has added its own."""
     for path in document["paths"].values():
         for operation in path.values():
-            for status, response in operation["responses"].items():
-                content = response.get("content", {})
-                if MEDIA_TYPE in content and "application/json" in content:
-                    content[MEDIA_TYPE] |= content.pop("application/json")
-                elif status == "422" and "HTTPValidationError" in str(content):
-                    content.clear()
-                    schema = {"$ref": _REFERENCE.format(model="ProblemDocument")}
-                    content[MEDIA_TYPE] = {"schema": schema, "example": _EXAMPLE}
-                    response["description"] = _REASONS[422]
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                operation["responses"]["422"] = problem(422)
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)

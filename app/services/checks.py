@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from app.contract.errors import AfluenteError, InvalidRequestError, Problem, SourceError
 from app.contract.evaluation import EvaluationSpec
 from app.contract.recipe import Recipe
 from app.services.backend import Backend
-from app.services.preparation import Prepared, prepare, source_policy
-from app.sources.datasets import resolve_file
-from app.sources.manifests import read_manifest
 from app.sources.policy import SourcePolicy
 from app.storage import merges
+
+if TYPE_CHECKING:
+    from app.services.preparation import Prepared
 
 
 def check_sources(backend: Backend, recipe: Recipe, evaluation: EvaluationSpec | None) -> Prepared:
@@ -20,7 +21,9 @@ def check_sources(backend: Backend, recipe: Recipe, evaluation: EvaluationSpec |
 
     Raises one AfluenteError that lists all that is wrong.
     """
-    policy = source_policy(backend.settings, backend.engine)
+    from app.services.preparation import prepare
+
+    policy = _policy(backend)
     prepared: list[Prepared] = []
     checks: list[Callable[[], object]] = [lambda: prepared.append(prepare(recipe, policy))]
     if evaluation is not None:
@@ -31,13 +34,24 @@ def check_sources(backend: Backend, recipe: Recipe, evaluation: EvaluationSpec |
 
 def check_evaluation(backend: Backend, evaluation: EvaluationSpec) -> None:
     """Check the manifests and the merges that an evaluation names; raises like `check_sources`."""
-    policy = source_policy(backend.settings, backend.engine)
+    policy = _policy(backend)
     _run_all(_evaluation_checks(backend, evaluation, policy, ""))
+
+
+def _policy(backend: Backend) -> SourcePolicy:
+    # Imported when it is first needed: the HTTP clients would double the time the API takes to
+    # start.
+    from app.services.preparation import source_policy
+
+    return source_policy(backend.settings, backend.engine)
 
 
 def _evaluation_checks(
     backend: Backend, evaluation: EvaluationSpec, policy: SourcePolicy, prefix: str
 ) -> list[Callable[[], object]]:
+    from app.sources.datasets import resolve_file
+    from app.sources.manifests import read_manifest
+
     def manifest(index: int, uri: str) -> None:
         param = f"{prefix}datasets[{index}].uri"
         try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, select
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -16,6 +17,9 @@ from sqlalchemy.types import Float
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _BUSY_SECONDS = 10.0
+
+# Its notes on every start are not for the operator.
+logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 class now(FunctionElement[float]):  # noqa: N801 - reads as SQL does
@@ -88,13 +92,27 @@ def clock(engine: Engine) -> float:
 
 def migrate(engine: Engine) -> None:
     """Bring the schema to the newest revision; safe when several processes do so at once."""
-    from alembic import command  # slow to import, and only needed here
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7267001)")
+        if not _is_newest(connection):
+            _upgrade(connection)
+
+
+def _is_newest(connection: Connection) -> bool:
+    """Say whether there is nothing to do, without Alembic: importing it takes half a second."""
+    if not inspect(connection).has_table("alembic_version"):
+        return False
+    revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    newest = max(path.name for path in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
+    return bool(revision == newest.partition("_")[0])
+
+
+def _upgrade(connection: Connection) -> None:
+    from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
-    with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":
-            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7267001)")
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

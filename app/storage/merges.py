@@ -94,14 +94,10 @@ def page(
 def set_phase(
     engine: Engine, lease: Lease, phase: str, *, unit: str | None = None, total: int | None = None
 ) -> None:
-    """Note what the running merge does now, and what its progress counts."""
-    values = {
-        "phase": phase,
-        "phase_started_at": now(),
-        "progress_done": 0,
-        "progress_unit": unit,
-        "progress_total": total,
-    }
+    """Note what the running merge does now, and what its progress counts, if anything."""
+    values: dict[str, Any] = {"phase": phase, "phase_started_at": now()}
+    if unit is not None:
+        values |= {"progress_done": 0, "progress_unit": unit, "progress_total": total}
     with writing(engine) as connection:
         _update(connection, lease, values)
         events.append(connection, lease.merge_id, "phase", {"phase": phase})
