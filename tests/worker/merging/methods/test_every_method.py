@@ -1,0 +1,160 @@
+"""What holds for every method of the catalogue, whatever it computes."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.contract.catalogue import CATALOGUE, parse_parameters
+from app.contract.errors import InvalidRequestError
+from worker.merging.methods import load
+
+ORDERED: frozenset[str] = frozenset()
+"""Methods whose result depends on the order of the experts."""
+SHAPES = [(1, 1), (1, 9), (9, 1), (24, 24), (40, 12), (12, 40), (200, 40), (40, 200), (160, 160)]
+EVERY_METHOD = list(CATALOGUE)
+
+
+@pytest.fixture(params=EVERY_METHOD)
+def name(request):
+    return request.param
+
+
+def shapes_of(name):
+    return SHAPES if CATALOGUE[name].spectral else [*SHAPES, (7,), (6, 5, 3)]
+
+
+def experts_of(name):
+    least, most = CATALOGUE[name].min_experts, CATALOGUE[name].max_experts
+    return [n for n in (1, 2, 4, 20) if n >= least and (most is None or n <= most)]
+
+
+EVERY_CASE = [
+    pytest.param(name, shape, experts, id=f"{name}-{shape}-{experts}")
+    for name in EVERY_METHOD
+    for shape in shapes_of(name)
+    for experts in experts_of(name)
+]
+
+
+@pytest.mark.parametrize(("name", "shape", "experts"), EVERY_CASE)
+def test_the_result_is_finite_float32_of_the_tensors_shape(name, shape, experts, merge):
+    tensors = torch.randn(experts, *shape, generator=torch.Generator().manual_seed(1))
+    result = merge(name, tensors)
+    assert result.shape == torch.Size(shape)
+    assert result.dtype == torch.float32
+    assert result.is_contiguous()
+    assert result.isfinite().all()
+
+
+def test_inputs_are_not_written_to(name, make_inputs):
+    base, tensors = torch.randn(160, 40), torch.randn(4, 160, 40)
+    inputs = make_inputs(tensors.clone(), base=base.clone())
+    load(name)(inputs, parse_parameters(name, {}))
+    assert torch.equal(inputs.tensors, tensors)
+    assert torch.equal(inputs.base, base)
+
+
+def test_views_that_are_not_contiguous_are_taken(name, merge):
+    tensors = torch.randn(4, 40, 30, generator=torch.Generator().manual_seed(2))
+    view = tensors.mT.contiguous().mT
+    result, expected = merge(name, view), merge(name, tensors)
+    assert torch.dist(result, expected) <= 1e-4 * expected.norm()
+
+
+@pytest.mark.parametrize("shape", [(30, 20), (200, 140)])
+def test_zero_task_vectors_give_zero(name, merge, shape):
+    assert not merge(name, torch.zeros(3, *shape)).any()
+
+
+@pytest.mark.parametrize("shape", [(30, 20), (200, 140)])
+def test_a_second_run_gives_the_same_bits(name, merge, shape):
+    tensors = torch.randn(4, *shape, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(merge(name, tensors), merge(name, tensors.clone()))
+
+
+def test_experts_and_weights_permuted_together_change_nothing(name, merge, random_tensors):
+    if name in ORDERED:
+        pytest.skip("the order of the experts is this method's meaning")
+    tensors, order = random_tensors(4, (60, 40)), [2, 0, 3, 1]
+    weights = [1.0, 0.5, -0.25, 2.0] if CATALOGUE[name].uses_weights else None
+    permuted = [weights[i] for i in order] if weights else None
+    result = merge(name, tensors, weights)
+    assert torch.dist(merge(name, tensors[order], permuted), result) < 1e-6 * result.norm()
+
+
+def test_a_weight_of_one_is_the_default(name, merge, random_tensors):
+    if not CATALOGUE[name].uses_weights:
+        pytest.skip("no weights")
+    tensors = random_tensors(3, (30, 20))
+    assert torch.equal(merge(name, tensors, [1.0, 1.0, 1.0]), merge(name, tensors))
+
+
+@pytest.mark.parametrize("experts", [1, 2, 4, 20])
+@pytest.mark.parametrize("shape", [(40, 40), (200, 64)])
+def test_equal_experts_are_merged_without_noise(name, merge, experts, shape):
+    if experts not in experts_of(name):
+        pytest.skip("not that many experts")
+    one = torch.randn(shape, generator=torch.Generator().manual_seed(4))
+    result = merge(name, one.expand(experts, *shape))
+    assert result.isfinite().all()
+    # Boosting may raise every singular value to the largest, √p times the norm.
+    assert result.norm() <= 1.1 * experts * min(shape) ** 0.5 * one.norm()
+
+
+@pytest.mark.parametrize("rank", [1, 8])
+def test_low_rank_experts_merge_into_the_space_they_span(name, merge, rank):
+    if CATALOGUE[name].family == "parameter_space":
+        pytest.skip("works on weights")
+    generator = torch.Generator().manual_seed(5)
+    left = torch.randn(4, 200, rank, generator=generator)
+    tensors = left @ torch.randn(4, rank, 64, generator=generator)
+    result = merge(name, tensors, base=torch.zeros(200, 64))
+    values = torch.linalg.svdvals(result.double())
+    assert result.isfinite().all()
+    assert values[4 * rank :].sum() < 1e-5 * values.sum()
+
+
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    experts=st.integers(1, 6), m=st.integers(1, 12), n=st.integers(1, 12), seed=st.integers(0, 99)
+)
+def test_small_shapes_of_every_kind_are_finite(name, merge, experts, m, n, seed):
+    if experts < CATALOGUE[name].min_experts:
+        return
+    tensors = torch.randn(experts, m, n, generator=torch.Generator().manual_seed(seed))
+    assert merge(name, tensors).isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1e-18, 1e18])
+def test_scale_is_carried_through(name, merge, random_tensors, scale):
+    tensors = random_tensors(3, (30, 20))
+    expected = merge(name, tensors)
+    assert torch.dist(merge(name, scale * tensors) / scale, expected) < 1e-5 * expected.norm()
+
+
+def test_row_blocks_of_a_blockwise_method_are_the_whole_to_the_bit(name, merge):
+    if not CATALOGUE[name].blockwise:
+        pytest.skip("needs the whole tensor")
+    tensors = torch.randn(4, 37, 11, generator=torch.Generator().manual_seed(6))
+    blocks = [merge(name, tensors[:, start : start + 5]) for start in range(0, 37, 5)]
+    assert torch.equal(torch.cat(blocks), merge(name, tensors))
+
+
+def test_diagnostics_and_warnings_are_what_json_can_carry(name, make_inputs):
+    inputs = make_inputs(torch.randn(3, 30, 20))
+    load(name)(inputs, parse_parameters(name, {}))
+    json.dumps(inputs.diagnostics, allow_nan=False)
+    if CATALOGUE[name].spectral:
+        assert len(inputs.diagnostics["experts"]) == 3
+
+
+def test_an_unknown_method_is_refused_by_name():
+    with pytest.raises(InvalidRequestError, match="tsv_m"):
+        load("tsvm")
