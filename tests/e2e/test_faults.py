@@ -1,0 +1,115 @@
+"""Whatever is killed, whenever: every accepted merge ends well, byte for byte the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.e2e.stack import Stack, afluente, digests, heavy_recipe, running
+
+RECOVERY_SECONDS = 15.0
+
+
+@pytest.fixture(scope="module")
+def stack(heavy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("faults")
+    with running(folder / "data", AFLUENTE_FILE_ROOTS=str(heavy), AFLUENTE_THREADS="1") as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def undisturbed(stack: Stack, heavy: Path) -> dict[str, str]:
+    return digests(stack.finish(stack.post(heavy_recipe(heavy))["id"]))
+
+
+def _half_done(merge: dict[str, Any]) -> bool:
+    assert merge["status"] in {"queued", "running"}, "the merge was too quick to be disturbed"
+    progress = merge["progress"] or {"done": 0, "total": None}
+    return merge["phase"] == "merging" and progress["done"] * 4 > (progress["total"] or 1e9)
+
+
+@pytest.mark.parametrize("victim", ["api", "valkey", "worker 1", "the worker's child"])
+def test_a_killed_process_comes_back_and_the_merge_is_the_same(stack, heavy, undisturbed, victim):
+    merge_id = stack.post(heavy_recipe(heavy))["id"]
+    stack.wait_for(merge_id, _half_done)
+    if victim == "the worker's child":
+        _task_process(stack).kill()
+    else:
+        stack.kill(victim)
+    killed_at = time.monotonic()
+    if "worker" in victim:
+        stack.wait_for(merge_id, lambda merge: merge["attempt"] == 2, RECOVERY_SECONDS)
+        assert time.monotonic() - killed_at < RECOVERY_SECONDS
+    merge = stack.finish(merge_id)
+    assert merge["attempt"] == (2 if "worker" in victim else 1)
+    assert digests(merge) == undisturbed
+
+
+def _task_process(stack: Stack) -> psutil.Process:
+    """Return the process that does the job: the youngest below the worker."""
+    worker = psutil.Process(stack.state["children"]["worker 1"])
+    return max(worker.children(recursive=True), key=lambda process: process.create_time())
+
+
+def test_a_merge_posted_while_the_queue_is_down_is_not_forgotten(stack, heavy, undisturbed):
+    os.kill(stack.state["children"]["valkey"], signal.SIGSTOP)
+    try:
+        merge_id = stack.post(heavy_recipe(heavy))["id"]
+    finally:
+        stack.kill("valkey")
+    assert digests(stack.finish(merge_id)) == undisturbed
+
+
+def test_nothing_outlives_a_killed_up_and_the_next_one_goes_on(heavy, undisturbed, tmp_path):
+    roots = {"AFLUENTE_FILE_ROOTS": str(heavy), "AFLUENTE_THREADS": "1"}
+    with running(tmp_path / "data", **roots) as first:
+        half = first.post(heavy_recipe(heavy))["id"]
+        queued = first.post(heavy_recipe(heavy))["id"]
+        first.wait_for(half, _half_done)
+        orphans = first.descendants()
+        first.up.kill()
+        first.up.wait()
+        _, alive = psutil.wait_procs(orphans, timeout=5)
+        assert not alive
+    with running(tmp_path / "data", **roots) as second:
+        for merge_id in (half, queued):
+            assert digests(second.finish(merge_id)) == undisturbed
+
+
+def test_a_clean_stop_puts_the_merge_back_and_leaves_nothing(heavy, undisturbed, tmp_path):
+    roots = {"AFLUENTE_FILE_ROOTS": str(heavy), "AFLUENTE_THREADS": "1"}
+    with running(tmp_path / "data", **roots) as first:
+        merge_id = first.post(heavy_recipe(heavy))["id"]
+        first.wait_for(merge_id, _half_done)
+        children = first.descendants()
+        began = time.monotonic()
+        assert first.stop(signal.SIGINT) == 0
+        assert time.monotonic() - began < 30
+        assert not [child for child in children if child.is_running()]
+        assert not (tmp_path / "data" / "up.json").exists()
+    with running(tmp_path / "data", **roots) as second:
+        assert second.get(f"/merges/{merge_id}")["status"] in {"queued", "running"}
+        assert digests(second.finish(merge_id)) == undisturbed
+
+
+def test_a_second_up_on_the_same_folder_is_refused(stack):
+    done = afluente("up", "--port", "0", "--data-dir", str(stack.data))
+    assert done.returncode == 1
+    assert str(stack.up.pid) in done.stderr
+    assert "--data-dir" in done.stderr
+    assert stack.get("/healthz") == {"status": "ok"}
+
+
+def test_a_port_that_is_taken_is_one_line(stack, tmp_path):
+    port = stack.url.rpartition(":")[2]
+    done = afluente("up", "--port", port, "--data-dir", str(tmp_path / "other"))
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "--port" in done.stderr
