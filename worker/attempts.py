@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +20,7 @@ from app.storage.queue import Queue
 from worker.evaluation.runner import EvaluationStoppedError
 from worker.keeper import Keeper, Reason
 from worker.merging.engine.run import Interrupted
+from worker.processes.owners import describe_process
 
 _LOG = logging.getLogger(__name__)
 # Progress is told at most this often: two events a second.
@@ -75,7 +74,7 @@ def attempt_job(
     A message for a job that somebody else has, or that is over, is passed over.
     """
     engine = connect(settings.database)
-    owner = f"{worker_id}:{socket.gethostname()}:{os.getpid()}"
+    owner = describe_process(worker_id)
     lease = take(engine, kind, job_id, owner, settings.lease_seconds)
     if lease is None:
         _LOG.info("%s: nothing to do, it is taken or over", job_id)

@@ -11,8 +11,9 @@ from app.contract.errors import OutOfMemoryError, WorkerLostError
 from app.contract.settings import Settings
 from app.storage import fleet, merges
 from app.storage.artifacts import ArtifactStore
-from app.storage.leases import mark_sent, recover, waiting
+from app.storage.leases import abandon, mark_sent, owners, recover, waiting
 from app.storage.queue import Queue
+from worker.processes.owners import is_known_dead
 
 _LOG = logging.getLogger(__name__)
 _ROLE = "sweeper"
@@ -43,6 +44,9 @@ class Sweeper:
 
     def recover(self) -> None:
         """Put the jobs of dead workers back into the queue, or end them."""
+        # A worker of this machine that is gone cannot come back: no need to wait for its lease.
+        for owner in filter(is_known_dead, owners(self.engine)):
+            abandon(self.engine, owner)
         most = self.settings.max_crashes
         lost = WorkerLostError(f"The worker died {most} times while it did this; see its log.")
         killed = OutOfMemoryError(

@@ -146,7 +146,18 @@ def give_back(engine: Engine, lease: Lease) -> None:
         _announce(connection, lease.kind, lease.id, lease.merge_id, "queued")
 
 
-def abandon(engine: Engine, owner_prefix: str, *, killed: bool) -> None:
+def owners(engine: Engine) -> set[str]:
+    """Return the owners of all leases that have not run out."""
+    found: set[str] = set()
+    with reading(engine) as connection:
+        for kind in JobKind:
+            owner = kind.table.c.lease_owner
+            query = select(owner).where(owner.is_not(None), kind.table.c.lease_expires_at > now())
+            found |= set(connection.execute(query).scalars())
+    return found
+
+
+def abandon(engine: Engine, owner_prefix: str, *, killed: bool = False) -> None:
     """End at once the leases of a process that is known to be dead (`killed`: by SIGKILL)."""
     with writing(engine) as connection:
         for kind in JobKind:

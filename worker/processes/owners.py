@@ -1,0 +1,41 @@
+"""Names a process so that another one on the same machine can tell whether it is still alive."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def describe_process(worker_id: str) -> str:
+    """Return `worker:place:pid:start` for this process, for the owner of a lease."""
+    pid = os.getpid()
+    return f"{worker_id}:{_place()}:{pid}:{_started(pid)}"
+
+
+def is_known_dead(owner: str) -> bool:
+    """Say whether a process was of this machine and is gone; False whenever that is not known."""
+    parts = owner.split(":")
+    if len(parts) != 4 or parts[1] != _place() or not parts[1]:
+        return False
+    pid, started = parts[2:]
+    return pid.isdigit() and _started(int(pid)) != started
+
+
+def _place() -> str:
+    """Return what tells this boot and process namespace from all others; empty if unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str | None:
+    """Return when a process began, in ticks since boot; None if there is none or it has ended."""
+    try:
+        # The command may hold spaces and parentheses; what follows the last one is fixed.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    state, started = fields[0], fields[19]
+    return None if state in {"Z", "X"} else started
