@@ -65,5 +65,6 @@ def elect(engine: Engine, role: str, owner: str, seconds: float) -> bool:
             dialect.insert(elections)
             .values(role=role, owner=owner, expires_at=now() + seconds)
             .on_conflict_do_nothing()
+            .returning(elections.c.role)
         )
-        return first.rowcount == 1
+        return first.first() is not None

@@ -88,8 +88,9 @@ def _insert(engine: Engine, connection: Connection, key: IdempotencyKey, moment:
             created_at=moment,
         )
         .on_conflict_do_nothing()
+        .returning(idempotency_keys.c.key)
     )
-    return bool(done.rowcount == 1)
+    return done.first() is not None
 
 
 def _made(connection: Connection, key: IdempotencyKey, row: Row[tuple[object, ...]]) -> str:
