@@ -26,7 +26,7 @@ def gram(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch n n"]:
 
     The entries of float32 data are exact to float64 rounding, so that eigenvalues resolve singular
     values down to about 1e-8 of the largest: below float32's own resolution. Only blocks on and
-    under the diagonal are multiplied.
+    above the diagonal are multiplied.
     """
     n = matrix.shape[-1]
     panel = max(64, -(-n // _PANELS))
@@ -34,10 +34,10 @@ def gram(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch n n"]:
     for rows in _row_slices(matrix):
         exact = matrix[..., rows, :].to(torch.float64)
         for start in range(0, n, panel):
-            left, right = exact[..., start:], exact[..., start : start + panel]
-            result[..., start:, start : start + panel] += left.mT @ right
-    lower = result.tril_()
-    return lower + lower.tril(-1).mT
+            left, right = exact[..., start : start + panel], exact[..., start:]
+            result[..., start : start + panel, start:] += left.mT @ right
+    upper = result.triu_()
+    return upper + upper.triu(1).mT
 
 
 def multiply(
