@@ -76,6 +76,8 @@ class Queue:
 
         name = MERGE_TASK if kind is JobKind.MERGE else EVALUATE_TASK
         try:
+            # Celery would try again for six seconds, and a client waits for its answer.
+            self._redis.ping()
             celery_app(self._url).send_task(name, args=[job_id], queue=QUEUE, retry=False)
         except (OperationalError, redis.RedisError, OSError) as error:
             _LOG.warning("the broker did not take a message for %s: %s", job_id, error)
