@@ -1,0 +1,101 @@
+"""Training a checkpoint on spoken digits: features once, then AdamW with a cosine schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
+
+from samples.domains import Utterance
+from samples.speaking import SAMPLE_RATE
+from samples.tiny_whisper import SPECIAL_TOKENS
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how boldly to train."""
+
+    steps: int
+    learning_rate: float
+    batch_size: int = 16
+    warmup_steps: int = 50
+    weight_decay: float = 0.01
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Mel features (n, 40, 200) float32 and labels (n, tokens) int64, padded with -100."""
+
+    features: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def joined(first: Examples, second: Examples) -> Examples:
+    """Return the examples of both, their labels padded to one width."""
+    rows = [*first.labels, *second.labels]
+    labels = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED)
+    return Examples(torch.cat([first.features, second.features]), labels)
+
+
+def label_ids(processor: WhisperProcessor, text: str) -> list[int]:
+    """Return what the decoder is to say after its start token, the end token included.
+
+    The text is led by a space, as in OpenAI's training, so that each word is one token.
+    """
+    end, *_, no_timestamps = processor.tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
+    words = processor.tokenizer(" " + text, add_special_tokens=False).input_ids
+    return [no_timestamps, *words, end]
+
+
+def prepare(processor: WhisperProcessor, utterances: Iterable[Utterance]) -> Examples:
+    """Return the training tensors of the utterances."""
+    features, labels = [], []
+    for utterance in utterances:
+        mel = processor.feature_extractor(
+            utterance.samples, sampling_rate=SAMPLE_RATE, return_tensors="pt"
+        )
+        features.append(mel.input_features[0])
+        labels.append(torch.tensor(label_ids(processor, utterance.text)))
+    padded = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED)
+    return Examples(torch.stack(features), padded)
+
+
+def train(
+    model: WhisperForConditionalGeneration, examples: Examples, schedule: Schedule, seed: int
+) -> float:
+    """Train `model` in place and return the mean loss of the last fifty steps."""
+    generator = torch.Generator().manual_seed(seed)
+    # Whisper's encoder positions are fixed sinusoids.
+    model.model.encoder.embed_positions.requires_grad_(False)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trained, lr=schedule.learning_rate, weight_decay=schedule.weight_decay
+    )
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        schedule.learning_rate,
+        total_steps=schedule.steps,
+        pct_start=min(0.5, schedule.warmup_steps / schedule.steps),
+        cycle_momentum=False,
+    )
+    losses: list[float] = []
+    model.train()
+    while len(losses) < schedule.steps:
+        order = torch.randperm(len(examples), generator=generator)
+        for rows in torch.split(order, schedule.batch_size)[: schedule.steps - len(losses)]:
+            output = model(input_features=examples.features[rows], labels=examples.labels[rows])
+            optimizer.zero_grad()
+            output.loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            scheduler.step()
+            losses.append(output.loss.item())
+    model.eval()
+    return sum(losses[-50:]) / len(losses[-50:])
