@@ -132,9 +132,11 @@ def _check_events(text: str) -> None:
 
 def _check(document: Any) -> None:
     level: list[Any] = [document]
-    for _ in range(MAX_DEPTH + 1):
+    for depth in range(MAX_DEPTH + 1):
         following: list[Any] = []
         for value in level:
+            if isinstance(value, dict | list) and depth == MAX_DEPTH:
+                raise _too_deep()
             if isinstance(value, dict):
                 _check_scalars(value)
                 following += value.values()
@@ -142,10 +144,7 @@ def _check(document: Any) -> None:
                 following += value
             else:
                 _check_scalars([value])
-        if not following:
-            return
         level = following
-    raise _too_deep()
 
 
 def _check_scalars(values: Any) -> None:

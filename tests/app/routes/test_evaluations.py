@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fastapi.testclient import TestClient
+
+from app.services.backend import Backend
+from app.storage import evaluations
+from app.storage.leases import JobKind, Lease
+from tests.app.routes.conftest import end, take
+from tests.app.routes.test_create_merge import refusal
+
+DIGEST = "a" * 64
+REFERENCES = ("o rio corre", "para o mar", "e volta", "sempre")
+
+
+@pytest.fixture
+def spec(models: Path) -> dict[str, Any]:
+    lines = [{"audio_filepath": "a.wav", "text": text} for text in REFERENCES]
+    (models / "set.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    return {
+        "datasets": [{"name": "set", "uri": f"file://{models}/set.jsonl", "group": "in_domain"}],
+        "language": "pt",
+    }
+
+
+def result(
+    hypotheses: tuple[str, ...], *, num_beams: int = 5, skipped: int = 0, group: str = "in_domain"
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return what a worker stores of one system on one dataset."""
+    utterances = [
+        {
+            "index": index, "audio": f"{index}.wav", "reference": reference,
+            "hypothesis": hypothesis, "audio_seconds": 2.0, "decode_seconds": 0.5,
+            "speaker": f"spk{index % 2}",
+        }
+        for index, (reference, hypothesis) in enumerate(zip(REFERENCES, hypotheses, strict=False))
+    ]  # fmt: skip
+    document = {
+        "name": "set",
+        "group": group,
+        "normalizer": "basic",
+        "result": {
+            "skipped": [{"index": 9, "audio": "x", "reason": "unreadable"}] * skipped,
+            "decoding": {
+                "num_beams": num_beams, "language": "pt", "task": "transcribe", "dtype": "float32",
+            },
+            "language": "pt",
+            "manifest_sha256": DIGEST,
+        },
+    }  # fmt: skip
+    return document, utterances
+
+
+def store(backend: Backend, lease: Lease, system: str, position: int, stored: Any) -> None:
+    evaluations.save_result(
+        backend.engine, lease, system=system, dataset="set", position=position,
+        result=stored[0], utterances=stored[1],
+    )  # fmt: skip
+
+
+PERFECT = REFERENCES
+WORSE = ("o rio core", "para mar", "e volta", "sempre sempre")
+
+
+def evaluate(
+    client: TestClient, backend: Backend, merge_id: str, spec: Any, systems: dict[str, Any]
+) -> str:
+    evaluation_id = client.post(f"/merges/{merge_id}/evaluations", json=spec).json()["id"]
+    lease = take(backend.engine, evaluation_id, JobKind.EVALUATION)
+    for position, (system, stored) in enumerate(systems.items()):
+        store(backend, lease, system, position, stored)
+    end(backend.engine, lease, "succeeded")
+    return str(evaluation_id)
+
+
+def test_an_evaluation_is_queued_listed_shown_and_cancelled(
+    client: TestClient, finished: str, spec: dict[str, Any]
+):
+    answer = client.post(f"/merges/{finished}/evaluations", json=spec)
+    assert answer.status_code == 202
+    evaluation = answer.json()
+    url = answer.headers["location"]
+    assert url == evaluation["links"]["self"]
+    assert client.get(url).json() == evaluation
+    assert client.get(f"/merges/{finished}/evaluations").json()["data"] == [evaluation]
+    assert evaluation["spec"]["num_beams"] == 5
+    summary = client.get(f"/merges/{finished}").json()["evaluation"]
+    assert (summary["status"], summary["id"]) == ("queued", evaluation["id"])
+    for _ in range(2):
+        cancelled = client.post(f"{url}/cancel")
+        assert (cancelled.status_code, cancelled.json()["status"]) == (202, "cancelled")
+    assert client.get(f"/merges/{finished}").json()["status"] == "succeeded"
+
+
+def test_an_evaluation_that_ended_cannot_be_cancelled(
+    client: TestClient, backend: Backend, finished: str, spec: dict[str, Any]
+):
+    evaluation_id = evaluate(client, backend, finished, spec, {"merge": result(PERFECT)})
+    answer = client.post(f"/merges/{finished}/evaluations/{evaluation_id}/cancel")
+    refusal(answer, 409, "conflict")
+
+
+def test_the_key_makes_one_evaluation(client: TestClient, finished: str, spec: dict[str, Any]):
+    headers = {"Idempotency-Key": "e"}
+    url = f"/merges/{finished}/evaluations"
+    answers = [client.post(url, json=spec, headers=headers) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [202, 200]
+    assert answers[0].json()["id"] == answers[1].json()["id"]
+    refusal(
+        client.post(url, json={**spec, "num_beams": 1}, headers=headers),
+        422,
+        "idempotency_mismatch",
+    )
+
+
+def test_only_a_finished_merge_is_evaluated(
+    client: TestClient, merge_id: str, spec: dict[str, Any]
+):
+    answer = client.post(f"/merges/{merge_id}/evaluations", json=spec)
+    refusal(answer, 409, "conflict")
+
+
+def test_what_is_wrong_with_an_evaluation_is_said_at_once(
+    client: TestClient, finished: str, spec: dict[str, Any], models: Path
+):
+    url = f"/merges/{finished}/evaluations"
+    answer = client.post(url, json={**spec, "num_beans": 3, "normalizer": "klingon"})
+    document = refusal(answer, 422, "invalid_request")
+    assert {error["param"] for error in document["errors"]} == {"num_beans", "normalizer"}
+    assert 'Did you mean "num_beams"?' in str(document)
+    spec["datasets"].append({"name": "b", "uri": "file:///etc/passwd"})
+    spec["datasets"].append({"name": "c", "uri": f"file://{models}/none.jsonl"})
+    document = refusal(client.post(url, json=spec), 422, "source_not_allowed")
+    assert [e["param"] for e in document["errors"]] == ["datasets[1].uri", "datasets[2].uri"]
+
+
+def test_an_evaluation_belongs_to_its_merge(
+    client: TestClient, finished: str, spec: dict[str, Any], recipe: dict[str, Any]
+):
+    evaluation_id = client.post(f"/merges/{finished}/evaluations", json=spec).json()["id"]
+    other = client.post("/merges", json=recipe).json()["id"]
+    refusal(client.get(f"/merges/{other}/evaluations/{evaluation_id}"), 404, "not_found")
+    refusal(client.get(f"/merges/{other}/wer?evaluation={evaluation_id}"), 404, "not_found")
+
+
+def test_error_rates_are_answered_from_the_first_moment(client: TestClient, merge_id: str):
+    document = client.get(f"/merges/{merge_id}/wer").json()
+    assert (document["merge_id"], document["status"]) == (merge_id, "none")
+    assert document["datasets"] == []
+    assert client.get(f"/merges/{merge_id}/wer/utterances").json()["data"] == []
+
+
+def test_error_rates_of_all_systems(
+    client: TestClient, backend: Backend, finished: str, spec: dict[str, Any]
+):
+    systems = {"merge": result(PERFECT), "two": result(WORSE), "base": result(WORSE)}
+    evaluate(client, backend, finished, spec, systems)
+    document = client.get(f"/merges/{finished}/wer").json()
+    assert document["status"] == "succeeded"
+    [dataset] = document["datasets"]
+    assert (dataset["wer"], dataset["reference_words"], dataset["utterances"]) == (0.0, 9, 4)
+    assert dataset["compared_with"]["base"]["wer"] == pytest.approx(3 / 9)
+    assert list(document["systems"]) == ["base", "two"]
+    assert document["averages"]["in_domain"]["macro"] == 0.0
+    rows = list(csv.DictReader(io.StringIO(client.get(f"/merges/{finished}/wer?format=csv").text)))
+    assert {row["system"] for row in rows} == {"merge", "base", "two"}
+
+
+def test_the_newest_result_that_succeeded_counts(
+    client: TestClient, backend: Backend, finished: str, spec: dict[str, Any]
+):
+    first = evaluate(client, backend, finished, spec, {"merge": result(WORSE)})
+    evaluate(client, backend, finished, spec, {"merge": result(PERFECT)})
+    evaluate(client, backend, finished, spec, {"merge": result(WORSE, skipped=1)})
+    evaluate(client, backend, finished, spec, {"merge": result((), skipped=4)})
+    evaluate(client, backend, finished, spec, {"merge": result(WORSE, num_beams=1)})
+
+    def rates(query: str = "") -> list[tuple[int, float]]:
+        datasets = client.get(f"/merges/{finished}/wer{query}").json()["datasets"]
+        return [(dataset["decoding"]["num_beams"], dataset["wer"]) for dataset in datasets]
+
+    assert rates() == [(5, 0.0), (1, pytest.approx(3 / 9))]
+    assert rates(f"?evaluation={first}") == [(5, pytest.approx(3 / 9))]
+
+
+def test_another_normaliser_scores_again(
+    client: TestClient, backend: Backend, finished: str, spec: dict[str, Any]
+):
+    shouted = tuple(text.upper() for text in REFERENCES)
+    evaluate(client, backend, finished, spec, {"merge": result(shouted)})
+    url = f"/merges/{finished}/wer"
+    assert client.get(url).json()["datasets"][0]["wer"] == 0.0
+    document = client.get(f"{url}?normalizer=none").json()
+    assert document["datasets"][0]["wer"] == 1.0
+    assert document["datasets"][0]["normalizer"]["name"] == "none"
+    refusal(client.get(f"{url}?normalizer=x"), 422, "invalid_request")
+    refusal(client.get(f"{url}?format=xml"), 422, "invalid_request")
+
+
+def test_utterances_come_in_pages_with_their_alignment(
+    client: TestClient, backend: Backend, finished: str, spec: dict[str, Any]
+):
+    evaluate(client, backend, finished, spec, {"merge": result(WORSE), "base": result(PERFECT)})
+    url = f"/merges/{finished}/wer/utterances"
+    found, token = [], None
+    while True:
+        query = {"page_size": 3} | ({"page_token": token} if token else {})
+        page = client.get(url, params=query).json()
+        found += page["data"]
+        token = page["next_page_token"]
+        if token is None:
+            break
+    assert [entry["reference"] for entry in found] == list(REFERENCES)
+    assert [entry["wer"] for entry in found] == pytest.approx([1 / 3, 1 / 3, 0, 1])
+    assert found[0]["alignment"] == [
+        {"type": "equal", "reference": "o rio", "hypothesis": "o rio"},
+        {"type": "substitute", "reference": "corre", "hypothesis": "core"},
+    ]
+    assert found[3]["alignment"][1]["type"] == "insert"
+    base = client.get(f"{url}?system=base&dataset=set").json()["data"]
+    assert {entry["wer"] for entry in base} == {0.0}
+    document = refusal(client.get(f"{url}?system=bass"), 404, "not_found")
+    assert "base" in document["detail"]
+    refusal(client.get(f"{url}?dataset=x"), 404, "not_found")
+    refusal(client.get(f"{url}?page_token=x"), 422, "invalid_request")
+
+
+def test_utterances_as_lines_and_as_trn(
+    client: TestClient, backend: Backend, finished: str, spec: dict[str, Any]
+):
+    evaluate(client, backend, finished, spec, {"merge": result(WORSE)})
+    url = f"/merges/{finished}/wer/utterances"
+    lines = client.get(f"{url}?format=jsonl").text.splitlines()
+    assert [json.loads(line)["hypothesis"] for line in lines] == list(WORSE)
+    trn = client.get(f"{url}?format=trn").text.splitlines()
+    assert trn[0] == "o rio core (spk0-set_000000)"
+    reference = client.get(f"{url}?format=trn&side=reference").text.splitlines()
+    assert reference[1] == "para o mar (spk1-set_000001)"
+
+
+def test_the_model_card_is_what_the_hub_reads(
+    client: TestClient, backend: Backend, recipe: dict[str, Any], spec: dict[str, Any]
+):
+    from tests.app.routes.conftest import succeed
+
+    name = "three\n# domains | `x`"
+    merge_id = client.post("/merges", json={**recipe, "name": name}).json()["id"]
+    assert "The merge is queued." in client.get(f"/merges/{merge_id}/model-card").text
+    succeed(backend.engine, backend.store, merge_id)
+    systems = {"merge": result(PERFECT), "base": result(WORSE)}
+    evaluate(client, backend, merge_id, spec, systems)
+    answer = client.get(f"/merges/{merge_id}/model-card")
+    assert answer.headers["content-type"].startswith("text/markdown")
+    _, front, body = answer.text.split("---\n", 2)
+    data = yaml.safe_load(front)
+    assert data["library_name"] == "transformers"
+    assert data["language"] == ["pt"]
+    assert data["model-index"][0]["results"][0]["metrics"] == [{"type": "wer", "value": 0.0}]
+    assert "# three \\# domains \\| \\`x\\`" in body
+    assert "| set | in_domain | WER | 0.00 | 33.33 |" in body
+    assert "| macro average: in_domain |  |  | 0.00 | 33.33 |" in body
+    assert '"scaling_coefficient": 0.4' in body
+    assert "https://arxiv.org/abs/2212.04089" in body
