@@ -12,8 +12,9 @@ from cli.progress import ProgressReport
 def follow(client: Client, merge: Mapping[str, Any], report: ProgressReport) -> dict[str, Any]:
     """Report every event of a merge; return the merge as it is when its events have ended."""
     for kind, data in client.events(f"/merges/{merge['id']}/events"):
-        if kind == "progress":
-            report.advance(data["done"], data["total"], data["unit"])
+        progress = data if kind == "progress" else data.get("progress")
+        if progress:
+            report.advance(progress["done"], progress["total"], progress["unit"])
         elif text := _line(kind, data):
             report.say(text)
     final: dict[str, Any] = client.get(f"/merges/{merge['id']}")

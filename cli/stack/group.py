@@ -45,6 +45,7 @@ class Group:
         """Run the group until SIGINT or SIGTERM; a second signal kills what is left."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop_soon)
+        self._state_path.unlink(missing_ok=True)  # that of one that was killed
         self._stages = self._children()
         try:
             for child in self._every():

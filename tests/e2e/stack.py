@@ -51,7 +51,7 @@ class Stack:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._wait(lambda: (data / "up.json").exists(), START_SECONDS)
+        self._wait(self._is_ready, START_SECONDS)
         self.url = self.state["url"]
         self.http = httpx2.Client(base_url=self.url, timeout=30)
 
@@ -114,6 +114,12 @@ class Stack:
         assert merge["status"] == "succeeded", merge
         return merge
 
+    def _is_ready(self) -> bool:
+        try:
+            return bool(self.state["pid"] == self.up.pid)
+        except FileNotFoundError:
+            return False
+
     def _wait(self, done: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not done():
@@ -129,6 +135,7 @@ def running(data: Path, **environment: str) -> Iterator[Stack]:
     try:
         yield stack
     finally:
+        stack.http.close()
         if stack.up.poll() is None:
             stack.stop()
 

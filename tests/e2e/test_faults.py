@@ -14,7 +14,9 @@ import pytest
 
 from tests.e2e.stack import Stack, afluente, digests, heavy_recipe, running
 
-RECOVERY_SECONDS = 15.0
+# 15 s from when a worker is there: the lease (10 s), a sweep, and the task's own start. The rest
+# is for a busy machine to start the worker itself.
+RECOVERY_SECONDS = 25.0
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +45,8 @@ def test_a_killed_process_comes_back_and_the_merge_is_the_same(stack, heavy, und
         _task_process(stack).kill()
     else:
         stack.kill(victim)
-    killed_at = time.monotonic()
     if "worker" in victim:
         stack.wait_for(merge_id, lambda merge: merge["attempt"] == 2, RECOVERY_SECONDS)
-        assert time.monotonic() - killed_at < RECOVERY_SECONDS
     merge = stack.finish(merge_id)
     assert merge["attempt"] == (2 if "worker" in victim else 1)
     assert digests(merge) == undisturbed
@@ -67,36 +67,30 @@ def test_a_merge_posted_while_the_queue_is_down_is_not_forgotten(stack, heavy, u
     assert digests(stack.finish(merge_id)) == undisturbed
 
 
-def test_nothing_outlives_a_killed_up_and_the_next_one_goes_on(heavy, undisturbed, tmp_path):
-    roots = {"AFLUENTE_FILE_ROOTS": str(heavy), "AFLUENTE_THREADS": "1"}
-    with running(tmp_path / "data", **roots) as first:
+def test_a_stopped_and_then_a_killed_service_goes_on(heavy, undisturbed, tmp_path):
+    data = tmp_path / "data"
+    settings = {"AFLUENTE_FILE_ROOTS": str(heavy), "AFLUENTE_THREADS": "1"}
+    with running(data, **settings) as first:
         half = first.post(heavy_recipe(heavy))["id"]
         queued = first.post(heavy_recipe(heavy))["id"]
         first.wait_for(half, _half_done)
-        orphans = first.descendants()
-        first.up.kill()
-        first.up.wait()
-        _, alive = psutil.wait_procs(orphans, timeout=5)
-        assert not alive
-    with running(tmp_path / "data", **roots) as second:
-        for merge_id in (half, queued):
-            assert digests(second.finish(merge_id)) == undisturbed
-
-
-def test_a_clean_stop_puts_the_merge_back_and_leaves_nothing(heavy, undisturbed, tmp_path):
-    roots = {"AFLUENTE_FILE_ROOTS": str(heavy), "AFLUENTE_THREADS": "1"}
-    with running(tmp_path / "data", **roots) as first:
-        merge_id = first.post(heavy_recipe(heavy))["id"]
-        first.wait_for(merge_id, _half_done)
         children = first.descendants()
         began = time.monotonic()
         assert first.stop(signal.SIGINT) == 0
         assert time.monotonic() - began < 30
         assert not [child for child in children if child.is_running()]
-        assert not (tmp_path / "data" / "up.json").exists()
-    with running(tmp_path / "data", **roots) as second:
-        assert second.get(f"/merges/{merge_id}")["status"] in {"queued", "running"}
-        assert digests(second.finish(merge_id)) == undisturbed
+        assert not (data / "up.json").exists()
+    with running(data, **settings) as second:
+        assert second.get(f"/merges/{half}")["status"] in {"queued", "running"}
+        second.wait_for(half, _half_done)
+        orphans = second.descendants()
+        second.up.kill()
+        second.up.wait()
+        _, alive = psutil.wait_procs(orphans, timeout=5)
+        assert not alive
+    with running(data, **settings) as third:
+        for merge_id in (half, queued):
+            assert digests(third.finish(merge_id)) == undisturbed
 
 
 def test_a_second_up_on_the_same_folder_is_refused(stack):
