@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from app.contract.errors import MalformedBodyError, SourceNotFoundError
+from app.services.documents import parse_document
+
+Form = Literal["json", "yaml"]
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Return the document in a JSON or YAML file (`-`: standard input).
+    """Return the document in a JSON or YAML file (`-`: standard input), read as the API reads it.
 
     Raises SourceNotFoundError or MalformedBodyError that say what is wrong, and in which line.
     """
-    document = _parse(_read(path), path)
+    content = _read(path)
+    form: Form = "json" if path.suffix == ".json" or content.lstrip()[:1] in b"{[" else "yaml"
+    try:
+        document = parse_document(content, form)
+    except MalformedBodyError as error:
+        raise MalformedBodyError(f"{path}: {error.message}") from None
     if not isinstance(document, dict):
         raise MalformedBodyError(
             f"{path} does not hold a recipe: it must be an object with the fields of "
@@ -47,28 +54,10 @@ def _located(source: object) -> object:
     return source
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> bytes:
     if str(path) == "-":
-        return sys.stdin.read()
+        return sys.stdin.buffer.read()
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes()
     except OSError as error:
         raise SourceNotFoundError(f"The recipe {path} cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise MalformedBodyError(f"The recipe {path} is not text in UTF-8.") from None
-
-
-def _parse(text: str, path: Path) -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        if path.suffix == ".json":
-            raise MalformedBodyError(
-                f"{path} is not JSON: {error.msg}, line {error.lineno}, column {error.colno}."
-            ) from None
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise MalformedBodyError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None

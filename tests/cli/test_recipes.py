@@ -28,7 +28,8 @@ def test_json_and_yaml_say_the_same(tmp_path, name):
         ("r.yaml", "a: [1\nb: 2", "line 2"),
         ("r.yaml", "- 1\n- 2", "must be an object"),
         ("r.json", "[]", "must be an object"),
-        ("r.yaml", "!!python/object/apply:os.getcwd []", "YAML"),
+        ("r.yaml", "!!python/object/apply:os.getcwd []", "tag"),
+        ("r.yaml", "method: soup\nmethod: tsv_m", "twice"),
     ],
 )
 def test_what_is_no_recipe_is_refused_by_name_and_line(tmp_path, name, text, says):
