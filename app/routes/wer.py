@@ -118,7 +118,7 @@ def get_utterances(
             backend, merge_id, selection, page_size=page_size, page_token=page_token
         )
         return JSONResponse(page)
-    found = wer.utterances(backend, merge_id, selection)
+    found, _ = wer.utterances(backend, merge_id, selection)
     if format == "trn":
         return PlainTextResponse(wer.utterances_trn(found, side))
     lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in found)

@@ -16,16 +16,25 @@ if TYPE_CHECKING:
     from app.services.preparation import Prepared
 
 
-def check_sources(backend: Backend, recipe: Recipe, evaluation: EvaluationSpec | None) -> Prepared:
+def check_sources(
+    backend: Backend,
+    recipe: Recipe,
+    evaluation: EvaluationSpec | None,
+    *,
+    pinned: Sequence[str] | None = None,
+) -> Prepared:
     """Resolve and check the checkpoints of a recipe and the datasets of its evaluation.
 
-    Raises one AfluenteError that lists all that is wrong.
+    `pinned` are the URIs that an earlier merge resolved the recipe's to. Raises one AfluenteError
+    that lists all that is wrong.
     """
     from app.services.preparation import prepare
 
     policy = _policy(backend)
     prepared: list[Prepared] = []
-    checks: list[Callable[[], object]] = [lambda: prepared.append(prepare(recipe, policy))]
+    checks: list[Callable[[], object]] = [
+        lambda: prepared.append(prepare(recipe, policy, pinned=pinned))
+    ]
     if evaluation is not None:
         checks += _evaluation_checks(backend, evaluation, policy, "evaluation.")
     _run_all(checks)

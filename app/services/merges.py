@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import RowMapping
@@ -126,7 +127,9 @@ def retry(backend: Backend, merge_id: str, caller: Caller) -> tuple[MergeResourc
             )
         recipe = Recipe.model_validate(row["recipe"])
         request = MergeRequest.model_validate(row["request"])
-        prepared = check_sources(backend, recipe, request.evaluation)
+        # What was finished can be taken over only if it came from the same revisions.
+        pinned = _pinned(row["sources"])
+        prepared = check_sources(backend, recipe, request.evaluation, pinned=pinned)
         with writing(backend.engine) as connection:
             new_id = merges.create(
                 connection,
@@ -163,6 +166,11 @@ def delete(backend: Backend, merge_id: str) -> None:
         backend.store.remove_published(row["artifact_folder"])
     backend.store.remove_scratch(merge_id)
     backend.wake(merge_id)
+
+
+def _pinned(sources: Mapping[str, Any]) -> list[str]:
+    base = [sources["base"]] if sources["base"] else []
+    return [str(source["resolved"]) for source in (*base, *sources["checkpoints"])]
 
 
 def _not_found(merge_id: str) -> NotFoundError:

@@ -21,7 +21,9 @@ def decode_time_token(token: str | None) -> tuple[float, str] | None:
     if token is None:
         return None
     match _decode(token):
-        case [float() | int() as seconds, str() as identifier] if math.isfinite(seconds):
+        case [float() | int() as seconds, str() as identifier] if (
+            math.isfinite(seconds) and identifier.isascii() and identifier.isprintable()
+        ):
             return float(seconds), identifier
     raise _not_ours()
 

@@ -48,35 +48,24 @@ class Selection:
     normalizer: NormalizerName | None = None
 
 
-def utterances(backend: Backend, merge_id: str, selection: Selection) -> list[dict[str, Any]]:
-    """Return reference, hypothesis, counts and alignment of every utterance selected, in order.
+def utterances(
+    backend: Backend, merge_id: str, selection: Selection, start: int = 0, stop: int | None = None
+) -> tuple[list[dict[str, Any]], int]:
+    """Return (entries from `start` up to `stop`, how many there are in all).
 
+    An entry has the reference, the hypothesis, the counts and the alignment of one utterance.
     NotFoundError for a system or a dataset that has no result, naming those that have.
     """
-    from app.reports.wer import score_dataset
-    from app.services.alignments import align
-
-    found = []
+    entries: list[dict[str, Any]] = []
+    position = 0
     for evaluated in _select(backend, merge_id, selection):
-        scored = score_dataset(evaluated, selection.normalizer)
-        pairs = [(score.reference, score.hypothesis) for score in scored.scores]
-        alignments = align(pairs, unit="characters" if scored.metric == "cer" else "words")
-        for utterance, score, alignment in zip(
-            evaluated.result.utterances, scored.scores, alignments, strict=True
-        ):
-            counts = score.counts(scored.metric)
-            found.append(
-                {
-                    "dataset": evaluated.name,
-                    **utterance.model_dump(mode="json"),
-                    "normalized": {"reference": score.reference, "hypothesis": score.hypothesis},
-                    "metric": scored.metric,
-                    scored.metric: counts.rate,
-                    **counts.model_dump(),
-                    "alignment": alignment,
-                }
-            )
-    return found
+        count = len(evaluated.result.utterances)
+        first = max(start - position, 0)
+        last = count if stop is None else min(stop - position, count)
+        if first < last:
+            entries += _entries(_part(evaluated, first, last), selection.normalizer)
+        position += count
+    return entries, position
 
 
 def utterance_page(
@@ -89,10 +78,9 @@ def utterance_page(
 ) -> dict[str, Any]:
     """Return a page of utterances: `{"data": [...], "next_page_token": ...}`."""
     start = decode_offset_token(page_token)
-    every = utterances(backend, merge_id, selection)
     stop = start + page_size
-    token = encode_token(stop) if stop < len(every) else None
-    return {"data": every[start:stop], "next_page_token": token}
+    entries, count = utterances(backend, merge_id, selection, start, stop)
+    return {"data": entries, "next_page_token": encode_token(stop) if stop < count else None}
 
 
 def utterances_trn(found: Sequence[dict[str, Any]], side: str) -> str:
@@ -105,6 +93,38 @@ def utterances_trn(found: Sequence[dict[str, Any]], side: str) -> str:
         text = entry["normalized"][side].translate(str.maketrans("(){};", "     "))
         lines.append(f"{' '.join(text.split())} ({speaker}-{number})\n")
     return "".join(lines)
+
+
+def _part(evaluated: EvaluatedDataset, first: int, last: int) -> EvaluatedDataset:
+    """Return the same result with some of its utterances: only those are scored."""
+    result = evaluated.result
+    part = result.model_copy(update={"utterances": result.utterances[first:last]})
+    return evaluated.model_copy(update={"result": part})
+
+
+def _entries(
+    evaluated: EvaluatedDataset, normalizer: NormalizerName | None
+) -> list[dict[str, Any]]:
+    from app.reports.wer import score_dataset
+    from app.services.alignments import align
+
+    scored = score_dataset(evaluated, normalizer)
+    pairs = [(score.reference, score.hypothesis) for score in scored.scores]
+    alignments = align(pairs, unit="characters" if scored.metric == "cer" else "words")
+    return [
+        {
+            "dataset": evaluated.name,
+            **utterance.model_dump(mode="json"),
+            "normalized": {"reference": score.reference, "hypothesis": score.hypothesis},
+            "metric": scored.metric,
+            scored.metric: score.counts(scored.metric).rate,
+            **score.counts(scored.metric).model_dump(),
+            "alignment": alignment,
+        }
+        for utterance, score, alignment in zip(
+            evaluated.result.utterances, scored.scores, alignments, strict=True
+        )
+    ]
 
 
 def _select(backend: Backend, merge_id: str, selection: Selection) -> list[EvaluatedDataset]:

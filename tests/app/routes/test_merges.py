@@ -58,6 +58,7 @@ def test_filters_narrow_the_list(client: TestClient, recipe: dict[str, Any]):
         "page_token=",
         "page_token=WzEsMl0",
         "page_token=W05hTiwieCJd",
+        "page_token=WzEuMCwiXHUwMDAwIl0",
         "pagesize=3",
         "name=%00",
     ],
