@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import threading
 import time
@@ -198,3 +199,24 @@ def test_many_idle_streams_hold_no_connection(
             succeed(backend.engine, backend.store, merge_id)
             for answer in opened:
                 assert "event: end" in answer.read().decode()
+
+
+def test_a_reader_who_leaves_leaves_nothing(
+    make_settings: Callable[..., Settings], recipe: dict[str, Any]
+):
+    with serve(make_settings()) as (url, _backend):
+        merge_id = httpx2.post(f"{url}/merges", json=recipe).json()["id"]
+        with streaming(url, merge_id) as stream:
+            next(stream)
+            assert _readers() == 1
+        deadline = time.monotonic() + 5
+        while _readers() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert _readers() == 0
+
+
+def _readers() -> int:
+    """Return how many streams wait for a bell anywhere in this process."""
+    gc.collect()
+    bells = [found for found in gc.get_objects() if type(found) is bell.Bell]
+    return sum(len(waiting) for found in bells for waiting in found._waiting.values())
