@@ -13,27 +13,28 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 WEIGHTS = "model.safetensors"
 
 
-def make_base(folder: Path) -> Path:
-    """Write a random Whisper of a few thousand parameters, and return its folder."""
-    config = WhisperConfig(
-        d_model=16,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=24,
-        decoder_ffn_dim=24,
-        num_mel_bins=8,
-        vocab_size=51,
-        max_source_positions=10,
-        max_target_positions=8,
-        decoder_start_token_id=1,
-        bos_token_id=2,
-        eos_token_id=2,
-        pad_token_id=2,
-        suppress_tokens=None,
-        begin_suppress_tokens=None,
-    )
+def make_base(folder: Path, **sizes: int) -> Path:
+    """Write a random Whisper of a few thousand parameters (or other `sizes`); return its folder."""
+    fields = {
+        "d_model": 16,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 24,
+        "decoder_ffn_dim": 24,
+        "num_mel_bins": 8,
+        "vocab_size": 51,
+        "max_source_positions": 10,
+        "max_target_positions": 8,
+        "decoder_start_token_id": 1,
+        "bos_token_id": 2,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+        "suppress_tokens": None,
+        "begin_suppress_tokens": None,
+    }
+    config = WhisperConfig(**fields | sizes)
     torch.manual_seed(0)
     WhisperForConditionalGeneration(config).save_pretrained(folder)
     extractor = {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 8}

@@ -32,8 +32,13 @@ def problems_of(
 ) -> list[Problem]:
     """Return one problem an error; `model`'s field names serve for suggestions at its top level."""
     problems = []
-    for item in error.errors(include_url=False):
+    items = error.errors(include_url=False)
+    for item in items:
         location = tuple(item["loc"])
+        if item["type"] == "too_short" and any(
+            other["loc"][: len(location)] == location and other is not item for other in items
+        ):
+            continue  # it is short only of the entries that are told themselves
         message = item["msg"].removeprefix("Value error, ")
         message = message[:1].upper() + message[1:]
         if item["type"] == "extra_forbidden":

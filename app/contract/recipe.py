@@ -80,7 +80,8 @@ def parse_request(document: Any, *, max_checkpoints: int = 32) -> ParsedRequest:
     try:
         request = MergeRequest.model_validate(document)
     except ValidationError as error:
-        raise InvalidRequestError.of(problems_of(error, MergeRequest)) from None
+        found = problems_of(error, MergeRequest)
+        raise InvalidRequestError.of(found + _unknown_method(document)) from None
     problems: list[Problem] = []
     if len(request.checkpoints) > max_checkpoints:
         problems.append(
@@ -110,6 +111,18 @@ def parse_request(document: Any, *, max_checkpoints: int = 32) -> ParsedRequest:
         output=request.output,
     )
     return ParsedRequest(request, recipe)
+
+
+def _unknown_method(document: Any) -> list[Problem]:
+    """Return what is wrong with the method's name where the rest cannot even be read."""
+    method = document.get("method") if isinstance(document, Mapping) else None
+    if not isinstance(method, str):
+        return []
+    try:
+        parse_method(method)
+    except AfluenteError as error:
+        return list(error.as_problems())
+    return []
 
 
 def _checked_method(request: MergeRequest, problems: list[Problem]) -> dict[str, Any]:
