@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import cast
 
 from fastapi import Depends, FastAPI
+from fastapi_offline import FastAPIOffline
 
 from app.contract.settings import Settings
 from app.routes import (
@@ -52,7 +53,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 await ringing
             backend.close()
 
-    app = FastAPI(
+    # As FastAPI(), but the pages of /docs come from here, not from a CDN: services like this one
+    # stand in networks without one.
+    app = FastAPIOffline(
+        redoc_url=None,
+        static_url="/docs-assets",
         title="Afluente",
         version=versions()["version"],
         description=DESCRIPTION,

@@ -12,7 +12,7 @@ from app.contract.states import Phase
 from app.services.preparation import prepare, source_policy
 from app.storage import evaluations, merges
 from app.storage.database import writing
-from app.storage.leases import JobKind, LeaseLostError, finish
+from app.storage.leases import JobKind, LeaseLostError, finish, mark_sent
 from worker.attempts import Attempt
 from worker.merging.engine.run import Observer, run
 from worker.merging.local import all_warnings, describe_files, fetch_all, make_job
@@ -115,5 +115,5 @@ def _publish(attempt: Attempt, finished: Path, request: Mapping[str, Any]) -> No
         store.remove_published(name)
         raise
     store.remove_scratch(lease.id)
-    if evaluation_id is not None:
-        attempt.queue.send(JobKind.EVALUATION, evaluation_id)
+    if evaluation_id is not None and attempt.queue.send(JobKind.EVALUATION, evaluation_id):
+        mark_sent(attempt.engine, JobKind.EVALUATION, evaluation_id)
