@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import ipaddress
-
-from app.contract.errors import UnauthorizedError
 from app.contract.settings import Settings
 
 
 def refuse_open_service(settings: Settings) -> None:
-    """Raise UnauthorizedError if others could reach the API and no API key exists."""
-    if _is_loopback(settings.host):
-        return
-    from app.storage import keys
+    """Raise ForbiddenError if others could reach the API and no API key exists."""
+    from app.services.access import is_loopback_name, refuse_open_exposure
     from app.storage.database import connect, migrate
 
+    if is_loopback_name(settings.host):
+        return
     engine = connect(settings.database)
     try:
         migrate(engine)
-        if not keys.any_active(engine):
-            raise UnauthorizedError(
-                f"Others can reach {settings.host}, and there is no API key: make one with "
-                "`afluente keys create NAME`, or listen on 127.0.0.1."
-            )
+        refuse_open_exposure(settings, engine)
     finally:
         engine.dispose()
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

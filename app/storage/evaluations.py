@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, RowMapping, delete, insert, select, update
+from sqlalchemy import Connection, Engine, RowMapping, delete, insert, select
 
 from app.contract.identifiers import EVALUATION, new_id
 from app.storage import events
 from app.storage.database import now, reading, writing
-from app.storage.leases import Lease, LeaseLostError
+from app.storage.leases import Lease, write
 from app.storage.merges import progress
 from app.storage.tables import evaluation_results, evaluations
 
@@ -65,7 +65,7 @@ def set_progress(engine: Engine, lease: Lease, done: int, total: int) -> None:
     """Note how many utterances are decoded, and append an event to the merge's."""
     values = {"progress_done": done, "progress_total": total, "progress_unit": "utterances"}
     with writing(engine) as connection:
-        _update(connection, lease, values)
+        write(connection, lease, values)
         data = {
             "id": lease.id,
             "status": "running",
@@ -87,7 +87,7 @@ def save_result(
     """Store (or replace) what one system did on one dataset."""
     table = evaluation_results
     with writing(engine) as connection:
-        _update(connection, lease, {"progress_unit": "utterances"})
+        write(connection, lease, {"progress_unit": "utterances"})
         connection.execute(
             delete(table).where(
                 table.c.evaluation_id == lease.id,
@@ -124,17 +124,3 @@ def results(engine: Engine, merge_id: str, evaluation_id: str | None = None) -> 
         query = query.where(evaluations.c.id == evaluation_id)
     with reading(engine) as connection:
         return list(connection.execute(query).mappings())
-
-
-def _update(connection: Connection, lease: Lease, values: Mapping[str, Any]) -> None:
-    done = connection.execute(
-        update(evaluations)
-        .where(
-            evaluations.c.id == lease.id,
-            evaluations.c.fence == lease.fence,
-            evaluations.c.status.in_(("running", "cancelling")),
-        )
-        .values(**values)
-    )
-    if done.rowcount != 1:
-        raise LeaseLostError(lease.id)

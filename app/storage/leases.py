@@ -80,15 +80,20 @@ def take(engine: Engine, kind: JobKind, job_id: str, owner: str, seconds: float)
 
 def renew(engine: Engine, lease: Lease, seconds: float) -> None:
     """Push the lease's end away; LeaseLostError if another attempt has the job."""
-    table = lease.kind.table
     with writing(engine) as connection:
-        done = connection.execute(
-            update(table)
-            .where(lease._mine, table.c.status.in_(("running", "cancelling")))
-            .values(lease_expires_at=now() + seconds)
-        )
-        if done.rowcount != 1:
-            raise LeaseLostError(lease.id)
+        write(connection, lease, {"lease_expires_at": now() + seconds})
+
+
+def write(connection: Connection, lease: Lease, values: Mapping[str, Any]) -> None:
+    """Write into the job's row in the caller's transaction; LeaseLostError if it is not ours."""
+    table = lease.kind.table
+    done = connection.execute(
+        update(table)
+        .where(lease._mine, table.c.status.in_(("running", "cancelling")))
+        .values(**values)
+    )
+    if done.rowcount != 1:
+        raise LeaseLostError(lease.id)
 
 
 def look(engine: Engine, lease: Lease, worker_id: str | None = None) -> str:

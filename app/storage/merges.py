@@ -14,14 +14,13 @@ from sqlalchemy import (
     insert,
     select,
     tuple_,
-    update,
 )
 
 from app.contract.identifiers import MERGE, new_id
 from app.contract.states import OPEN
 from app.storage import events
 from app.storage.database import now, reading, writing
-from app.storage.leases import Lease, LeaseLostError
+from app.storage.leases import Lease, write
 from app.storage.tables import evaluations, merges
 
 
@@ -99,7 +98,7 @@ def set_phase(
     if unit is not None:
         values |= {"progress_done": 0, "progress_unit": unit, "progress_total": total}
     with writing(engine) as connection:
-        _update(connection, lease, values)
+        write(connection, lease, values)
         events.append(connection, lease.merge_id, "phase", {"phase": phase})
 
 
@@ -107,14 +106,14 @@ def set_progress(engine: Engine, lease: Lease, done: int, total: int, unit: str)
     """Note how far the phase is, and append a progress event."""
     values = {"progress_done": done, "progress_total": total, "progress_unit": unit}
     with writing(engine) as connection:
-        _update(connection, lease, values)
+        write(connection, lease, values)
         events.append(connection, lease.merge_id, "progress", progress(done, total, unit))
 
 
 def set_sources(engine: Engine, lease: Lease, sources: Mapping[str, Any]) -> None:
     """Record what was read, with digests."""
     with writing(engine) as connection:
-        _update(connection, lease, {"sources": dict(sources)})
+        write(connection, lease, {"sources": dict(sources)})
 
 
 def set_warnings(engine: Engine, lease: Lease, warnings: Sequence[Mapping[str, Any]]) -> None:
@@ -123,7 +122,7 @@ def set_warnings(engine: Engine, lease: Lease, warnings: Sequence[Mapping[str, A
         row = fetch(connection, lease.merge_id)
         known = list(row["warnings"]) if row else []
         fresh = [dict(warning) for warning in warnings if dict(warning) not in known]
-        _update(connection, lease, {"warnings": known + fresh})
+        write(connection, lease, {"warnings": known + fresh})
         for warning in fresh:
             events.append(connection, lease.merge_id, "warning", warning)
 
@@ -166,17 +165,3 @@ def progress(done: int, total: int | None, unit: str | None) -> dict[str, Any]:
     """Return the progress as events and resources show it."""
     fraction = round(done / total, 4) if total else 0.0
     return {"done": done, "total": total, "unit": unit, "fraction": fraction}
-
-
-def _update(connection: Connection, lease: Lease, values: Mapping[str, Any]) -> None:
-    done = connection.execute(
-        update(merges)
-        .where(
-            merges.c.id == lease.id,
-            merges.c.fence == lease.fence,
-            merges.c.status.in_(("running", "cancelling")),
-        )
-        .values(**values)
-    )
-    if done.rowcount != 1:
-        raise LeaseLostError(lease.id)

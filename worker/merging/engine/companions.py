@@ -16,25 +16,18 @@ import torch
 
 from app.contract.tensors import DTYPE_NAMES
 from app.planning.layout import INDEX_FILE, index_document
+from app.sources.layout import COMPANIONS
 
 if TYPE_CHECKING:
     from worker.merging.engine.run import Job
 
-_COPIED = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "normalizer.json",
-    "added_tokens.json",
-    "special_tokens_map.json",
-)
 _CONFIG, _PROCESSOR, _PREPROCESSOR = (
     "config.json",
     "processor_config.json",
     "preprocessor_config.json",
 )
+# The rest of what a checkpoint has besides tensors goes over as it is.
+_COPIED = tuple(n for n in COMPANIONS if n not in {_CONFIG, _PROCESSOR, _PREPROCESSOR})
 _FEATURE_EXTRACTOR = "feature_extractor"
 
 
