@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -95,6 +97,16 @@ def build_model(processor: WhisperProcessor, seed: int) -> WhisperForConditional
     return model
 
 
+def _edit(file: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    text = json.dumps(change(json.loads(file.read_text())), indent=2, sort_keys=True)
+    file.write_text(text + "\n")
+
+
+def _with_additional_special_tokens(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the tokenizer's settings under the name that transformers 4 knows, and 5 reads."""
+    return config | {"additional_special_tokens": config.pop("extra_special_tokens")}
+
+
 def save_checkpoint(
     model: WhisperForConditionalGeneration, processor: WhisperProcessor, directory: Path
 ) -> None:
@@ -105,9 +117,7 @@ def save_checkpoint(
     # transformers 5 writes processor_config.json and tokenizer.json only; 4 reads these three.
     processor.feature_extractor.save_pretrained(directory)
     processor.tokenizer.save_vocabulary(str(directory))
-    config_file = directory / "config.json"
-    config = json.loads(config_file.read_text())
-    config["torch_dtype"] = config["dtype"]
-    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    _edit(directory / "config.json", lambda config: config | {"torch_dtype": config["dtype"]})
+    _edit(directory / "tokenizer_config.json", _with_additional_special_tokens)
     for file in directory.iterdir():
         file.chmod(0o644)
