@@ -86,8 +86,7 @@ def _recipe(method: str) -> dict[str, Any]:
         {
             "name": path.parent.name,
             "uri": path.as_uri(),
-            # Out of domain: what no expert was fine-tuned on.
-            "group": "in_domain" if path.parent.name in names else "out_of_domain",
+            "group": _group(path.parent.name, names),
         }
         for path in manifests
     ]
@@ -103,6 +102,13 @@ def _recipe(method: str) -> dict[str, Any]:
             "num_beams": 1,
         },
     }
+
+
+def _group(dataset: str, experts: set[str]) -> str:
+    """Return where a set counts: the base's own domain is neither an expert's nor unheard."""
+    if dataset in experts:
+        return "in_domain"
+    return "other" if dataset == "clean" else "out_of_domain"
 
 
 def _post(client: Client, method: str) -> dict[str, Any]:

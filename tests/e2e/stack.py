@@ -51,7 +51,12 @@ class Stack:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._wait(self._is_ready, START_SECONDS)
+        try:
+            self._wait(self._is_ready, START_SECONDS)
+        except BaseException:
+            self.up.kill()
+            self.up.wait()
+            raise
         self.url = self.state["url"]
         self.http = httpx2.Client(base_url=self.url, timeout=30)
 
