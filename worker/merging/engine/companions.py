@@ -21,13 +21,18 @@ from app.sources.layout import COMPANIONS
 if TYPE_CHECKING:
     from worker.merging.engine.run import Job
 
-_CONFIG, _PROCESSOR, _PREPROCESSOR = (
+_CONFIG, _TOKENIZER_CONFIG, _PROCESSOR, _PREPROCESSOR = (
     "config.json",
+    "tokenizer_config.json",
     "processor_config.json",
     "preprocessor_config.json",
 )
 # The rest of what a checkpoint has besides tensors goes over as it is.
-_COPIED = tuple(n for n in COMPANIONS if n not in {_CONFIG, _PROCESSOR, _PREPROCESSOR})
+_COPIED = tuple(
+    name
+    for name in COMPANIONS
+    if name not in {_CONFIG, _TOKENIZER_CONFIG, _PROCESSOR, _PREPROCESSOR}
+)
 _FEATURE_EXTRACTOR = "feature_extractor"
 
 
@@ -40,6 +45,7 @@ def write_companions(job: Job, folder: Path, diagnostics: Mapping[str, Any]) -> 
     for name in _COPIED:
         if name in reference.paths:
             shutil.copyfile(reference.paths[name], folder / name)
+    _write_tokenizer_config(reference.paths, folder)
     _write_processor(reference.paths, folder)
     _dump(folder / "recipe.json", recipe_document(job))
     _dump(folder / "diagnostics.json", diagnostics)
@@ -92,6 +98,21 @@ def _config(reference: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     config = {key: value for key, value in reference.items() if not key.startswith("_")}
     # transformers 5 reads `dtype`, 4 reads `torch_dtype`.
     return config | {"dtype": dtype, "torch_dtype": dtype}
+
+
+def _write_tokenizer_config(paths: Mapping[str, Path], folder: Path) -> None:
+    """Write the tokenizer's configuration in the form that transformers 4 and 5 both read."""
+    config = _load(paths.get(_TOKENIZER_CONFIG))
+    if config is None:
+        return
+    extra = config.get("extra_special_tokens")
+    if not isinstance(extra, list):
+        shutil.copyfile(paths[_TOKENIZER_CONFIG], folder / _TOKENIZER_CONFIG)
+        return
+    # transformers 5 writes a list here, on which 4 fails; the older name serves both.
+    del config["extra_special_tokens"]
+    config.setdefault("additional_special_tokens", extra)
+    _dump(folder / _TOKENIZER_CONFIG, config)
 
 
 def _write_processor(paths: Mapping[str, Path], folder: Path) -> None:
