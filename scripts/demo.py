@@ -25,7 +25,7 @@ from cli.progress import ProgressReport
 from cli.stack.lock import lock
 
 _SAMPLES = Path(__file__).resolve().parents[1] / "samples"
-# Chosen by hand for models this small: at λ = 1 and β = 0.3, right for a real Whisper, boosting
+# Chosen by hand for models this small: at the catalogue's defaults, λ = 1 and β = 0.3, boosting
 # lifts more noise than their few directions bear.
 _METHODS: dict[str, dict[str, Any]] = {
     "task_arithmetic": {"scaling_coefficient": 0.4},
