@@ -23,7 +23,8 @@ def polar_multiplier(matrix: Float[Tensor, "*batch long short"]) -> Float[Tensor
     float64 where float32 would show.
     """
     spectrum = decompose(matrix)
-    values, vectors = spectrum.singular_values, spectrum.short_vectors
+    values = spectrum.singular_values
+    vectors = spectrum.short_vectors(values.shape[-1])
     floor = _RESOLUTION * matrix.shape[-2] ** 0.5 * values[..., :1]
     inverse = torch.where(values > floor, values.reciprocal(), 0.0)
     multiplier = (vectors * inverse[..., None, :]) @ vectors.mT

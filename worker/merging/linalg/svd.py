@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worker.merging.linalg.products import gram, multiply
+from worker.merging.linalg.tridiagonal import Eigenproblem
 
 _DIRECT = 128
 """Matrices with no side above this are decomposed directly: it costs nothing, and the Gram matrix
@@ -26,13 +28,13 @@ class Decomposition:
             of a wide one.
         transposed: whether it is the transpose.
         singular_values: all of them, float64, descending.
-        short_vectors: the right singular vectors of `matrix` in columns, float64.
+        short_vectors: makes the first r right singular vectors of `matrix`, float64 columns.
     """
 
     matrix: Float[Tensor, "*batch long short"]
     transposed: bool
     singular_values: Float[Tensor, "*batch short"]
-    short_vectors: Float[Tensor, "*batch short short"]
+    short_vectors: Callable[[int], Float[Tensor, "*batch short r"]]
 
     def bases(self, rank: int) -> tuple[Float[Tensor, "*batch m r"], Float[Tensor, "*batch n r"]]:
         """Return U[:, :rank] and V[:, :rank] of the matrix as it was given, in float32.
@@ -41,7 +43,7 @@ class Decomposition:
         M·v / σ. A product in float32 errs by about u₃₂·rms(σ)/σᵣ in them; where that would show,
         it is made in float64.
         """
-        short = self.short_vectors[..., :rank]
+        short = self.short_vectors(rank)
         scaled = short / self.singular_values[..., None, :rank]
         long = multiply(self.matrix, scaled if self._is_delicate(rank) else scaled.float())
         pair = long, short.to(torch.float32)
@@ -64,7 +66,17 @@ def decompose(matrix: Float[Tensor, "*batch m n"]) -> Decomposition:
     tall = matrix.mT if transposed else matrix
     if max(matrix.shape[-2:]) <= _DIRECT:
         _, values, vh = torch.linalg.svd(tall.to(torch.float64), full_matrices=False)
-        return Decomposition(tall, transposed, values, vh.mT)
-    squares, vectors = torch.linalg.eigh(gram(tall))
-    values = squares.clamp_(min=0.0).sqrt_().flip(-1)
-    return Decomposition(tall, transposed, values, vectors.flip(-1))
+        return Decomposition(tall, transposed, values, lambda rank: vh[..., :rank, :].mT)
+    squares, vectors = _eigenvectors(gram(tall))
+    return Decomposition(tall, transposed, squares.clamp(min=0.0).sqrt(), vectors)
+
+
+def _eigenvectors(
+    squares: Float[Tensor, "*batch n n"],
+) -> tuple[Float[Tensor, "*batch n"], Callable[[int], Float[Tensor, "*batch n r"]]]:
+    """Return the eigenvalues, descending, and what makes the first r eigenvectors."""
+    if squares.ndim == 2 and squares.device.type == "cpu":  # noqa: PLR2004
+        problem = Eigenproblem(squares)
+        return problem.values, problem.vectors
+    values, vectors = torch.linalg.eigh(squares)
+    return values.flip(-1), lambda rank: vectors.flip(-1)[..., :rank]
