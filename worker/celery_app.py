@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 from typing import Any
 
 from billiard.exceptions import WorkerLostError as ChildLostError
@@ -24,6 +25,9 @@ WORKER_ID = os.environ.get("AFLUENTE_WORKER_ID", "")
 
 if SETTINGS.broker is None:
     raise SystemExit("AFLUENTE_BROKER_URL is not set; a worker needs a queue (or use afluente up).")
+
+# Celery warns root on a terminal; containers run this as nobody special, see the Dockerfile.
+warnings.filterwarnings("ignore", "You're running the worker with superuser privileges")
 
 app = celery_app(SETTINGS.broker)
 # Importing the tasks imports torch in the parent, once: a fresh child a task then costs a fork.

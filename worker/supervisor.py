@@ -70,7 +70,7 @@ def main(settings: Settings) -> int:
 
 
 def _celery(worker_id: str, settings: Settings) -> Child:
-    command = [sys.executable, "-P", "-m", "celery", "-A", "worker.celery_app", "worker"]
+    command = [sys.executable, "-P", "-m", "celery", "--quiet", "-A", "worker.celery_app", "worker"]
     command += ["--pool", "prefork", "--concurrency", "1", "--max-tasks-per-child", "1"]
     command += ["--loglevel", settings.log_level, "--hostname", f"{worker_id}@%h"]
     command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
@@ -83,7 +83,9 @@ def _celery(worker_id: str, settings: Settings) -> Child:
 
 
 def _sweep_until(stopping: threading.Event, sweeper: Sweeper, worker_id: str) -> None:
-    while not stopping.wait(sweeper.settings.sweep_seconds):
+    wait_seconds = 0.0  # what a dead worker left may be waiting already
+    while not stopping.wait(wait_seconds):
+        wait_seconds = sweeper.settings.sweep_seconds
         try:
             fleet.seen(sweeper.engine, worker_id)
             sweeper.sweep()

@@ -35,7 +35,7 @@ class Sweeper:
 
     def sweep(self) -> bool:
         """Sweep once if elected; return whether it was."""
-        if not fleet.elect(self.engine, _ROLE, self.owner, self.settings.sweep_seconds * 3):
+        if not fleet.elect(self.engine, _ROLE, self.owner, self.settings.sweep_seconds * 2):
             return False
         self.recover()
         self.resend()

@@ -16,7 +16,7 @@ from tests.e2e.stack import Stack, afluente, digests, heavy_recipe, running
 
 # 15 s from when a worker is there: the lease (10 s), a sweep, and the task's own start. The rest
 # is for a busy machine to start the worker itself.
-RECOVERY_SECONDS = 25.0
+RECOVERY_SECONDS = 15.0
 
 
 @pytest.fixture(scope="module")
