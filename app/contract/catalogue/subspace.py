@@ -17,6 +17,13 @@ _ORTHOGONALIZATION = (
     "directions, `svd` the original algorithm, for comparison."
 )
 
+_NO_TASK_LEFT_BEHIND = Paper(
+    "No task left behind: isotropic model merging with common and task-specific subspaces",
+    "Marczak et al.",
+    2025,
+    "https://arxiv.org/abs/2502.04959",
+)
+
 
 class SpectralParameters(MethodParameters):
     """What all methods of the family have in common."""
@@ -95,4 +102,37 @@ class BoostedTsvM(TsvM):
     )
 
 
-METHODS: tuple[type[MethodParameters], ...] = (TsvM, BoostedTsvM)
+class IsoC(SpectralParameters):
+    """Iso-C: the sum of the task vectors with all its singular values made equal."""
+
+    name = "iso_c"
+    title = "Isotropic merging in common subspace (Iso-C)"
+    paper = _NO_TASK_LEFT_BEHIND
+    summary = (
+        "Adds up the task vectors and gives the sum a flat spectrum: each singular value becomes "
+        "the mean of all, so that directions of single experts are not drowned by shared ones."
+    )
+
+
+class IsoCts(SpectralParameters):
+    """Iso-CTS: Iso-C with room for what each expert has outside the common directions."""
+
+    name = "iso_cts"
+    title = "Isotropic merging in common and task-specific subspaces (Iso-CTS)"
+    paper = _NO_TASK_LEFT_BEHIND
+    summary = (
+        "Replaces the weakest directions of the summed task vectors by the strongest ones that "
+        "each expert has outside the common subspace, and makes the spectrum flat."
+    )
+
+    common_space_fraction: float = Field(
+        0.8,
+        ge=0.0,
+        le=1.0,
+        description="Share of the full rank given to the directions of the sum; the rest is "
+        "shared out among the experts, rounded so that each gets as much.",
+    )
+    orthogonalization: Orthogonalization = Field("polar", description=_ORTHOGONALIZATION)
+
+
+METHODS: tuple[type[MethodParameters], ...] = (IsoC, IsoCts, TsvM, BoostedTsvM)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worker.merging.linalg.products import gram
+from worker.merging.linalg.products import gram, symmetric_product
 
 COEFFICIENTS = (
     (4.0848, -6.8946, 2.9270),
@@ -33,7 +33,7 @@ def newton_schulz(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch 
     norm = torch.linalg.matrix_norm(matrix, dtype=torch.float64, keepdim=True)
     current = matrix / _or_one(norm).to(torch.float32)
     for coefficients in COEFFICIENTS:
-        current = current @ _polynomial(current.mT @ current, coefficients)
+        current = current @ _polynomial(symmetric_product(current), coefficients)
     return current
 
 
@@ -54,7 +54,9 @@ def newton_schulz_multiplier(
     for coefficients in steps:
         step = _polynomial(current, coefficients)
         product = step if product is None else product @ step
-        current = current @ step @ step
+        current = step @ current @ step
+        # Rounding's asymmetry would grow: the next square is taken of a symmetric matrix only.
+        current = (current + current.mT) / 2
     final = _polynomial(current, last)
     return (final if product is None else product @ final) / norm.to(torch.float32)
 
@@ -68,7 +70,7 @@ def _polynomial(
     squares: Float[Tensor, "*batch k k"], coefficients: tuple[float, float, float]
 ) -> Float[Tensor, "*batch k k"]:
     a, b, c = coefficients
-    polynomial = squares @ squares
+    polynomial = symmetric_product(squares)
     polynomial.mul_(c).add_(squares, alpha=b).diagonal(dim1=-2, dim2=-1).add_(a)
     return polynomial
 

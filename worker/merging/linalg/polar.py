@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worker.merging.linalg.products import multiply
-from worker.merging.linalg.svd import decompose
+from worker.merging.linalg.products import multiply, symmetric_product
+from worker.merging.linalg.svd import Decomposition, decompose
 
 _RESOLUTION = torch.finfo(torch.float32).eps
 _DELICATE = 8.0
@@ -17,18 +17,34 @@ _DELICATE = 8.0
 def polar_multiplier(matrix: Float[Tensor, "*batch long short"]) -> Float[Tensor, "*batch k k"]:
     """Return S with `multiply(matrix, S)` the polar factor of a float32 matrix, tall or square.
 
-    S = V·diag(1/σ)·Vᵀ. Directions whose σ is under ε₃₂·√long·σ₁ are rounding and get 0 instead of
-    a vector that noise would choose: of a rank-deficient matrix this is the unique partial
-    isometry with the same kernel (two equal experts thus give what one of them gives). S is
-    float64 where float32 would show.
+    Directions whose σ is under ε₃₂·√long·σ₁ are rounding and get 0 instead of a vector that noise
+    would choose: of a rank-deficient matrix this is the unique partial isometry with the same
+    kernel (two equal experts thus give what one of them gives). S is float64 where float32 would
+    show.
     """
     spectrum = decompose(matrix)
     values = spectrum.singular_values
-    vectors = spectrum.short_vectors(values.shape[-1])
     floor = _RESOLUTION * matrix.shape[-2] ** 0.5 * values[..., :1]
-    inverse = torch.where(values > floor, values.reciprocal(), 0.0)
-    multiplier = (vectors * inverse[..., None, :]) @ vectors.mT
-    delicate = bool((inverse.amax(-1) * values[..., 0] > _DELICATE).any())
+    return _inverse_root(spectrum, torch.where(values > floor, values.reciprocal(), 0.0))
+
+
+def partial_isometry(spectrum: Decomposition, rank: int) -> Float[Tensor, "*batch m n"]:
+    """Return U·Vᵀ of the first `rank` singular directions, float32, as the matrix was given."""
+    inverse = torch.zeros_like(spectrum.singular_values)
+    inverse[..., :rank] = spectrum.singular_values[..., :rank].reciprocal()
+    factor = multiply(spectrum.matrix, _inverse_root(spectrum, inverse))
+    return factor.mT if spectrum.transposed else factor
+
+
+def _inverse_root(
+    spectrum: Decomposition, inverse: Float[Tensor, "*batch short"]
+) -> Float[Tensor, "*batch short short"]:
+    """Return V·diag(1/σ)·Vᵀ of a tall matrix for these 1/σ, of which those left out are 0."""
+    used = int((inverse > 0).sum(-1).max()) if inverse.numel() else 0
+    vectors = spectrum.short_vectors(used) * inverse[..., None, :used].sqrt()
+    multiplier = symmetric_product(vectors.mT)
+    largest = spectrum.singular_values[..., 0] if used else inverse.sum(-1)
+    delicate = bool((inverse.amax(-1) * largest > _DELICATE).any())
     return multiplier if delicate else multiplier.float()
 
 

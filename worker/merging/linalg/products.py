@@ -10,7 +10,6 @@ from torch import Tensor
 
 _BLOCK_ELEMENTS = 1 << 20
 """Elements of a float64 block: 8 MiB stay in a core's share of the cache."""
-_PANELS = 4
 
 
 def _row_slices(matrix: Float[Tensor, "*batch m n"]) -> Iterator[slice]:
@@ -21,23 +20,28 @@ def _row_slices(matrix: Float[Tensor, "*batch m n"]) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
+def symmetric_product(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch n n"]:
+    """Return MᵀM in the matrix's dtype, symmetric to the bit on the CPU, at half a product's cost.
+
+    numpy sees that both factors are one matrix and lets BLAS make one triangle; torch does not.
+    """
+    if matrix.ndim > 2 or matrix.is_cuda:
+        return matrix.mT @ matrix
+    columns = matrix.numpy()
+    return torch.from_numpy(columns.T @ columns)
+
+
 def gram(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch n n"]:
-    """Return MᵀM in float64, symmetric to the bit.
+    """Return MᵀM in float64.
 
     The entries of float32 data are exact to float64 rounding, so that eigenvalues resolve singular
-    values down to about 1e-8 of the largest: below float32's own resolution. Only blocks on and
-    above the diagonal are multiplied.
+    values down to about 1e-8 of the largest: below float32's own resolution.
     """
-    n = matrix.shape[-1]
-    panel = max(64, -(-n // _PANELS))
-    result = matrix.new_zeros((*matrix.shape[:-2], n, n), dtype=torch.float64)
-    for rows in _row_slices(matrix):
-        exact = matrix[..., rows, :].to(torch.float64)
-        for start in range(0, n, panel):
-            left, right = exact[..., start : start + panel], exact[..., start:]
-            result[..., start : start + panel, start:] += left.mT @ right
-    upper = result.triu_()
-    return upper + upper.triu(1).mT
+    first, *others = _row_slices(matrix)
+    result = symmetric_product(matrix[..., first, :].to(torch.float64))
+    for rows in others:
+        result += symmetric_product(matrix[..., rows, :].to(torch.float64))
+    return result
 
 
 def multiply(

@@ -13,7 +13,7 @@ _FLOAT32_ROUNDOFF = 2.0**-24
 
 
 def noise_floor(
-    singular_values: Float[Tensor, " p"],
+    largest: float,
     shape: tuple[int, int],
     *,
     unit_roundoff: float,
@@ -27,7 +27,6 @@ def noise_floor(
     the stored weights (u: unit roundoff of the dtype they are stored in).
     """
     m, n = shape
-    largest = float(singular_values[0]) if len(singular_values) else 0.0
     stored = factor * unit_roundoff * base_rms * (math.sqrt(m) + math.sqrt(n))
     return max(_FLOAT32_ROUNDOFF * max(m, n) * largest, stored)
 

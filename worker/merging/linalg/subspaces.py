@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,7 @@ from worker.merging.linalg.newton_schulz import (
     newton_schulz_multiplier,
 )
 from worker.merging.linalg.polar import polar_factor, polar_multiplier, procrustes_svd
-from worker.merging.linalg.products import multiply
+from worker.merging.linalg.products import multiply, symmetric_product
 from worker.merging.linalg.svd import Decomposition
 
 Orthogonalization = Literal["polar", "newton_schulz", "svd"]
@@ -52,6 +52,35 @@ def kept_rank(task_vectors: Float[Tensor, "experts m n"], fraction: float | None
     """
     experts, full = len(task_vectors), min(task_vectors.shape[-2:])
     return max(1, full // experts if fraction is None else math.floor(full * fraction + 1e-9))
+
+
+def interference(subspaces: Sequence[Subspace]) -> dict[str, Any]:
+    """Return how much the experts' subspaces overlap, as diagnostics.
+
+    `left_overlap` and `right_overlap` are ‖UᵢᵀUⱼ‖² / min(kᵢ, kⱼ), averaged over the pairs (0:
+    orthogonal, 1: one within the other; two random ones: about k/m). `singular_task_interference`
+    is ‖(ÛᵀÛ − I)·Σ̂·(V̂ᵀV̂ − I)‖₁ (Gargiulo et al. 2025).
+    """
+    ranks = [len(subspace.strengths) for subspace in subspaces]
+    strengths = torch.cat([subspace.strengths for subspace in subspaces]).to(torch.float32)
+    left = symmetric_product(torch.cat([subspace.u for subspace in subspaces], dim=1))
+    right = symmetric_product(torch.cat([subspace.v for subspace in subspaces], dim=1))
+    report = {"left_overlap": _overlap(left, ranks), "right_overlap": _overlap(right, ranks)}
+    for products in (left, right):
+        products.diagonal().sub_(1.0)
+    total = (left @ (strengths[:, None] * right)).abs().sum(dtype=torch.float64)
+    return report | {"singular_task_interference": float(total)}
+
+
+def _overlap(products: Float[Tensor, "r r"], ranks: Sequence[int]) -> float:
+    rows = products.split(list(ranks))
+    pairs = [
+        float(block.square().sum()) / min(ranks[i], ranks[j])
+        for i, row in enumerate(rows)
+        for j, block in enumerate(row.split(list(ranks), dim=1))
+        if i < j and min(ranks[i], ranks[j]) > 0
+    ]
+    return sum(pairs) / len(pairs) if pairs else 0.0
 
 
 def orthogonal_sum(

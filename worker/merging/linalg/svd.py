@@ -75,7 +75,7 @@ def _eigenvectors(
     squares: Float[Tensor, "*batch n n"],
 ) -> tuple[Float[Tensor, "*batch n"], Callable[[int], Float[Tensor, "*batch n r"]]]:
     """Return the eigenvalues, descending, and what makes the first r eigenvectors."""
-    if squares.ndim == 2 and squares.device.type == "cpu":  # noqa: PLR2004
+    if squares.ndim == 2 and squares.device.type == "cpu":
         problem = Eigenproblem(squares)
         return problem.values, problem.vectors
     values, vectors = torch.linalg.eigh(squares)

@@ -46,6 +46,52 @@ class TaskSpectrum:
         }
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """What is known of the rounding of the stored weights, from which noise floors follow.
+
+    Attributes:
+        unit_roundoff: that of the coarsest dtype in which base and experts are stored.
+        base_rms: root mean square of the base's entries; 0 where there is no base.
+        factor: the parameter `noise_floor`.
+    """
+
+    unit_roundoff: float
+    base_rms: float
+    factor: float
+
+    @classmethod
+    def of(
+        cls, base: Float[Tensor, "m n"] | None, *, unit_roundoff: float, factor: float
+    ) -> Rounding:
+        """Return the rounding of weights like those of the base."""
+        rms = 0.0 if base is None else float(torch.linalg.vector_norm(base)) / base.numel() ** 0.5
+        return cls(unit_roundoff, rms, factor)
+
+    def times(self, size: float) -> Rounding:
+        """Return that of a sum of task matrices: of weights w, ‖w‖ times that of one."""
+        return Rounding(self.unit_roundoff, self.base_rms, self.factor * size)
+
+    def spectrum(self, matrix: Float[Tensor, "m n"], largest: float | None = None) -> TaskSpectrum:
+        """Decompose a task matrix, and set its noise apart.
+
+        `largest` is the largest singular value of the data that the matrix was computed from,
+        where it is not its own.
+        """
+        decomposition = decompose(matrix)
+        values = decomposition.singular_values
+        if largest is None:
+            largest = float(values[0]) if len(values) else 0.0
+        floor = noise_floor(
+            largest,
+            (matrix.shape[0], matrix.shape[1]),
+            unit_roundoff=self.unit_roundoff,
+            base_rms=self.base_rms,
+            factor=self.factor,
+        )
+        return TaskSpectrum(decomposition, values[: int((values > floor).sum())], floor)
+
+
 def task_spectra(
     task_vectors: Float[Tensor, "experts m n"],
     base: Float[Tensor, "m n"] | None,
@@ -57,13 +103,5 @@ def task_spectra(
 
     The floor is taken of the task matrix before its weight: the weight scales signal and noise.
     """
-    rms = 0.0 if base is None else float(torch.linalg.vector_norm(base)) / base.numel() ** 0.5
-    shape = (task_vectors.shape[-2], task_vectors.shape[-1])
-    spectra = []
-    for matrix in task_vectors:
-        decomposition = decompose(matrix)
-        values = decomposition.singular_values
-        floor = noise_floor(values, shape, unit_roundoff=unit_roundoff, base_rms=rms, factor=factor)
-        rank = int((values > floor).sum())
-        spectra.append(TaskSpectrum(decomposition, values[:rank], floor))
-    return spectra
+    rounding = Rounding.of(base, unit_roundoff=unit_roundoff, factor=factor)
+    return [rounding.spectrum(matrix) for matrix in task_vectors]

@@ -9,7 +9,7 @@ import torch
 from app.contract.catalogue.subspace import BoostedTsvM
 from worker.merging.interface import MergeInputs
 from worker.merging.linalg.spectra import boost, effective_rank, stable_rank
-from worker.merging.linalg.subspaces import Subspace, kept_rank, orthogonal_sum
+from worker.merging.linalg.subspaces import Subspace, interference, kept_rank, orthogonal_sum
 from worker.merging.linalg.task_spectra import TaskSpectrum, task_spectra
 
 
@@ -45,6 +45,7 @@ def combine(
         stable_rank_after=stable_rank(after),
         effective_rank_before=effective_rank(before),
         effective_rank_after=effective_rank(after),
+        **interference(subspaces),
     )
     return orthogonal_sum(subspaces, parameters.orthogonalization)
 

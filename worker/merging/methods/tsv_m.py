@@ -9,7 +9,7 @@ import torch
 from app.contract.catalogue.subspace import TsvM
 from worker.merging.interface import MergeInputs
 from worker.merging.linalg.spectra import effective_rank, stable_rank
-from worker.merging.linalg.subspaces import Subspace, kept_rank, orthogonal_sum
+from worker.merging.linalg.subspaces import Subspace, interference, kept_rank, orthogonal_sum
 from worker.merging.linalg.task_spectra import TaskSpectrum, task_spectra
 
 
@@ -36,5 +36,6 @@ def combine(inputs: MergeInputs, spectra: Sequence[TaskSpectrum], parameters: Ts
         experts=[spectrum.describe(rank) for spectrum in spectra],
         stable_rank=stable_rank(kept),
         effective_rank=effective_rank(kept),
+        **interference(subspaces),
     )
     return orthogonal_sum(subspaces, parameters.orthogonalization)

@@ -80,10 +80,9 @@ def test_a_flat_spectrum_has_its_full_rank(size):
 
 
 def test_the_floor_is_the_larger_of_arithmetic_and_storage():
-    values = spectrum(2.0, 1.0)
-    arithmetic = noise_floor(values, (300, 100), unit_roundoff=2**-11, base_rms=0.05, factor=0.0)
+    arithmetic = noise_floor(2.0, (300, 100), unit_roundoff=2**-11, base_rms=0.05, factor=0.0)
     assert arithmetic == 2.0**-24 * 300 * 2.0
-    stored = noise_floor(values, (300, 100), unit_roundoff=2**-11, base_rms=0.05, factor=2.0)
+    stored = noise_floor(2.0, (300, 100), unit_roundoff=2**-11, base_rms=0.05, factor=2.0)
     assert stored == pytest.approx(2 * 2**-11 * 0.05 * (math.sqrt(300) + 10))
 
 
