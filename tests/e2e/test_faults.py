@@ -11,7 +11,10 @@ from typing import Any
 
 import psutil
 import pytest
+import redis
 
+from app.storage.leases import JobKind
+from app.storage.queue import Queue
 from tests.e2e.stack import Stack, afluente, digests, heavy_recipe, running
 
 # 15 s from when a worker is there: the lease (10 s), a sweep, and the task's own start. The rest
@@ -50,6 +53,16 @@ def test_a_killed_process_comes_back_and_the_merge_is_the_same(stack, heavy, und
     merge = stack.finish(merge_id)
     assert merge["attempt"] == (2 if "worker" in victim else 1)
     assert digests(merge) == undisturbed
+    if "worker" in victim:
+        assert _first_progress_of_attempt(stack, merge_id, 2) > 0
+
+
+def _first_progress_of_attempt(stack: Stack, merge_id: str, attempt: int) -> int:
+    """Return how many tensors an attempt said were finished when it began to merge."""
+    events = stack.get(f"/merges/{merge_id}/events?limit=500")["data"]
+    begun = next(n for n, e in enumerate(events) if e["data"].get("attempt") == attempt)
+    counts = (e["data"] for e in events[begun:] if e["type"] == "progress")
+    return next(int(data["done"]) for data in counts if data["unit"] == "tensors")
 
 
 def _task_process(stack: Stack) -> psutil.Process:
@@ -65,6 +78,47 @@ def test_a_merge_posted_while_the_queue_is_down_is_not_forgotten(stack, heavy, u
     finally:
         stack.kill("valkey")
     assert digests(stack.finish(merge_id)) == undisturbed
+
+
+def test_a_message_that_comes_again_and_again_is_one_attempt(stack, heavy, undisturbed):
+    merge_id = stack.post(heavy_recipe(heavy))["id"]
+    for _ in range(3):
+        Queue(_broker_url(stack)).send(JobKind.MERGE, merge_id)
+    assert digests(stack.finish(merge_id)) == undisturbed
+    time.sleep(1.0)
+    assert stack.get(f"/merges/{merge_id}")["attempt"] == 1
+
+
+def test_a_queue_that_lost_every_message_is_filled_again_from_the_rows(stack, heavy, undisturbed):
+    first, second = (stack.post(heavy_recipe(heavy))["id"] for _ in range(2))
+    stack.wait_for(first, _half_done)
+    redis.Redis.from_url(_broker_url(stack)).flushall()
+    for merge_id in (first, second):
+        merge = stack.finish(merge_id)
+        assert merge["attempt"] == 1
+        assert digests(merge) == undisturbed
+
+
+def test_cancelling_takes_effect_within_two_seconds_and_leaves_nothing(stack, heavy):
+    merge_id = stack.post(heavy_recipe(heavy))["id"]
+    stack.wait_for(merge_id, _half_done)
+    began = time.monotonic()
+    answer = stack.http.post(f"/merges/{merge_id}/cancel")
+    assert (answer.status_code, answer.json()["status"]) == (202, "cancelling")
+    ends = {"succeeded", "failed", "cancelled"}
+    merge = stack.wait_for(merge_id, lambda merge: merge["status"] in ends)
+    assert time.monotonic() - began < 2.0
+    assert (merge["status"], merge["artifacts"]) == ("cancelled", [])
+    deadline = time.monotonic() + 15
+    while list((stack.data / "artifacts").glob(f"*/{merge_id}*")):
+        assert time.monotonic() < deadline, "scratch space was left behind"
+        time.sleep(0.2)
+
+
+def _broker_url(stack: Stack) -> str:
+    """Return the queue's address as the worker was told it."""
+    pid = stack.state["children"]["worker 1"]
+    return psutil.Process(pid).environ()["AFLUENTE_BROKER_URL"]
 
 
 def test_a_stopped_and_then_a_killed_service_goes_on(heavy, undisturbed, tmp_path):
