@@ -10,8 +10,8 @@ from worker.merging.linalg.products import multiply, symmetric_product
 from worker.merging.linalg.svd import Decomposition, decompose
 
 _RESOLUTION = torch.finfo(torch.float32).eps
-_DELICATE = 8.0
-"""Up to this condition number, a product in float32 keeps the polar factor to about 1e-6."""
+_DELICATE = 64.0
+"""Up to this rms(σ)·rms(1/σ), a product in float32 keeps the polar factor to about 4e-6 of it."""
 
 
 def polar_multiplier(matrix: Float[Tensor, "*batch long short"]) -> Float[Tensor, "*batch k k"]:
@@ -43,9 +43,10 @@ def _inverse_root(
     used = int((inverse > 0).sum(-1).max()) if inverse.numel() else 0
     vectors = spectrum.short_vectors(used) * inverse[..., None, :used].sqrt()
     multiplier = symmetric_product(vectors.mT)
-    largest = spectrum.singular_values[..., 0] if used else inverse.sum(-1)
-    delicate = bool((inverse.amax(-1) * largest > _DELICATE).any())
-    return multiplier if delicate else multiplier.float()
+    # The error is the product's relative one, u₃₂·‖σ‖·‖1/σ‖, beside the factor's norm, √used.
+    error = torch.linalg.vector_norm(inverse, dim=-1)
+    error = error * torch.linalg.vector_norm(spectrum.singular_values, dim=-1)
+    return multiplier if bool((error > _DELICATE * used).any()) else multiplier.float()
 
 
 def polar_factor(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch m n"]:

@@ -24,6 +24,8 @@ _Array = NDArray[np.float64]
 _BLOCK = 64
 _REFLECTORS = 65 * _BLOCK
 """What dormtr wants beside a block of columns, in entries (LAPACK's TSIZE)."""
+_APART = 8
+
 
 # Tensors are merged in parallel, each on one thread: more would only wait for each other, and the
 # order of a sum must not depend on the number of cores.
@@ -34,35 +36,44 @@ class Eigenproblem:
     """A symmetric matrix's eigenvalues, and as many of its leading eigenvectors as are wanted."""
 
     def __init__(self, matrix: Float[Tensor, "n n"]) -> None:
-        """Solve for the float64 matrix on the CPU, which is overwritten.
+        """Solve for the float64 matrix on the CPU; of a symmetric one half is read.
 
         The work is 4/3·n³ operations for the tridiagonal form and about as many for its vectors.
         Raises ArithmeticError if LAPACK finds no solution (it is given NaN or infinity).
         """
-        self._n = len(matrix)
-        # A symmetric matrix is the same in LAPACK's order of columns.
-        self._form: _Array = matrix.numpy()
-        self._scales = np.empty(max(1, self._n - 1))
-        diagonal, beside = np.empty(self._n), np.empty(max(1, self._n - 1))
-        work = np.empty(self._n * _BLOCK)
-        _call("dsytrd", b"L", self._n, self._form, self._n, diagonal, beside, self._scales, work,
-              len(work))  # fmt: skip
-        self._vectors = np.empty((self._n, self._n))
-        work, whole = np.empty(1 + 4 * self._n + self._n**2), np.empty(3 + 5 * self._n, np.int32)
-        _call("dstedc", b"I", self._n, diagonal, beside, self._vectors, self._n, work, len(work),
-              whole, len(whole))  # fmt: skip
+        n = self._n = len(matrix)
+        self._form = _columns(n, n)
+        self._form[:, :n] = matrix.numpy()
+        self._scales = np.empty(max(1, n - 1))
+        diagonal, beside = np.empty(n), np.empty(max(1, n - 1))
+        work = np.empty(n * _BLOCK)
+        _call("dsytrd", b"U", n, self._form, self._form.shape[1], diagonal, beside, self._scales,
+              work, len(work))  # fmt: skip
+        self._vectors = _columns(n, n)
+        work, whole = np.empty(1 + 4 * n + n**2), np.empty(3 + 5 * n, np.int32)
+        _call("dstedc", b"I", n, diagonal, beside, self._vectors, self._vectors.shape[1], work,
+              len(work), whole, len(whole))  # fmt: skip
         self.values: Float[Tensor, " n"] = torch.from_numpy(diagonal).flip(0)
         """All eigenvalues, float64, descending."""
 
     def vectors(self, count: int) -> Float[Tensor, "n count"]:
         """Return the eigenvectors of the `count` largest eigenvalues in columns, float64."""
-        # Rows here are LAPACK's columns; its order is ascending.
+        # LAPACK's order is ascending.
         chosen = self._vectors[::-1][:count].copy()
         if count and self._n > 1:
             work = np.empty(count * _BLOCK + _REFLECTORS)
-            _call("dormtr", b"L", b"L", b"N", self._n, count, self._form, self._n, self._scales,
-                  chosen, self._n, work, len(work))  # fmt: skip
-        return torch.from_numpy(chosen).mT
+            _call("dormtr", b"L", b"U", b"N", self._n, count, self._form, self._form.shape[1],
+                  self._scales, chosen, chosen.shape[1], work, len(work))  # fmt: skip
+        return torch.from_numpy(chosen)[:, : self._n].mT
+
+
+def _columns(count: int, length: int) -> _Array:
+    """Return room for columns in LAPACK's order, one a row.
+
+    They are a few entries apart: at distances of a power of two they would fall on the same few
+    lines of the cache.
+    """
+    return np.empty((count, length + _APART))
 
 
 def _call(name: str, *arguments: bytes | int | NDArray[Any]) -> None:
