@@ -17,8 +17,7 @@ from app.storage.leases import JobKind
 from app.storage.queue import Queue
 from tests.e2e.stack import Stack, afluente, digests, heavy_recipe, running
 
-# 15 s from when a worker is there: the lease (10 s), a sweep, and the task's own start. The rest
-# is for a busy machine to start the worker itself.
+# From when a worker is there: one that was killed whole has to be started first.
 RECOVERY_SECONDS = 15.0
 
 
@@ -44,10 +43,13 @@ def _half_done(merge: dict[str, Any]) -> bool:
 def test_a_killed_process_comes_back_and_the_merge_is_the_same(stack, heavy, undisturbed, victim):
     merge_id = stack.post(heavy_recipe(heavy))["id"]
     stack.wait_for(merge_id, _half_done)
+    workers_seen = stack.log.read_text().count("ready.")
     if victim == "the worker's child":
         _task_process(stack).kill()
     else:
         stack.kill(victim)
+    if victim == "worker 1":
+        stack.wait_for(merge_id, lambda _: stack.log.read_text().count("ready.") > workers_seen)
     if "worker" in victim:
         stack.wait_for(merge_id, lambda merge: merge["attempt"] == 2, RECOVERY_SECONDS)
     merge = stack.finish(merge_id)
