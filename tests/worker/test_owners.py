@@ -9,7 +9,9 @@ import pytest
 
 from worker.processes.owners import describe_process, is_known_dead
 
-DESCRIBE = "from worker.processes.owners import describe_process as d; print(d('wrk_1'), flush=True)"
+DESCRIBE = (
+    "from worker.processes.owners import describe_process as d; print(d('wrk_1'), flush=True)"
+)
 
 
 def child(code: str) -> subprocess.Popen[str]:
