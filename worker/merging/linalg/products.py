@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+import worker.merging.linalg.blas  # noqa: F401 - one thread
+
 _BLOCK_ELEMENTS = 1 << 20
 """Elements of a float64 block: 8 MiB stay in a core's share of the cache."""
 
@@ -54,3 +56,12 @@ def multiply(
     for rows in _row_slices(matrix):
         result[..., rows, :] = matrix[..., rows, :].to(factor.dtype) @ factor
     return result
+
+
+def multiply_in_place(
+    matrix: Float[Tensor, "m n"], factor: Float[Tensor, "n n"]
+) -> Float[Tensor, "m n"]:
+    """Turn M into M·F by row blocks, in the precision of F, and return it."""
+    for rows in _row_slices(matrix):
+        matrix[rows] = matrix[rows].to(factor.dtype) @ factor
+    return matrix

@@ -16,20 +16,15 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.linalg import cython_lapack
-from threadpoolctl import threadpool_limits
 from torch import Tensor
+
+from worker.merging.linalg.blas import cython_lapack
 
 _Array = NDArray[np.float64]
 _BLOCK = 64
 _REFLECTORS = 65 * _BLOCK
 """What dormtr wants beside a block of columns, in entries (LAPACK's TSIZE)."""
 _APART = 8
-
-
-# Tensors are merged in parallel, each on one thread: more would only wait for each other, and the
-# order of a sum must not depend on the number of cores.
-threadpool_limits(1, user_api="blas")
 
 
 class Eigenproblem:

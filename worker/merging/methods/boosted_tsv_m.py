@@ -9,7 +9,7 @@ import torch
 from app.contract.catalogue.subspace import BoostedTsvM
 from worker.merging.interface import MergeInputs
 from worker.merging.linalg.spectra import boost, effective_rank, stable_rank
-from worker.merging.linalg.subspaces import Subspace, interference, kept_rank, orthogonal_sum
+from worker.merging.linalg.subspaces import Bases, interference, kept_rank, orthogonal_sum
 from worker.merging.linalg.task_spectra import TaskSpectrum, task_spectra
 
 
@@ -30,12 +30,15 @@ def combine(
     """Return the merged task matrix of experts already decomposed."""
     rank = kept_rank(inputs.tensors, parameters.rank_fraction)
     boosted = [boost(s.singular_values, parameters.beta, parameters.energy) for s in spectra]
-    subspaces = [
-        Subspace.dominant(spectrum.decomposition, weight * values[:rank])
-        for spectrum, (values, _), weight in zip(spectra, boosted, inputs.weights, strict=True)
-    ]
+    bases = Bases((inputs.tensors.shape[1], inputs.tensors.shape[2]), rank * len(spectra))
+    strengths = torch.cat(
+        [
+            bases.add(spectrum.decomposition, weight * values[:rank])
+            for spectrum, (values, _), weight in zip(spectra, boosted, inputs.weights, strict=True)
+        ]
+    )
     before = _strengths([s.singular_values[:rank] for s in spectra], inputs.weights)
-    after = _strengths([values[:rank] for values, _ in boosted], inputs.weights)
+    after = strengths.abs()
     inputs.diagnostics.update(
         experts=[
             spectrum.describe(rank) | {"singular_value_at_beta": threshold}
@@ -45,9 +48,9 @@ def combine(
         stable_rank_after=stable_rank(after),
         effective_rank_before=effective_rank(before),
         effective_rank_after=effective_rank(after),
-        **interference(subspaces),
+        **interference(bases, strengths),
     )
-    return orthogonal_sum(subspaces, parameters.orthogonalization)
+    return orthogonal_sum(bases, strengths, parameters.orthogonalization)
 
 
 def _strengths(spectra: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:

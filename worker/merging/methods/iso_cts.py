@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 
 from app.contract.catalogue.subspace import IsoCts
 from worker.merging.interface import MergeInputs
-from worker.merging.linalg.subspaces import Subspace, interference, orthogonal_sum
+from worker.merging.linalg.subspaces import Bases, interference, orthogonal_sum
 from worker.merging.linalg.sums import weighted_sum
 from worker.merging.linalg.task_spectra import Rounding, TaskSpectrum
 
 
 def merge(inputs: MergeInputs, parameters: IsoCts) -> torch.Tensor:
-    """Return mean(σ)·orth(Û)·orth(V̂)ᵀ: the experts' own blocks, then the common one; 2-D only.
+    """Return mean(σ)·orth(Û)·orth(V̂)ᵀ: the common block and the experts' own; 2-D only.
 
     The common block holds the top c directions of Σ wᵢdᵢ, an expert's block the top k of what the
     left projection dᵢ − U_c·U_cᵀ·dᵢ leaves of it. The mean is taken over all c + N·k places, of
@@ -24,32 +23,33 @@ def merge(inputs: MergeInputs, parameters: IsoCts) -> torch.Tensor:
     rounding = Rounding.of(
         inputs.base, unit_roundoff=inputs.unit_roundoff, factor=parameters.noise_floor
     )
-    shape = inputs.tensors.shape[-2:]
-    shared, own = places(min(shape), len(inputs.tensors), parameters.common_space_fraction)
-    common = _common(inputs, rounding, shared)
-    blocks, experts = [], []
+    m, n = inputs.tensors.shape[-2:]
+    shared, own = places(min(m, n), len(inputs.tensors), parameters.common_space_fraction)
+    bases = Bases((m, n), shared + own * len(inputs.tensors))
+    strengths = [_add_common(bases, inputs, rounding, shared)]
+    common = bases.u
+    experts = []
     for matrix, weight in zip(inputs.tensors, inputs.weights, strict=True):
         spectrum = rounding.spectrum(matrix)
-        left = _residual(matrix, spectrum, common.u, rounding)
-        sizes = weight * left.singular_values[:own]
-        blocks.append(Subspace.dominant(left.decomposition, sizes))
-        explained = 1 - float(left.decomposition.singular_values.norm() ** 2) / max(
-            float(spectrum.decomposition.singular_values.norm() ** 2), 1e-300
-        )
+        left = _residual(matrix, spectrum, common, rounding)
+        strengths.append(bases.add(left.decomposition, weight * left.singular_values[:own]))
         experts.append(
             spectrum.describe(own)
-            | {"kept_rank": len(sizes), "energy_in_common_space": min(max(explained, 0.0), 1.0)}
+            | {
+                "kept_rank": len(strengths[-1]),
+                "energy_in_common_space": _explained(spectrum, left),
+            }
         )
-    blocks.append(common)
-    mean = _mean(blocks, shared + own * len(experts))
+    every = torch.cat(strengths)
+    mean = float(every.abs().sum()) / max(1, shared + own * len(experts))
+    flat = mean * every.sign()
     inputs.diagnostics.update(
         experts=experts,
-        common_rank=len(common.strengths),
+        common_rank=len(strengths[0]),
         mean_singular_value=mean,
-        **interference(blocks),
+        **interference(bases, flat),
     )
-    flat = [Subspace(block.u, mean * block.strengths.sign(), block.v) for block in blocks]
-    return orthogonal_sum(flat, parameters.orthogonalization)
+    return orthogonal_sum(bases, flat, parameters.orthogonalization)
 
 
 def places(full: int, experts: int, fraction: float) -> tuple[int, int]:
@@ -60,11 +60,11 @@ def places(full: int, experts: int, fraction: float) -> tuple[int, int]:
     return max(0, full - own * experts), own
 
 
-def _common(inputs: MergeInputs, rounding: Rounding, rank: int) -> Subspace:
-    """Return the top directions of the sum; what they were taken from is not kept."""
+def _add_common(bases: Bases, inputs: MergeInputs, rounding: Rounding, rank: int) -> torch.Tensor:
+    """Add the top directions of the sum; what they were taken from is not kept."""
     total = weighted_sum(inputs.tensors, inputs.weights, normalize=False)
     spectrum = rounding.times(math.hypot(*inputs.weights)).spectrum(total)
-    return Subspace.dominant(spectrum.decomposition, spectrum.singular_values[:rank])
+    return bases.add(spectrum.decomposition, spectrum.singular_values[:rank])
 
 
 def _residual(
@@ -77,5 +77,8 @@ def _residual(
     return rounding.spectrum(rest, largest=float(values[0]) if len(values) else 0.0)
 
 
-def _mean(blocks: Sequence[Subspace], count: int) -> float:
-    return sum(float(block.strengths.abs().sum()) for block in blocks) / max(1, count)
+def _explained(spectrum: TaskSpectrum, left: TaskSpectrum) -> float:
+    """Return which share of the task vector's energy lies in the common space; 1 of nothing."""
+    before = float(spectrum.decomposition.singular_values.square().sum())
+    after = float(left.decomposition.singular_values.square().sum())
+    return min(max(1 - after / before, 0.0), 1.0) if before > 0 else 1.0

@@ -9,7 +9,7 @@ import torch
 from app.contract.catalogue.subspace import TsvM
 from worker.merging.interface import MergeInputs
 from worker.merging.linalg.spectra import effective_rank, stable_rank
-from worker.merging.linalg.subspaces import Subspace, interference, kept_rank, orthogonal_sum
+from worker.merging.linalg.subspaces import Bases, interference, kept_rank, orthogonal_sum
 from worker.merging.linalg.task_spectra import TaskSpectrum, task_spectra
 
 
@@ -27,15 +27,17 @@ def merge(inputs: MergeInputs, parameters: TsvM) -> torch.Tensor:
 def combine(inputs: MergeInputs, spectra: Sequence[TaskSpectrum], parameters: TsvM) -> torch.Tensor:
     """Return the merged task matrix of experts already decomposed."""
     rank = kept_rank(inputs.tensors, parameters.rank_fraction)
-    subspaces = [
-        Subspace.dominant(spectrum.decomposition, weight * spectrum.singular_values[:rank])
-        for spectrum, weight in zip(spectra, inputs.weights, strict=True)
-    ]
-    kept = torch.cat([subspace.strengths for subspace in subspaces]).abs()
+    bases = Bases((inputs.tensors.shape[1], inputs.tensors.shape[2]), rank * len(spectra))
+    strengths = torch.cat(
+        [
+            bases.add(spectrum.decomposition, weight * spectrum.singular_values[:rank])
+            for spectrum, weight in zip(spectra, inputs.weights, strict=True)
+        ]
+    )
     inputs.diagnostics.update(
         experts=[spectrum.describe(rank) for spectrum in spectra],
-        stable_rank=stable_rank(kept),
-        effective_rank=effective_rank(kept),
-        **interference(subspaces),
+        stable_rank=stable_rank(strengths.abs()),
+        effective_rank=effective_rank(strengths.abs()),
+        **interference(bases, strengths),
     )
-    return orthogonal_sum(subspaces, parameters.orthogonalization)
+    return orthogonal_sum(bases, strengths, parameters.orthogonalization)
