@@ -176,12 +176,25 @@ def _check_fit(
                 f"{kind.name} needs the base that the checkpoints were fine-tuned from.", "base"
             )
         )
-    if count < kind.min_experts:
-        message = f"{kind.name} needs at least {kind.min_experts} checkpoints; {count} given."
-        problems.append(Problem(message, "checkpoints"))
-    if kind.max_experts is not None and count > kind.max_experts:
-        message = f"{kind.name} takes at most {kind.max_experts} checkpoints; {count} given."
-        problems.append(Problem(message, "checkpoints"))
+    least, most = kind.min_experts, kind.max_experts
+    if kind.counts_base and request.base is not None:
+        least, most = least - 1, most and most - 1
+    if count < least:
+        message = f"{kind.name} needs at least {_checkpoints(least)}; {count} given."
+        problems.append(Problem(message + _of_base(kind, request), "checkpoints"))
+    if most is not None and count > most:
+        message = f"{kind.name} takes at most {_checkpoints(most)}; {count} given."
+        problems.append(Problem(message + _of_base(kind, request), "checkpoints"))
+
+
+def _checkpoints(count: int) -> str:
+    return f"{count} checkpoint{'' if count == 1 else 's'}"
+
+
+def _of_base(kind: type[MethodParameters], request: MergeRequest) -> str:
+    if not kind.counts_base:
+        return ""
+    return " The base is one of the merged models." if request.base else " A base counts as one."
 
 
 def _unique_names(request: MergeRequest, problems: list[Problem]) -> list[str]:

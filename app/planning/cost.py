@@ -26,13 +26,15 @@ class Cost:
     memory_bytes: int
 
 
-def cost_of(target: TensorHeader, sources: Sequence[TensorHeader], *, blockwise: bool) -> Cost:
-    """Return an estimate for one tensor with these inputs."""
+def cost_of(
+    target: TensorHeader, sources: Sequence[TensorHeader], *, blockwise: bool, passes: int = 1
+) -> Cost:
+    """Return an estimate for one tensor with these inputs, read `passes` times."""
     count, entries = len(sources), target.numel
-    bytes_read = sum(source.size_bytes for source in sources)
+    bytes_read = passes * sum(source.size_bytes for source in sources)
     if blockwise or len(target.shape) != 2:
         memory = (2 * count + 1) * min(entries, BLOCK_ENTRIES) * _WORKING_BYTES
-        return Cost(2 * count * entries, bytes_read, memory)
+        return Cost(2 * passes * count * entries, bytes_read, memory)
     tall, thin = max(target.shape), min(target.shape)
     flops = (count + 2) * (_SVD_TALL * tall * thin**2 + _SVD_SQUARE * thin**3)
     return Cost(flops, bytes_read, (_SPECTRAL_COPIES * count + 2) * entries * _WORKING_BYTES)

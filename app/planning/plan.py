@@ -38,11 +38,12 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Step:
-    """One tensor: how it is treated, by which assignment, where it goes and what it costs."""
+    """One tensor: how it is treated, by which assignment, in how many passes, at what cost."""
 
     target: TensorHeader
     treatment: Treatment
     assignment: Assignment
+    passes: int
     cost: Cost
 
     @property
@@ -123,10 +124,11 @@ def _step(
         sources = [tensors[target.name]]
     elif base is not None and (treatment is Treatment.COPY or _uses_base(assignment)):
         sources.insert(0, base[target.name])
-    blockwise = treatment is not Treatment.MERGE or (
-        assignment.parameters is not None and assignment.parameters.blockwise
-    )
-    return Step(target, treatment, assignment, cost_of(target, sources, blockwise=blockwise))
+    parameters = assignment.parameters if treatment is Treatment.MERGE else None
+    blockwise = parameters is None or parameters.blockwise
+    passes = 1 if parameters is None else parameters.passes
+    cost = cost_of(target, sources, blockwise=blockwise, passes=passes)
+    return Step(target, treatment, assignment, passes, cost)
 
 
 def _uses_base(assignment: Assignment) -> bool:
@@ -143,6 +145,11 @@ def _treatment(target: TensorHeader, assignment: Assignment) -> Treatment:
     return Treatment.MERGE
 
 
+def _whole_model(step: Step) -> bool:
+    parameters = step.assignment.parameters if step.treatment is Treatment.MERGE else None
+    return parameters is not None and parameters.whole_model
+
+
 def _step_document(step: Step) -> dict[str, Any]:
     return {
         "name": step.name,
@@ -151,6 +158,8 @@ def _step_document(step: Step) -> dict[str, Any]:
         "treatment": step.treatment.value,
         "method": step.assignment.method,
         "rule": step.assignment.rule,
+        "passes": step.passes,
+        "scope": "model" if _whole_model(step) else "tensor",
         "flops": step.cost.flops,
         "bytes_read": step.cost.bytes_read,
         "bytes_written": step.target.numel * ITEM_SIZES[step.target.dtype],

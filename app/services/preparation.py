@@ -155,7 +155,8 @@ def _warnings(recipe: Recipe, plan: Plan) -> tuple[dict[str, str], ...]:
     if negative:
         message = f"Negative weights take these checkpoints away: {', '.join(negative)}."
         warnings.append({"code": "negative_weight", "message": message})
-    if len(recipe.checkpoints) == 1:
+    alone = recipe.base is None or not CATALOGUE[recipe.method].counts_base
+    if len(recipe.checkpoints) == 1 and alone:
         title = CATALOGUE[recipe.method].title
         message = f"{title} of a single checkpoint: there is nothing to merge it with."
         warnings.append({"code": "single_checkpoint", "message": message})

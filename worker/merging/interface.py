@@ -1,22 +1,29 @@
-"""What the engine hands to a merge method, one tensor at a time, and what it takes back.
+"""What the engine hands to a merge method, one block of a tensor at a time, and what it takes back.
 
 A method is `merge(inputs: MergeInputs, parameters: P) -> torch.Tensor` in
-`worker/merging/methods/{name}.py`. It returns float32 of the tensor's shape: in the space
-"weights" the merged tensor, in the space "task_vectors" the merged task vector before λ. Reading,
+`worker/merging/methods/{name}.py`. It returns float32 of the block's shape: in the space
+"weights" the merged block, in the space "task_vectors" the merged task vector before λ. Reading,
 subtracting the base, `base + λ·merged`, dtypes, ties, tensors that are equal everywhere and those
-that a spectral method does not take are the engine's.
+that a spectral method does not take are the engine's. A block is the tensor, or where the
+catalogue calls the method blockwise a flat piece of it (whole rows, if it asks for them).
 
-A blockwise method may be handed a row block, or a flat piece, instead of the tensor. A method that
-needs one sum over the whole tensor before it can merge any block (the experts' Gram matrix, say)
-can join them by having in its module, beside `merge`, `accumulate(inputs, parameters) -> state`
-for one block, states being summed by the engine with `+`, and a third argument `state` to `merge`.
+A method that must know something of the whole tensor before it can merge any block of it (the
+experts' Gram matrix, a threshold) has beside `merge` a function
+
+    survey(about: About, parameters: P, finished: Survey | None) -> Survey | S
+
+that returns the next survey to make, first with `finished` None and then with each one joined
+over all blocks, and at last, as it is not a Survey, what `merge` takes as a third argument. A
+survey is read block by block; blocks are joined in order, so that sums are the same on any number
+of threads. With `parameters.whole_model` one survey goes over all tensors that the method merges.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 
@@ -31,18 +38,21 @@ class MergeWarning:
 
 @dataclass
 class MergeInputs:
-    """One tensor's inputs; a method reads them, and adds to `diagnostics` and `warnings` only.
+    """A block's inputs; a method reads them, and adds to diagnostics, counts and warnings only.
 
     Attributes:
         name: the tensor's name, for messages.
-        base: float32, the tensor's shape; None where the merge has no base.
+        base: float32, the block's shape; None where the merge has no base.
         tensors: float32 (experts, *shape), in the request's order: task vectors (expert − base)
             or the experts' weights, as the method's `space` says. Not to be written to.
         weights: the merging weights, one an expert.
         unit_roundoff: that of the coarsest dtype in which base and experts are stored.
-        generator: expert index -> a generator seeded from recipe seed, tensor name and the
-            expert's digest, so that draws do not depend on order, blocks or devices.
-        diagnostics: filled by the method with what JSON can carry.
+        seed: expert index -> 64 bits from recipe seed, tensor name and the expert's digest, so
+            that draws do not depend on order, blocks or devices.
+        start: the place of the block's first entry in the tensor, counted row by row; where a
+            survey goes over the whole model, in all its tensors one after the other.
+        diagnostics: filled by the method with what JSON can carry, the same for every block.
+        counts: numbers of entries, which the engine adds up over the blocks.
         warnings: filled by the method.
     """
 
@@ -51,14 +61,85 @@ class MergeInputs:
     tensors: torch.Tensor
     weights: tuple[float, ...]
     unit_roundoff: float
-    generator: Callable[[int], torch.Generator]
+    seed: Callable[[int], int]
+    start: int = 0
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    warnings: list[MergeWarning] = field(default_factory=list)
+
+    def count(self, name: str, entries: int) -> None:
+        """Add `entries` to the count of that name."""
+        self.counts[name] = self.counts.get(name, 0) + entries
+
+
+@dataclass
+class About:
+    """What is known of a tensor (or, with `whole_model`, of all) before it is read.
+
+    Attributes:
+        name: the tensor's name, for messages; that of the first where there are several.
+        shape: the tensor's; that of all entries in a row where there are several.
+        weights: the merging weights, one an expert.
+        diagnostics: filled by `survey` with what JSON can carry.
+        warnings: filled by `survey`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    weights: tuple[float, ...]
     diagnostics: dict[str, Any] = field(default_factory=dict)
     warnings: list[MergeWarning] = field(default_factory=list)
 
+    @property
+    def experts(self) -> int:
+        """How many experts there are."""
+        return len(self.weights)
+
+
+class Survey(ABC):
+    """What one reading of a tensor, before it is merged, gathers from its blocks."""
+
+    @abstractmethod
+    def add(self, inputs: MergeInputs) -> None:
+        """Take in the next block."""
+
+    @abstractmethod
+    def join(self, later: Self) -> None:
+        """Take in what another survey of the same kind gathered from the blocks after these."""
+
 
 class Merge(Protocol):
-    """The one function of a method's module; `parameters` is of the catalogue's class."""
+    """`merge` of a method's module; `parameters` is of the catalogue's class."""
+
+    def __call__(self, inputs: MergeInputs, parameters: Any, *known: Any) -> torch.Tensor:
+        """Return the merged block: float32, the shape of one expert's."""
+        ...
+
+
+class NextSurvey(Protocol):
+    """`survey` of a method's module."""
+
+    def __call__(self, about: About, parameters: Any, finished: Any) -> Any:
+        """Return the next survey, or what `merge` must know."""
+        ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method's functions; `survey` is None where `merge` needs to know nothing beforehand."""
+
+    merge: Merge
+    survey: NextSurvey | None = None
 
     def __call__(self, inputs: MergeInputs, parameters: Any) -> torch.Tensor:
-        """Return the merged tensor or task vector: float32, the shape of one expert's."""
-        ...
+        """Return the merge of a whole tensor at once, surveys included."""
+        if self.survey is None:
+            return self.merge(inputs, parameters)
+        about = About(inputs.name, tuple(inputs.tensors.shape[1:]), inputs.weights)
+        known = self.survey(about, parameters, None)
+        while isinstance(known, Survey):
+            known.add(inputs)
+            known = self.survey(about, parameters, known)
+        inputs.diagnostics.update(about.diagnostics)
+        inputs.warnings.extend(about.warnings)
+        return self.merge(inputs, parameters, known)

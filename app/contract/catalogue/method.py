@@ -24,7 +24,7 @@ class MethodParameters(BaseModel):
     """The parameters of one method (its fields), and the method's traits (its class variables).
 
     A method is this class and `worker/merging/methods/{name}.py`; planning and engine read the
-    traits and never ask for a method by name. All four switches default to the plain case.
+    traits and never ask for a method by name. All switches default to the plain case.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -35,16 +35,21 @@ class MethodParameters(BaseModel):
     paper: ClassVar[Paper]
     summary: ClassVar[str]
     base: ClassVar[BaseUse]
-    """`required`: refused without one; `optional`: task vectors are taken if there is one."""
+    """`required`: refused without one; `optional`: used if there is one."""
     space: ClassVar[Space]
-    """What `merge` gets and returns: weights, or task vectors (the result not yet scaled)."""
+    """What `merge` gets and returns: weights, or task vectors (the result not yet scaled).
+
+    Where the base is optional and there is none, task vectors are the weights themselves.
+    """
     uses_weights: ClassVar[bool] = True
     min_experts: ClassVar[int] = 1
     max_experts: ClassVar[int | None] = None
     spectral: ClassVar[bool] = False
     """Works on tensors with exactly two dimensions; others get the mean of the task vectors."""
     blockwise: ClassVar[bool] = False
-    """Merging row blocks one by one gives the same bits as merging the tensor."""
+    """Works block by block; what it must know of the tensor first, surveys of the blocks tell."""
+    counts_base: ClassVar[bool] = False
+    """The base, if there is one, is the first of the merged models: `min_experts` counts it."""
 
     @property
     def normalizes_weights(self) -> bool:
@@ -52,4 +57,19 @@ class MethodParameters(BaseModel):
 
         Such a result is an average: of inputs equal to the bit it is a copy.
         """
+        return False
+
+    @property
+    def passes(self) -> int:
+        """How often a blockwise method reads the tensor: its surveys, and the merge itself."""
+        return 1
+
+    @property
+    def row_blocks(self) -> bool:
+        """Whether a blockwise method's blocks must be whole rows (slices of the first axis)."""
+        return False
+
+    @property
+    def whole_model(self) -> bool:
+        """Whether the surveys go over all tensors that the method merges, not over each alone."""
         return False

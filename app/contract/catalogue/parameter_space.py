@@ -1,6 +1,8 @@
-"""Methods that work on the weights themselves."""
+"""Methods that work on the weights themselves, or on the angles between them."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import Field
 
@@ -33,4 +35,197 @@ class Soup(MethodParameters):
         return self.normalize
 
 
-METHODS: tuple[type[MethodParameters], ...] = (Soup,)
+class ModelStock(MethodParameters):
+    """Model Stock: the average, drawn to the base as far as the experts disagree."""
+
+    name = "model_stock"
+    title = "Model Stock"
+    family = "parameter_space"
+    paper = Paper(
+        "Model Stock: all we need is just a few fine-tuned models",
+        "Jang, Yun and Han",
+        2024,
+        "https://arxiv.org/abs/2403.19522",
+    )
+    summary = (
+        "Goes from the base towards the average of the experts, the further the smaller the "
+        "angles between their task vectors are."
+    )
+    base = "required"
+    space = "task_vectors"
+    uses_weights = False
+    min_experts = 2
+    blockwise = True
+
+    filter_wise: bool = Field(
+        False, description="Take the angles of each row (output channel) instead of the tensor."
+    )
+
+    @property
+    def passes(self) -> int:
+        """Rows are whole in their block; the tensor's angles need a pass of their own."""
+        return 1 if self.filter_wise else 2
+
+    @property
+    def row_blocks(self) -> bool:
+        """As `filter_wise` says."""
+        return self.filter_wise
+
+
+class Karcher(MethodParameters):
+    """Karcher mean: the Riemannian average of the directions, with the average norm."""
+
+    name = "karcher"
+    title = "Karcher mean"
+    family = "parameter_space"
+    paper = Paper(
+        "Riemannian center of mass and mollifier smoothing",
+        "Karcher",
+        1977,
+        "https://doi.org/10.1002/cpa.3160300502",
+    )
+    summary = (
+        "Averages the checkpoints' directions on the sphere, where the sum of squared angles is "
+        "least, and gives the result their average norm."
+    )
+    base = "unused"
+    space = "weights"
+    blockwise = True
+
+    max_iter: int = Field(10, ge=1, le=1000, description="The most steps towards the mean.")
+    tol: float = Field(
+        1e-5,
+        gt=0.0,
+        lt=1.0,
+        description="The step, in radians, below which the mean is reached; also the norm, beside "
+        "the largest, below which a checkpoint's tensor has no direction.",
+    )
+
+    @property
+    def passes(self) -> int:
+        """The angles first."""
+        return 2
+
+    @property
+    def normalizes_weights(self) -> bool:
+        """Always."""
+        return True
+
+
+class MultiSlerp(MethodParameters):
+    """Multi-SLERP: the average direction with the average norm."""
+
+    name = "multi_slerp"
+    title = "Multi-SLERP"
+    family = "parameter_space"
+    paper = Paper(
+        "Multi-SLERP: wow, what a cool idea",
+        "Goddard",
+        2025,
+        "https://goddard.blog/posts/multislerp-wow-what-a-cool-idea",
+    )
+    summary = (
+        "Averages the directions of the checkpoints, or of their task vectors if there is a base, "
+        "and gives the result their average norm."
+    )
+    base = "optional"
+    space = "task_vectors"
+    blockwise = True
+
+    @property
+    def passes(self) -> int:
+        """The angles first."""
+        return 2
+
+    @property
+    def normalizes_weights(self) -> bool:
+        """Always."""
+        return True
+
+
+class Slerp(MethodParameters):
+    """SLERP: the way from one model to another along the sphere."""
+
+    name = "slerp"
+    title = "Spherical interpolation (SLERP)"
+    family = "parameter_space"
+    paper = Paper(
+        "Animating rotation with quaternion curves",
+        "Shoemake",
+        1985,
+        "https://doi.org/10.1145/325165.325242",
+    )
+    summary = (
+        "Goes from one model to another along the sphere. The first is the base, or the first "
+        "checkpoint if there is no base."
+    )
+    base = "optional"
+    space = "weights"
+    uses_weights = False
+    min_experts = 2
+    max_experts = 2
+    counts_base = True
+    blockwise = True
+
+    t: float = Field(
+        0.5, ge=0.0, le=1.0, description="How far to go: 0 is the first model, 1 the second."
+    )
+
+    @property
+    def passes(self) -> int:
+        """The angle first."""
+        return 2
+
+
+class NuSlerp(MethodParameters):
+    """NuSLERP: SLERP by weights, on task vectors if there is a base, whole or by rows."""
+
+    name = "nuslerp"
+    title = "NuSLERP"
+    family = "parameter_space"
+    paper = Paper(
+        "Arcee's MergeKit: a toolkit for merging large language models",
+        "Goddard et al.",
+        2024,
+        "https://arxiv.org/abs/2403.13257",
+    )
+    summary = (
+        "Interpolates two checkpoints, or their task vectors if there is a base, along the sphere, "
+        "each by its weight."
+    )
+    base = "optional"
+    space = "task_vectors"
+    min_experts = 2
+    max_experts = 2
+    blockwise = True
+
+    axis: Literal[0, -1] | None = Field(
+        None,
+        description="The axis along which vectors lie that are interpolated each by its own angle: "
+        "0, or the last (-1); the whole tensor is one vector if not given.",
+    )
+
+    @property
+    def passes(self) -> int:
+        """Vectors along the last axis are whole in their block; others need a pass."""
+        return 1 if self.axis == -1 else 2
+
+    @property
+    def row_blocks(self) -> bool:
+        """Where vectors do not span the tensor, blocks must keep its axes."""
+        return self.axis is not None
+
+    @property
+    def normalizes_weights(self) -> bool:
+        """Always."""
+        return True
+
+
+METHODS: tuple[type[MethodParameters], ...] = (
+    Soup,
+    ModelStock,
+    Karcher,
+    MultiSlerp,
+    Slerp,
+    NuSlerp,
+)

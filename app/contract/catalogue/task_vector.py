@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from app.contract.catalogue.method import MethodParameters, Paper
 
+Scope = Literal["tensor", "model"]
 
-class TaskArithmetic(MethodParameters):
+
+class TaskVectorParameters(MethodParameters):
+    """What all methods of the family have in common."""
+
+    family = "task_vector"
+    base = "required"
+    space = "task_vectors"
+    blockwise = True
+
+    scaling_coefficient: float = Field(
+        1.0, description="λ, the factor of the merged task vector before it is added to the base."
+    )
+
+
+class TaskArithmetic(TaskVectorParameters):
     """Task arithmetic: the base plus the scaled sum of the task vectors."""
 
     name = "task_arithmetic"
     title = "Task arithmetic"
-    family = "task_vector"
     paper = Paper(
         "Editing models with task arithmetic",
         "Ilharco et al.",
@@ -20,12 +36,173 @@ class TaskArithmetic(MethodParameters):
         "https://arxiv.org/abs/2212.04089",
     )
     summary = "Adds the experts' task vectors, each by its weight, to the base."
-    base = "required"
-    space = "task_vectors"
-    blockwise = True
 
-    scaling_coefficient: float = Field(
-        1.0, description="λ, the factor of the merged task vector before it is added to the base."
+    normalize: bool = Field(
+        False, description="Divide the sum of the task vectors by the sum of the weights."
+    )
+
+    @property
+    def normalizes_weights(self) -> bool:
+        """As `normalize` says."""
+        return self.normalize
+
+
+class Ties(TaskVectorParameters):
+    """TIES: trim small changes, elect a sign, average those that agree with it."""
+
+    name = "ties"
+    title = "TIES-Merging"
+    paper = Paper(
+        "TIES-Merging: resolving interference when merging models",
+        "Yadav et al.",
+        2023,
+        "https://arxiv.org/abs/2306.01708",
+    )
+    summary = (
+        "Keeps each expert's largest changes, elects a sign for every entry, and averages the "
+        "changes that have it."
+    )
+
+    density: float = Field(
+        0.2, gt=0.0, le=1.0, description="Share of each expert's changes that is kept."
+    )
+    normalize: bool = Field(
+        True, description="Average the agreeing changes by weight; false adds them up."
+    )
+    scope: Scope = Field(
+        "tensor",
+        description="What an expert's largest changes are counted over: each `tensor`, or all "
+        "tensors of the `model` that the method merges.",
+    )
+
+    @property
+    def passes(self) -> int:
+        """Two for the thresholds, unless everything is kept."""
+        return 1 if self.density == 1.0 else 3
+
+    @property
+    def whole_model(self) -> bool:
+        """As `scope` says."""
+        return self.scope == "model"
+
+
+class Pcb(TaskVectorParameters):
+    """PCB-Merging: every change scaled by how it competes within and between the experts."""
+
+    name = "pcb"
+    title = "Parameter competition balancing (PCB-Merging)"
+    paper = Paper(
+        "Parameter competition balancing for model merging",
+        "Du et al.",
+        2024,
+        "https://arxiv.org/abs/2410.02396",
+    )
+    summary = (
+        "Scores every change by its size and by its agreement with the other experts, drops the "
+        "low scores, and averages the rest by score."
+    )
+    uses_weights = False
+
+    ratio: float = Field(
+        0.1, gt=0.0, le=1.0, description="Share of each expert's changes that is kept."
+    )
+    scope: Scope = Field(
+        "tensor",
+        description="What sizes and scores are ranked over: each `tensor`, or all tensors of the "
+        "`model` that the method merges.",
+    )
+
+    @property
+    def passes(self) -> int:
+        """Two for the quantiles of the sizes, two for those of the scores."""
+        return 5
+
+    @property
+    def whole_model(self) -> bool:
+        """As `scope` says."""
+        return self.scope == "model"
+
+
+class Sce(TaskVectorParameters):
+    """SCE: select where the experts differ, weigh each by its energy, erase minority signs."""
+
+    name = "sce"
+    title = "Select, calculate, erase (SCE)"
+    paper = Paper(
+        "FuseChat: knowledge fusion of chat models",
+        "Wan et al.",
+        2024,
+        "https://arxiv.org/abs/2408.07990",
+    )
+    summary = (
+        "Selects the entries in which the experts vary most, weighs each expert by the squares of "
+        "its changes, and averages the changes that have the majority's sign."
+    )
+    uses_weights = False
+
+    select_topk: float = Field(
+        1.0, gt=0.0, le=1.0, description="Share of the entries that differ which is selected."
+    )
+
+    @property
+    def passes(self) -> int:
+        """One for the weights; before it two for the selection, unless all is selected."""
+        return 2 if self.select_topk == 1.0 else 4
+
+
+class Breadcrumbs(TaskVectorParameters):
+    """Model Breadcrumbs: task arithmetic without the largest and the smallest changes."""
+
+    name = "breadcrumbs"
+    title = "Model Breadcrumbs"
+    paper = Paper(
+        "Model Breadcrumbs: scaling multi-task model merging with sparse masks",
+        "Davari and Belilovsky",
+        2023,
+        "https://arxiv.org/abs/2312.06795",
+    )
+    summary = "Adds the task vectors, each without its largest and its smallest changes."
+
+    density: float = Field(
+        0.9, gt=0.0, le=1.0, description="Share of each expert's changes that is kept."
+    )
+    gamma: float = Field(
+        0.01, ge=0.0, lt=1.0, description="Share of the largest changes that is left out."
+    )
+    normalize: bool = Field(
+        False, description="Divide the sum of the task vectors by the sum of the weights."
+    )
+
+    @property
+    def passes(self) -> int:
+        """Two for the thresholds, unless everything is kept."""
+        return 1 if self.density == 1.0 and self.gamma == 0.0 else 3
+
+    @property
+    def normalizes_weights(self) -> bool:
+        """As `normalize` says."""
+        return self.normalize
+
+
+class Dare(TaskVectorParameters):
+    """DARE: drop changes at random, and scale the rest up to make good for them."""
+
+    name = "dare"
+    title = "Drop and rescale (DARE)"
+    paper = Paper(
+        "Language models are super Mario: absorbing abilities from homologous models as a free "
+        "lunch",
+        "Yu et al.",
+        2024,
+        "https://arxiv.org/abs/2311.03099",
+    )
+    summary = (
+        "Adds the task vectors, of each a random share of the changes, scaled up by one over that "
+        "share. The recipe's seed decides which."
+    )
+
+    density: float = Field(
+        0.5, gt=0.0, le=1.0, description="Probability with which a change is kept."
     )
     normalize: bool = Field(
         False, description="Divide the sum of the task vectors by the sum of the weights."
@@ -37,4 +214,4 @@ class TaskArithmetic(MethodParameters):
         return self.normalize
 
 
-METHODS: tuple[type[MethodParameters], ...] = (TaskArithmetic,)
+METHODS: tuple[type[MethodParameters], ...] = (TaskArithmetic, Ties, Pcb, Sce, Breadcrumbs, Dare)

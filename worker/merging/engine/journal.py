@@ -24,6 +24,7 @@ class Entry:
     digest: str
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[Mapping[str, str], ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -47,6 +48,7 @@ class Journal:
             "digest": entry.digest,
             "diagnostics": entry.diagnostics,
             "warnings": list(entry.warnings),
+            "counts": entry.counts,
         }
         line = json.dumps(document, separators=(",", ":")).encode() + b"\n"
         with self._lock:
@@ -73,6 +75,7 @@ def read_journal(path: Path) -> Iterator[Entry]:
                 found["digest"],
                 found["diagnostics"],
                 tuple(found["warnings"]),
+                found["counts"],
             )
         except (ValueError, KeyError, TypeError):
             return

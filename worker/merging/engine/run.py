@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Condition, Event
+from threading import Event, Lock
 from typing import Any
 
 import torch
@@ -21,15 +21,14 @@ from app.planning.plan import Plan, Step
 from app.sources.compatibility import CheckedTensors
 from app.sources.fetch import LocalCheckpoint
 from app.storage.artifacts import storage_error
+from worker.merging.engine.blocks import Inputs
 from worker.merging.engine.companions import write_companions
+from worker.merging.engine.groups import STRETCH_ENTRIES, Task, groups_of
 from worker.merging.engine.journal import Entry
 from worker.merging.engine.reading import TensorReader
-from worker.merging.engine.steps import Inputs, Stretch, merge_stretch, stretches_of
+from worker.merging.engine.steps import merge_stretch, survey_stretch
 from worker.merging.engine.writing import OutputWriter
 
-# Tensors that are merged by blocks are shared out in stretches of this many entries. Part of the
-# artifact's journal, not of its bytes.
-_STRETCH_ENTRIES = 2**22
 # What small tensors may take beside the largest one.
 _SPARE_BYTES = 2**27
 
@@ -134,10 +133,11 @@ def _merge_all(
     job: Job, inputs: Inputs, writer: OutputWriter, observer: Observer
 ) -> tuple[list[Entry], int]:
     """Return an entry for every stretch of the plan, and how many tensors were taken over."""
-    stretches = [s for step in job.plan.steps for s in stretches_of(step, _STRETCH_ENTRIES)]
-    entries = writer.adopt(job.previous, {stretch.key for stretch in stretches})
+    groups = groups_of(job.plan, inputs)
+    wanted = {stretch.key for group in groups for stretch in group.stretches}
+    entries = writer.adopt(job.previous, wanted)
     done = {entry.key for entry in entries}
-    left = Counter(stretch.step.name for stretch in stretches if stretch.key not in done)
+    left = Counter(name for name, _, _ in wanted - done)
     total = len(job.plan.steps)
     adopted = total - len(left)
     observer.progress(adopted, total)
@@ -150,76 +150,88 @@ def _merge_all(
         if halt.is_set():
             raise Interrupted
 
-    def work(stretch: Stretch) -> Entry | None:
-        """Return the stretch's entry; None if the run is over, and `failures` says why."""
+    def work(task: Task) -> tuple[Task, Entry | bool | None]:
+        """Return the merged stretch's entry, or whether the surveyed one is equal in all inputs.
+
+        None if the run is over, and `failures` says why.
+        """
         try:
             check()
-            entry = merge_stretch(stretch, inputs, writer, check)
+            if task.survey is not None:
+                return task, survey_stretch(task.stretch, inputs, task.survey, check)
+            entry = merge_stretch(task.stretch, inputs, task.group.known, writer, check)
+            entry = task.group.describe(entry)
             writer.finished(entry)
-            return entry
+            return task, entry
         except BaseException as error:  # noqa: BLE001 - raised again by the main thread
             if not halt.is_set():
                 failures.append(error)
             halt.set()
-            return None
+            return task, None
         finally:
-            memory.give_back(stretch.step.cost.memory_bytes)
+            memory.give_back(task.stretch.step.cost.memory_bytes)
 
-    def account(finished: Iterable[Future[Entry | None]]) -> None:
-        for future in finished:
-            entry = future.result()
-            if entry is None:
-                continue
-            entries.append(entry)
-            left[entry.name] -= 1
-            if left[entry.name] == 0:
-                del left[entry.name]
+    def account(task: Task, result: Entry | bool | None) -> list[Task]:
+        """Note what a task came to; return the tasks that follow from it."""
+        if isinstance(result, bool):
+            return task.group.surveyed(task, result)
+        if result is not None:
+            entries.append(result)
+            left[result.name] -= 1
+            if left[result.name] == 0:
+                del left[result.name]
                 observer.progress(total - len(left), total)
+        return []
 
-    pending: set[Future[Entry | None]] = set()
+    pending: set[Future[tuple[Task, Entry | bool | None]]] = set()
+    ready: deque[Task] = deque()
+    waiting = deque(groups)
     # Reductions and LAPACK run on one thread, tensors in parallel: then the bytes do not depend
     # on how many cores there are. torch keeps that number per thread.
     torch.set_num_threads(1)
     with ThreadPoolExecutor(job.threads, "merge", torch.set_num_threads, (1,)) as pool:
         try:
-            for stretch in stretches:
-                if stretch.key in done:
-                    continue
-                memory.take(stretch.step.cost.memory_bytes)
-                if halt.is_set():
-                    break
-                pending.add(pool.submit(work, stretch))
-                finished = {future for future in pending if future.done()}
-                pending -= finished
-                account(finished)
-            while pending:
+            while (ready or waiting or pending) and not halt.is_set():
+                while len(pending) <= job.threads and (ready or waiting):
+                    if not ready:
+                        ready.extend(waiting.popleft().start(done))
+                        continue
+                    if not memory.take(ready[0].stretch.step.cost.memory_bytes):
+                        break
+                    pending.add(pool.submit(work, ready.popleft()))
                 finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-                account(finished)
+                for future in finished:
+                    # What is begun is finished before something else is: its state is freed.
+                    ready.extendleft(reversed(account(*future.result())))
         except BaseException:
             halt.set()
             raise
+    for future in pending:
+        account(*future.result())
     if failures:
         raise failures[0]
     return entries, adopted
 
 
 class _Memory:
-    """Lets as much work in as fits the allowance, and always one piece, in order."""
+    """Lets as much work in as fits the allowance, and always one piece."""
 
     def __init__(self, allowance: int) -> None:
         self._allowance = allowance
         self._used = 0
-        self._changed = Condition()
+        self._lock = Lock()
 
-    def take(self, size: int) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._used == 0 or self._used + size <= self._allowance)
-            self._used += size
+    def take(self, size: int) -> bool:
+        """Say whether a piece of that size may be worked on, and count it if so."""
+        with self._lock:
+            fits = self._used == 0 or self._used + size <= self._allowance
+            self._used += size if fits else 0
+            return fits
 
     def give_back(self, size: int) -> None:
-        with self._changed:
+        """Count a piece that is done."""
+        with self._lock:
             self._used -= size
-            self._changed.notify_all()
 
 
 def _allowance(job: Job) -> int:
@@ -233,8 +245,8 @@ def _check_tied_copies(job: Job, readers: Sequence[TensorReader]) -> None:
         # None is the reference, which is first; the others are counted after it.
         reader = readers[0 if copy.checkpoint is None else copy.checkpoint + 1]
         entries = reader.tensors[copy.name].numel
-        for start in range(0, entries, _STRETCH_ENTRIES):
-            stop = min(start + _STRETCH_ENTRIES, entries)
+        for start in range(0, entries, STRETCH_ENTRIES):
+            stop = min(start + STRETCH_ENTRIES, entries)
             stored = reader.read_bytes(copy.name, start, stop)
             if not torch.equal(stored, reader.read_bytes(copy.target, start, stop)):
                 raise IncompatibleCheckpointError(
@@ -243,17 +255,21 @@ def _check_tied_copies(job: Job, readers: Sequence[TensorReader]) -> None:
                 )
 
 
+def _in_order(steps: Sequence[Step], entries: Sequence[Entry]) -> list[Entry]:
+    order = {step.name: number for number, step in enumerate(steps)}
+    return sorted(entries, key=lambda entry: (order[entry.name], entry.start))
+
+
 def _summed_up(steps: Sequence[Step], entries: Sequence[Entry]) -> list[dict[str, str]]:
     """Return the tensors' warnings, one a code, in the plan's order."""
-    order = {step.name: number for number, step in enumerate(steps)}
-    by_code: dict[str, list[str]] = {}
-    for entry in sorted(entries, key=lambda e: (order[e.name], e.start)):
+    by_code: dict[str, dict[str, None]] = {}
+    for entry in _in_order(steps, entries):
         for warning in entry.warnings:
-            by_code.setdefault(warning["code"], []).append(warning["message"])
+            by_code.setdefault(warning["code"], {})[warning["message"]] = None
     return [
         {
             "code": code,
-            "message": messages[0]
+            "message": next(iter(messages))
             + (f" (and {len(messages) - 1} more tensors)" if len(messages) > 1 else ""),
         }
         for code, messages in by_code.items()
@@ -263,12 +279,17 @@ def _summed_up(steps: Sequence[Step], entries: Sequence[Entry]) -> list[dict[str
 def _diagnostics(
     steps: Sequence[Step], entries: Sequence[Entry], warnings: Sequence[dict[str, str]]
 ) -> dict[str, Any]:
-    found = {entry.name: dict(entry.diagnostics) for entry in entries if entry.diagnostics}
+    found: dict[str, dict[str, Any]] = {step.name: {} for step in steps}
+    counts: dict[str, Counter[str]] = {step.name: Counter() for step in steps}
+    for entry in _in_order(steps, entries):
+        found[entry.name].update(entry.diagnostics)
+        counts[entry.name].update(entry.counts)
     tensors = {
         step.name: {
             "method": step.assignment.method,
             "treatment": step.treatment.value,
-            **found.get(step.name, {}),
+            **found[step.name],
+            **({"counts": dict(counts[step.name])} if counts[step.name] else {}),
         }
         for step in steps
     }

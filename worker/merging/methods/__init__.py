@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
-from typing import cast
 
 from app.contract.catalogue import parse_method
-from worker.merging.interface import Merge
+from worker.merging.interface import Method
 
 
-def load(name: str) -> Merge:
-    """Return the `merge` function of a method; InvalidRequestError if the catalogue has none."""
+@cache
+def load(name: str) -> Method:
+    """Return a method's functions; InvalidRequestError if the catalogue has none of that name."""
     module = import_module(f"{__name__}.{parse_method(name).name}")
-    return cast("Merge", module.merge)
+    return Method(module.merge, getattr(module, "survey", None))

@@ -31,12 +31,13 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def recipe(method: str, base: Path, experts: list[Path], **parameters: object) -> dict[str, object]:
+    most = CATALOGUE[method].max_experts
     document: dict[str, object] = {
-        "checkpoints": [str(e) for e in experts],
+        "checkpoints": [str(e) for e in experts[:most]],
         "method": method,
         "parameters": parameters,
     }
-    return document | ({"base": str(base)} if CATALOGUE[method].base != "unused" else {})
+    return document | ({"base": str(base)} if CATALOGUE[method].base == "required" else {})
 
 
 def bits(folder: Path) -> dict[str, torch.Tensor]:

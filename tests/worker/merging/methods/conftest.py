@@ -32,7 +32,7 @@ def make_inputs():
             tensors=tensors,
             weights=tuple(weights or [1.0] * len(tensors)),
             unit_roundoff=unit_roundoff,
-            generator=lambda index: torch.Generator().manual_seed(index),
+            seed=lambda index: index,
         )
 
     return make
@@ -46,6 +46,51 @@ def merge(make_inputs):
     def run(name, tensors, weights=None, *, base=None, unit_roundoff=2.0**-24, **parameters):
         inputs = make_inputs(tensors, weights, base=base, unit_roundoff=unit_roundoff)
         return load(name)(inputs, parse_parameters(name, parameters))
+
+    return run
+
+
+@pytest.fixture
+def merge_in_blocks(make_inputs):
+    """As `merge`, by blocks of so many rows, surveyed by stretches of so many, as the engine does.
+
+    Blocks are flat, unless the method wants rows.
+    """
+    from worker.merging.interface import About, Survey
+    from worker.merging.methods import load
+
+    def run(name, tensors, rows, weights=None, *, stretch=None, **given):
+        method, parameters = load(name), parse_parameters(name, given)
+        count, row = len(tensors), tensors[0][0].numel()
+
+        def block(start):
+            inputs = make_inputs(tensors[:, start : start + rows], weights)
+            if not parameters.row_blocks:
+                inputs.base, inputs.tensors = inputs.base.flatten(), inputs.tensors.flatten(1)
+            inputs.start = start * row
+            return inputs
+
+        starts = range(0, tensors.shape[1], rows)
+        stretch = stretch or tensors.shape[1]
+        known = ()
+        if method.survey is not None:
+            about = About("a.tensor", tuple(tensors.shape[1:]), tuple(weights or [1.0] * count))
+            answer = method.survey(about, parameters, None)
+            finished = None
+            while isinstance(answer, Survey):
+                parts = []
+                for first in range(0, tensors.shape[1], stretch):
+                    part = method.survey(about, parameters, finished)
+                    for start in range(first, min(first + stretch, tensors.shape[1]), rows):
+                        part.add(block(start))
+                    parts.append(part)
+                finished, *others = parts
+                for later in others:
+                    finished.join(later)
+                answer = method.survey(about, parameters, finished)
+            known = (answer,)
+        merged = [method.merge(block(start), parameters, *known).flatten() for start in starts]
+        return torch.cat(merged).view(tensors.shape[1:])
 
     return run
 

@@ -1,0 +1,26 @@
+"""Random masks that depend on a seed and on an entry's position, not on how blocks are cut."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from numpy.random import PCG64
+from torch import Tensor
+
+_STEPS = 2**32
+
+
+def bernoulli(seed: int, start: int, count: int, probability: float) -> Bool[Tensor, " n"]:
+    """Return for the entries `start` to `start + count` whether each is drawn, on the CPU.
+
+    Entry i takes half of the generator's 64-bit number i // 2, to which it can jump.
+    """
+    generator = PCG64(seed)
+    generator.advance(start // 2)
+    skipped = start % 2
+    raw = generator.random_raw((skipped + count + 1) // 2)
+    numbers = raw.astype("<u8", copy=False).view("<u4")[skipped : skipped + count]
+    limit = round(probability * _STEPS)
+    drawn = numbers < np.uint32(limit) if limit < _STEPS else np.ones(count, bool)
+    return torch.from_numpy(drawn)

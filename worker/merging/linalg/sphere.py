@@ -1,0 +1,95 @@
+"""Means on the sphere, worked out in the span of the vectors: their Gram matrix is all it takes.
+
+A vector of the span is given by its coefficients c, its products by the Gram matrix G: ⟨x, y⟩ is
+cₓᵀG c_y. So the vectors are read once for G and once for the result, however many steps a mean
+takes, and every scalar is a float64.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_FLOOR = 2.0**-22
+"""Beside 1, what float32 unit vectors that cancel leave behind."""
+
+
+class Antipodal(Exception):  # noqa: N818 - a case of the mathematics; callers name the tensor
+    """Directions cancel: their mean on the sphere is not defined."""
+
+
+class KarcherMean(NamedTuple):
+    """Coefficients of the mean direction over the unit vectors, and how it was reached."""
+
+    coefficients: Float[Tensor, " n"]
+    iterations: int
+    tangent_norm: float
+
+
+def karcher_mean(
+    cosines: Float[Tensor, "n n"], weights: Float[Tensor, " n"], *, max_iter: int, tol: float
+) -> KarcherMean:
+    """Return the Riemannian mean of unit vectors (weights add up to 1); raises Antipodal.
+
+    Angles are twice the arc sine of half the chord: the arc cosine of a cosine near 1 keeps half
+    of its digits at most.
+    """
+    mean = weights.clone()
+    length = _norm(mean, cosines)
+    if length < max(tol, _FLOOR) * float(weights.abs().sum()):
+        mean, length = torch.zeros_like(weights), 1.0
+        mean[0] = 1.0
+    mean /= length
+    identity = torch.eye(len(weights), dtype=torch.float64)
+    tangent_norm = math.inf
+    for iteration in range(max_iter):
+        chords = torch.stack([torch.tensor(_norm(mean - axis, cosines)) for axis in identity])
+        angles = 2.0 * torch.asin((chords / 2.0).clamp(max=1.0))
+        if float(angles.max()) > math.pi - 1e-6:
+            raise Antipodal
+        factors = weights / torch.sinc(angles / math.pi)
+        tangent = factors - (factors * (1.0 - chords.square() / 2.0)).sum() * mean
+        tangent_norm = _norm(tangent, cosines)
+        if tangent_norm < tol:
+            return KarcherMean(mean, iteration, tangent_norm)
+        step = math.sin(tangent_norm) / tangent_norm
+        mean = math.cos(tangent_norm) * mean + step * tangent
+        mean /= _norm(mean, cosines)
+    return KarcherMean(mean, max_iter, tangent_norm)
+
+
+def mean_direction(
+    cosines: Float[Tensor, "n n"], weights: Float[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    """Return the coefficients of Σ wᵢuᵢ at length 1; raises Antipodal where it vanishes."""
+    length = _norm(weights, cosines)
+    if length <= _FLOOR * float(weights.abs().sum()):
+        raise Antipodal
+    return weights / length
+
+
+def slerp_coefficients(
+    cosines: Float[Tensor, "*batch"], t: float, *, least_sine: float
+) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+    """Return sin((1−t)θ)/sin θ and sin(tθ)/sin θ; 1−t and t where sin θ is at most `least_sine`."""
+    angles = 2.0 * torch.atan2((1.0 - cosines).sqrt(), (1.0 + cosines).sqrt())
+    sines = angles.sin()
+    straight = sines <= least_sine
+    safe = torch.where(straight, 1.0, sines)
+    first = torch.where(straight, 1.0 - t, ((1.0 - t) * angles).sin() / safe)
+    second = torch.where(straight, t, (t * angles).sin() / safe)
+    return first, second
+
+
+def _norm(coefficients: Float[Tensor, " n"], cosines: Float[Tensor, "n n"]) -> float:
+    """Return the length, without losing that of a small difference between long vectors.
+
+    cᵀGc is (Σc)² + cᵀ(G − 1)c, and the entries of G − 1 are small where the vectors are close.
+    """
+    total = float(coefficients.sum())
+    rest = float(coefficients @ (cosines - 1.0) @ coefficients)
+    return math.sqrt(max(0.0, total * total + rest))

@@ -1,0 +1,56 @@
+"""Karcher mean: (Σ αᵢnᵢ)·u, u the Riemannian mean of the directions Wᵢ/nᵢ."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from app.contract.catalogue.parameter_space import Karcher
+from app.contract.errors import UndefinedMergeError
+from worker.merging.gram import GramSurvey
+from worker.merging.interface import About, MergeInputs
+from worker.merging.linalg.sphere import Antipodal, karcher_mean
+from worker.merging.linalg.sums import weighted_sum
+
+
+def survey(
+    about: About, parameters: Karcher, finished: GramSurvey | None
+) -> GramSurvey | list[float]:
+    """Return the coefficients of the experts in the mean; UndefinedMergeError if there is none."""
+    if finished is None:
+        return GramSurvey(about.experts)
+    finished.describe(about)
+    norms = finished.norms
+    shares = torch.tensor(about.weights, dtype=torch.float64) / math.fsum(about.weights)
+    # Beside the largest: a small tensor has a direction as good as a large one's.
+    directed = (norms > parameters.tol * norms.max()).nonzero().squeeze(1)
+    if not len(directed):
+        return [0.0] * about.experts
+    chosen = shares[directed]
+    if abs(float(chosen.sum())) <= 1e-9 * float(chosen.abs().sum()):
+        raise UndefinedMergeError(
+            f"{about.name}: the weights of the checkpoints in which it is not zero add up to 0, "
+            "and karcher divides by their sum. Change the weights."
+        )
+    try:
+        mean = karcher_mean(
+            finished.cosines[directed][:, directed],
+            chosen / chosen.sum(),
+            max_iter=parameters.max_iter,
+            tol=parameters.tol,
+        )
+    except Antipodal:
+        raise UndefinedMergeError(
+            f"{about.name}: checkpoints point in opposite directions, between which the Karcher "
+            "mean is not defined. Use a rule to give this tensor another method."
+        ) from None
+    about.diagnostics.update(iterations=mean.iterations, tangent_norm=mean.tangent_norm)
+    coefficients = torch.zeros_like(norms)
+    coefficients[directed] = mean.coefficients / norms[directed]
+    return [float(c) for c in coefficients * (shares * norms).sum()]
+
+
+def merge(inputs: MergeInputs, parameters: Karcher, coefficients: list[float]) -> torch.Tensor:
+    """Return the experts' linear combination by those coefficients."""
+    return weighted_sum(inputs.tensors, coefficients, normalize=False)

@@ -1,0 +1,47 @@
+"""Multi-SLERP (Goddard 2025): m/‖m‖·Σ wᵢ‖vᵢ‖, m = Σ wᵢvᵢ/‖vᵢ‖."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from app.contract.catalogue.parameter_space import MultiSlerp
+from app.contract.errors import UndefinedMergeError
+from worker.merging.gram import GramSurvey
+from worker.merging.interface import About, MergeInputs
+from worker.merging.linalg.sphere import Antipodal, mean_direction
+from worker.merging.linalg.sums import weighted_sum
+
+
+def survey(
+    about: About, parameters: MultiSlerp, finished: GramSurvey | None
+) -> GramSurvey | list[float]:
+    """Return the coefficients of the experts; UndefinedMergeError where three or more cancel.
+
+    The published algorithm goes on to map the mean of the tangents at m back to the sphere; that
+    mean is zero, so m is where it ends.
+    """
+    if finished is None:
+        return GramSurvey(about.experts)
+    finished.describe(about)
+    norms = finished.norms
+    shares = torch.tensor(about.weights, dtype=torch.float64) / math.fsum(about.weights)
+    inverse = torch.where(norms > 0.0, 1.0 / norms, 0.0)
+    if not inverse.any():
+        return [0.0] * about.experts
+    try:
+        direction = mean_direction(finished.cosines, torch.where(norms > 0.0, shares, 0.0))
+    except Antipodal:
+        if about.experts == 2:
+            return [float(share) for share in shares]
+        raise UndefinedMergeError(
+            f"{about.name}: the checkpoints' directions cancel, so their average has none. Change "
+            "the weights, or use a rule to give this tensor another method."
+        ) from None
+    return [float(c) for c in direction * inverse * (shares * norms).sum()]
+
+
+def merge(inputs: MergeInputs, parameters: MultiSlerp, coefficients: list[float]) -> torch.Tensor:
+    """Return the experts' linear combination by those coefficients."""
+    return weighted_sum(inputs.tensors, coefficients, normalize=False)
