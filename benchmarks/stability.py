@@ -40,24 +40,22 @@ class Movement(NamedTuple):
 
 
 def sharing_experts(
-    shape: tuple[int, int], experts: int = 4, *, ratio: float = 10.0, seed: int = 0
+    shape: tuple[int, int], rank: int, experts: int = 4, *, ratio: float = 10.0, seed: int = 0
 ) -> torch.Tensor:
     """Return float32 task matrices, one shared component `ratio` times larger than each one's own.
 
-    What is shared and what is own have half of the rank each that is kept of an expert, so that
-    nothing depends on where the spectrum is cut, and singular values that fall by ten.
+    What is shared and what is own have `rank` singular values each, which fall by ten.
     """
     generator = torch.Generator().manual_seed(seed)
-    rank = max(1, min(shape) // experts // 2)
     shared, *own = (_component(shape, rank, generator) for _ in range(experts + 1))
     return torch.stack([ratio * shared + one for one in own]).float() * 1e-3
 
 
 def movements(
-    shape: tuple[int, int], experts: int = 4, *, ratio: float = 10.0, seed: int = 0
+    shape: tuple[int, int], rank: int, experts: int = 4, *, ratio: float = 10.0, seed: int = 0
 ) -> Iterator[Movement]:
     """Yield the relative change of every variant's output."""
-    tensors = sharing_experts(shape, experts, ratio=ratio, seed=seed)
+    tensors = sharing_experts(shape, rank, experts, ratio=ratio, seed=seed)
     noise = torch.randn(tensors.shape, generator=torch.Generator().manual_seed(seed + 1))
     changed = tensors + CHANGE * noise * tensors.norm() / noise.norm()
     for method, options in VARIANTS:
@@ -91,10 +89,12 @@ def main() -> None:
     """Print one table a shape."""
     torch.set_num_threads(1)
     for shape in ((384, 384), (1536, 384), (384, 1536)):
-        print(f"\n{shape[0]} x {shape[1]}, 4 experts, relative input change {CHANGE:.0e}\n")
-        print("| method | orthogonalization | output moves by |\n| --- | --- | --- |")
-        for method, how, relative in movements(shape):
-            print(f"| {method} | {how} | {relative:.1e} |")
+        for rank in (min(shape), min(shape) // 8):
+            print(f"\n{shape[0]} x {shape[1]}, 4 experts, shared and own part of rank {rank}\n")
+            print(f"| method | orthogonalization | {CHANGE:.0e} of the input moves the output by |")
+            print("| --- | --- | --- |")
+            for method, how, relative in movements(shape, rank):
+                print(f"| {method} | {how} | {relative:.1e} |")
 
 
 if __name__ == "__main__":
