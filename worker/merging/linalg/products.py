@@ -29,7 +29,8 @@ def symmetric_product(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*ba
     """
     if matrix.ndim > 2 or matrix.is_cuda:
         return matrix.mT @ matrix
-    columns = matrix.numpy()
+    # Of a matrix that BLAS cannot read as it lies, numpy would make two copies, and not see it.
+    columns = (matrix if 1 in matrix.stride() else matrix.contiguous()).numpy()
     return torch.from_numpy(columns.T @ columns)
 
 

@@ -1,0 +1,74 @@
+"""Eigenvectors made in part are those of the whole, on any number of threads."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worker.merging.linalg.products import gram, symmetric_product
+from worker.merging.linalg.tridiagonal import Eigenproblem
+
+
+def squares(n, rank=None, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return gram(torch.randn(rank or 2 * n, n, generator=generator))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 63, 64, 65, 200, 256])
+def test_values_and_vectors_solve_the_problem(n):
+    matrix = squares(n)
+    problem = Eigenproblem(matrix)
+    expected = torch.linalg.eigvalsh(matrix).flip(0)
+    assert torch.allclose(problem.values, expected, rtol=0, atol=1e-12 * float(expected[0]))
+    vectors = problem.vectors(n)
+    assert torch.dist(vectors.T @ vectors, torch.eye(n, dtype=torch.float64)) < 1e-12 * n
+    assert torch.dist(matrix @ vectors, vectors * problem.values) < 1e-12 * n * float(expected[0])
+
+
+@settings(max_examples=20, deadline=None)
+@given(n=st.integers(1, 40), rank=st.integers(1, 40), count=st.integers(0, 40))
+def test_leading_vectors_are_the_first_of_all(n, rank, count):
+    problem = Eigenproblem(squares(n, rank))
+    count = min(n, count)
+    some = problem.vectors(count)
+    assert some.shape == (n, count)
+    assert torch.allclose(some, problem.vectors(n)[:, :count], rtol=0, atol=1e-12)
+
+
+def test_equal_and_zero_eigenvalues_have_orthonormal_vectors():
+    for matrix in (torch.eye(150), torch.zeros(150, 150), torch.diag(torch.arange(150) // 50)):
+        vectors = Eigenproblem(matrix.double()).vectors(150)
+        assert torch.dist(vectors.T @ vectors, torch.eye(150, dtype=torch.float64)) < 1e-12
+
+
+def test_the_matrix_is_not_written_to():
+    matrix = squares(90)
+    before = matrix.clone()
+    Eigenproblem(matrix).vectors(10)
+    assert torch.equal(matrix, before)
+
+
+def test_threads_give_the_bits_that_one_gives():
+    matrices = [squares(200, seed=seed) for seed in range(6)]
+
+    def solve(matrix):
+        problem = Eigenproblem(matrix)
+        return torch.cat([problem.values[None], problem.vectors(50).T])
+
+    alone = [solve(matrix) for matrix in matrices]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(solve, matrices))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(30, 8), (8, 30), (300, 140)])
+def test_symmetric_products_are_symmetric_to_the_bit(shape, dtype):
+    matrix = torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    for view in (matrix, matrix[:, ::2], matrix.T):
+        product = symmetric_product(view)
+        assert product.dtype == dtype
+        assert torch.equal(product, product.T)
+        assert torch.allclose(product, view.T @ view, rtol=1e-5, atol=1e-4)
