@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from app.contract.errors import InvalidCheckpointError
 from app.contract.tensors import DTYPE_NAMES
 from app.planning.layout import INDEX_FILE, index_document
 from app.sources.layout import COMPANIONS
@@ -36,19 +37,63 @@ _COPIED = tuple(
 _FEATURE_EXTRACTOR = "feature_extractor"
 
 
-def write_companions(job: Job, folder: Path, diagnostics: Mapping[str, Any]) -> None:
-    """Write every file of the artifact that is not safetensors into `folder`."""
-    reference = job.all[0]
-    if len(job.plan.files) > 1:
-        _dump(folder / INDEX_FILE, index_document(job.plan.files))
-    _dump(folder / _CONFIG, _config(reference.resolved.config, _dtype(job)))
-    for name in _COPIED:
-        if name in reference.paths:
-            shutil.copyfile(reference.paths[name], folder / name)
-    _write_tokenizer_config(reference.paths, folder)
-    _write_processor(reference.paths, folder)
-    _dump(folder / "recipe.json", recipe_document(job))
-    _dump(folder / "diagnostics.json", diagnostics)
+class Companions:
+    """The files of an artifact besides tensors; those that are made from others are read first.
+
+    A damaged one is refused before anything is merged: InvalidCheckpointError names it.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._paths = job.all[0].paths
+        self._read = {
+            name: _load(job.labels[0], self._paths[name])
+            for name in (_TOKENIZER_CONFIG, _PROCESSOR, _PREPROCESSOR)
+            if name in self._paths
+        }
+
+    def write(self, folder: Path, diagnostics: Mapping[str, Any]) -> None:
+        """Write them all into `folder`."""
+        job = self._job
+        if len(job.plan.files) > 1:
+            _dump(folder / INDEX_FILE, index_document(job.plan.files))
+        _dump(folder / _CONFIG, _config(job.all[0].resolved.config, _dtype(job)))
+        for name in _COPIED:
+            self._copy(name, folder)
+        self._write_tokenizer_config(folder)
+        self._write_processor(folder)
+        _dump(folder / "recipe.json", recipe_document(job))
+        _dump(folder / "diagnostics.json", diagnostics)
+
+    def _copy(self, name: str, folder: Path) -> None:
+        if name in self._paths:
+            shutil.copyfile(self._paths[name], folder / name)
+
+    def _write_tokenizer_config(self, folder: Path) -> None:
+        """Write the tokenizer's configuration in the form that transformers 4 and 5 both read."""
+        config = self._read.get(_TOKENIZER_CONFIG, {})
+        extra = config.get("extra_special_tokens")
+        if not isinstance(extra, list):
+            self._copy(_TOKENIZER_CONFIG, folder)
+            return
+        # transformers 5 writes a list here, on which 4 fails; the older name serves both.
+        kept = {key: value for key, value in config.items() if key != "extra_special_tokens"}
+        _dump(folder / _TOKENIZER_CONFIG, {"additional_special_tokens": extra, **kept})
+
+    def _write_processor(self, folder: Path) -> None:
+        """Write both forms of the processor's configuration, the one made from the other."""
+        processor, extractor = self._read.get(_PROCESSOR), self._read.get(_PREPROCESSOR)
+        if extractor is None and processor is not None:
+            nested = processor.get(_FEATURE_EXTRACTOR)
+            if isinstance(nested, Mapping):
+                extractor = {"processor_class": "WhisperProcessor", **nested}
+        if processor is None and extractor is not None:
+            processor = {_FEATURE_EXTRACTOR: extractor, "processor_class": "WhisperProcessor"}
+        for name, document in ((_PROCESSOR, processor), (_PREPROCESSOR, extractor)):
+            if name in self._paths:
+                self._copy(name, folder)
+            elif document is not None:
+                _dump(folder / name, document)
 
 
 def recipe_document(job: Job) -> dict[str, Any]:
@@ -100,46 +145,17 @@ def _config(reference: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     return config | {"dtype": dtype, "torch_dtype": dtype}
 
 
-def _write_tokenizer_config(paths: Mapping[str, Path], folder: Path) -> None:
-    """Write the tokenizer's configuration in the form that transformers 4 and 5 both read."""
-    config = _load(paths.get(_TOKENIZER_CONFIG))
-    if config is None:
-        return
-    extra = config.get("extra_special_tokens")
-    if not isinstance(extra, list):
-        shutil.copyfile(paths[_TOKENIZER_CONFIG], folder / _TOKENIZER_CONFIG)
-        return
-    # transformers 5 writes a list here, on which 4 fails; the older name serves both.
-    del config["extra_special_tokens"]
-    config.setdefault("additional_special_tokens", extra)
-    _dump(folder / _TOKENIZER_CONFIG, config)
-
-
-def _write_processor(paths: Mapping[str, Path], folder: Path) -> None:
-    """Write both forms of the processor's configuration, each made from the other if need be."""
-    processor = _load(paths.get(_PROCESSOR))
-    extractor = _load(paths.get(_PREPROCESSOR))
-    if extractor is None and processor is not None:
-        nested = processor.get(_FEATURE_EXTRACTOR)
-        extractor = dict(nested) if isinstance(nested, Mapping) else None
-        if extractor is not None:
-            extractor.setdefault("processor_class", "WhisperProcessor")
-    if processor is None and extractor is not None:
-        processor = {_FEATURE_EXTRACTOR: extractor, "processor_class": "WhisperProcessor"}
-    for name, document in ((_PROCESSOR, processor), (_PREPROCESSOR, extractor)):
-        if name in paths:
-            shutil.copyfile(paths[name], folder / name)
-        elif document is not None:
-            _dump(folder / name, document)
-
-
-def _load(path: Path | None) -> dict[str, Any] | None:
-    if path is None:
-        return None
-    document = json.loads(path.read_text("utf-8"))
-    return document if isinstance(document, dict) else None
+def _load(label: str, path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise InvalidCheckpointError(
+            f"{label}: {path.name} is not a JSON object; save the checkpoint again."
+        )
+    return document
 
 
 def _dump(path: Path, document: Mapping[str, Any]) -> None:
-    text = json.dumps(document, indent=2, ensure_ascii=False, sort_keys=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="ascii")

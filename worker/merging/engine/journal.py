@@ -33,11 +33,15 @@ class Entry:
 
 
 class Journal:
-    """An append-only file of entries; each is written after the bytes that it vouches for."""
+    """An append-only file of entries; each is written after the bytes that it vouches for.
 
-    def __init__(self, path: Path) -> None:
+    Its first line is its `origin`: on what the bytes were computed.
+    """
+
+    def __init__(self, path: Path, origin: Mapping[str, str]) -> None:
         self._lock = threading.Lock()
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._append({"origin": dict(origin)})
 
     def add(self, entry: Entry) -> None:
         """Append one entry in a single write."""
@@ -50,6 +54,9 @@ class Journal:
             "warnings": list(entry.warnings),
             "counts": entry.counts,
         }
+        self._append(document)
+
+    def _append(self, document: Mapping[str, Any]) -> None:
         line = json.dumps(document, separators=(",", ":")).encode() + b"\n"
         with self._lock:
             os.write(self._descriptor, line)
@@ -59,11 +66,17 @@ class Journal:
         os.close(self._descriptor)
 
 
-def read_journal(path: Path) -> Iterator[Entry]:
-    """Yield the entries that are whole; a last line cut short by a crash is passed over."""
+def read_journal(path: Path, origin: Mapping[str, str]) -> Iterator[Entry]:
+    """Yield the entries that are whole, if the journal's origin is this one.
+
+    A last line cut short by a crash is passed over.
+    """
     if not path.is_file():
         return
-    for line in path.read_bytes().splitlines(keepends=True):
+    first, *lines = path.read_bytes().splitlines(keepends=True) or [b""]
+    if first != json.dumps({"origin": dict(origin)}, separators=(",", ":")).encode() + b"\n":
+        return
+    for line in lines:
         if not line.endswith(b"\n"):
             return
         try:

@@ -40,7 +40,10 @@ class TensorReader:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             for name in {header.file for header in self.tensors.values()}:
-                self._descriptors[name] = os.open(self._paths[name], os.O_RDONLY)
+                try:
+                    self._descriptors[name] = os.open(self._paths[name], os.O_RDONLY)
+                except OSError as error:
+                    raise self._changed(f"{name} cannot be opened ({error.strerror})") from None
                 stack.callback(os.close, self._descriptors[name])
             self._closing = stack.pop_all()
         return self
@@ -79,10 +82,16 @@ class TensorReader:
         offset = header.start + start * ITEM_SIZES[header.dtype]
         done = 0
         while done < len(view):
-            count = os.preadv(self._descriptors[header.file], [view[done:]], offset + done)
+            try:
+                count = os.preadv(self._descriptors[header.file], [view[done:]], offset + done)
+            except OSError as error:
+                what = f"{header.file} cannot be read ({error.strerror})"
+                raise self._changed(what) from None
             if count == 0:
-                raise SourceChangedError(
-                    f"{self.label}: {header.file} ends within the tensor {name}; it was cut short "
-                    "while the merge ran. Restore it and retry the merge."
-                )
+                raise self._changed(f"{header.file} ends within the tensor {name}")
             done += count
+
+    def _changed(self, what: str) -> SourceChangedError:
+        return SourceChangedError(
+            f"{self.label}: {what}; it was whole when the merge began. Restore it and retry."
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -22,13 +23,15 @@ from app.sources.compatibility import CheckedTensors
 from app.sources.fetch import LocalCheckpoint
 from app.storage.artifacts import storage_error
 from worker.merging.engine.blocks import Inputs
-from worker.merging.engine.companions import write_companions
+from worker.merging.engine.companions import Companions
 from worker.merging.engine.groups import STRETCH_ENTRIES, Task, groups_of
 from worker.merging.engine.journal import Entry
 from worker.merging.engine.reading import TensorReader
 from worker.merging.engine.steps import merge_stretch, survey_stretch
 from worker.merging.engine.writing import OutputWriter
 
+# What torch's CPU allocator says, on Linux and elsewhere.
+_ALLOCATION_FAILED = re.compile(r"can't allocate memory|not enough memory", re.IGNORECASE)
 # What small tensors may take beside the largest one.
 _SPARE_BYTES = 2**27
 
@@ -98,7 +101,7 @@ def run(job: Job, observer: Observer | None = None) -> Outcome:
         raise _out_of_memory(job) from error
     except RuntimeError as error:
         # torch's CPU allocator raises a bare RuntimeError; CUDA's has a class of its own.
-        if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
+        if isinstance(error, torch.OutOfMemoryError) or _ALLOCATION_FAILED.search(str(error)):
             raise _out_of_memory(job) from error
         raise
 
@@ -110,7 +113,8 @@ def _run(job: Job, observer: Observer) -> Outcome:
             for label, local in zip(job.labels, job.all, strict=True)
         ]
         _check_tied_copies(job, readers)
-        writer = OutputWriter(job.folder, job.plan.files)
+        companions = Companions(job)
+        writer = OutputWriter(job.folder, job.plan.files, _origin(job))
         stack.callback(writer.close)
         inputs = Inputs(
             base=readers[0] if job.base else None,
@@ -125,7 +129,7 @@ def _run(job: Job, observer: Observer) -> Outcome:
     for local in job.all:
         local.verify_unchanged()
     warnings = _summed_up(job.plan.steps, entries)
-    write_companions(job, writer.folder, _diagnostics(job.plan.steps, entries, warnings))
+    companions.write(writer.folder, _diagnostics(job.plan.steps, entries, warnings))
     return Outcome(writer.folder, warnings, adopted)
 
 
@@ -232,6 +236,11 @@ class _Memory:
         """Count a piece that is done."""
         with self._lock:
             self._used -= size
+
+
+def _origin(job: Job) -> dict[str, str]:
+    """Return what, besides the recipe and the inputs, decides bytes: only equals are taken over."""
+    return {"torch": torch.__version__, "device": torch.device(job.device).type}
 
 
 def _allowance(job: Job) -> int:

@@ -8,7 +8,7 @@ its own files), or the machine may have lost pages that the journal vouches for.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -24,7 +24,10 @@ _COPY_BYTES = 2**22
 class OutputWriter:
     """The output files of one attempt, open for writing; safe to use from several threads."""
 
-    def __init__(self, attempt: Path, files: Sequence[OutputFile]) -> None:
+    def __init__(
+        self, attempt: Path, files: Sequence[OutputFile], origin: Mapping[str, str]
+    ) -> None:
+        self._origin = origin
         self.folder = attempt / TENSORS_FOLDER
         self.folder.mkdir(parents=True, exist_ok=True)
         self._places = {tensor.name: tensor for file in files for tensor in file.tensors}
@@ -37,7 +40,7 @@ class OutputWriter:
                 # Space is taken now, so that a full disk shows before the work is done.
                 os.posix_fallocate(descriptor, 0, file.size_bytes)
             _write_all(descriptor, memoryview(file.header), 0)
-        self._journal = Journal(attempt / JOURNAL_FILE)
+        self._journal = Journal(attempt / JOURNAL_FILE, origin)
 
     def write(self, name: str, start: int, values: torch.Tensor, digest: StretchDigest) -> None:
         """Write entries from `start` on, already in the output dtype, and add them to `digest`."""
@@ -55,7 +58,7 @@ class OutputWriter:
         """Copy what earlier attempts finished of `wanted`; return the entries that were whole."""
         adopted: dict[tuple[str, int, int], Entry] = {}
         for attempt in previous:
-            for entry in read_journal(attempt / JOURNAL_FILE):
+            for entry in read_journal(attempt / JOURNAL_FILE, self._origin):
                 if entry.key in adopted or entry.key not in wanted:
                     continue
                 if self._copy(attempt / TENSORS_FOLDER, entry):

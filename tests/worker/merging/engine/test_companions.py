@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from app.contract.errors import InvalidCheckpointError
 from tests.tiny_whisper import variant
 from worker.merging.engine.run import Job, run
 
@@ -92,3 +93,17 @@ def test_the_recipe_names_no_path_and_no_time(make: Make, reference: Path, tmp_p
         "device",
     }
     assert len(recipe["checkpoints"][0]["sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer_config.json", "processor_config.json", "preprocessor_config.json"]
+)
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff"])
+def test_a_damaged_companion_is_refused_by_name_before_anything_is_merged(
+    name: str, content: bytes, make: Make, reference: Path
+) -> None:
+    (reference / name).write_bytes(content)
+    job = make({"checkpoints": [str(reference)], "method": "soup"})
+    with pytest.raises(InvalidCheckpointError, match=name):
+        run(job)
+    assert not (job.folder / "tensors").exists()

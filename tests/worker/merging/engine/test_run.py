@@ -15,6 +15,7 @@ from app.contract.catalogue import CATALOGUE
 from app.contract.errors import (
     IncompatibleCheckpointError,
     NonFiniteInputError,
+    OutOfMemoryError,
     OutputOverflowError,
     SourceChangedError,
 )
@@ -24,6 +25,7 @@ from worker.merging.engine.run import Interrupted, Job, Observer, run
 from worker.merging.local import describe_files
 
 Make = Callable[..., Job]
+ORIGIN = {"torch": torch.__version__, "device": "cpu"}
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -123,7 +125,7 @@ def test_what_an_interrupted_attempt_finished_is_taken_over_and_not_merged_again
     first = make(document, attempt="first", threads=1)
     with pytest.raises(Interrupted):
         run(first, observer)
-    finished = list(read_journal(first.folder / "journal.jsonl"))
+    finished = list(read_journal(first.folder / "journal.jsonl", ORIGIN))
     assert finished
     second = run(make(document, attempt="second", previous=(first.folder,)))
     assert second.adopted_tensors == len(finished)
@@ -143,10 +145,45 @@ def test_bytes_that_the_journal_does_not_vouch_for_are_merged_again(
     weights.write_bytes(damaged)
     journal = first.folder / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join(lines[1:]) + lines[0][:-9])
+    journal.write_bytes(b"".join([lines[0], *lines[2:], lines[1][:-9]]))
     second = run(make(document, attempt="second", previous=(first.folder,)))
-    assert second.adopted_tensors == len(lines) - 2
+    assert second.adopted_tensors == len(lines) - 3
     assert digests(second.folder) == undisturbed
+
+
+def test_what_another_torch_or_device_computed_is_not_taken_over(
+    make: Make, base_folder: Path, expert_folders: list[Path]
+) -> None:
+    document = recipe("task_arithmetic", base_folder, expert_folders)
+    first = make(document, attempt="first")
+    run(first)
+    journal = first.folder / "journal.jsonl"
+    journal.write_text(journal.read_text().replace('"device":"cpu"', '"device":"cuda"', 1))
+    second = run(make(document, attempt="second", previous=(first.folder,)))
+    assert second.adopted_tensors == 0
+
+
+def test_memory_that_cannot_be_had_is_told_as_such(
+    make: Make, expert_folders: list[Path], base_folder: Path
+) -> None:
+    job = make(recipe("soup", base_folder, expert_folders))
+
+    def ask_for_too_much(*_: object) -> None:
+        torch.empty(2**50)
+
+    observer = Observer(progress=ask_for_too_much)
+    with pytest.raises(OutOfMemoryError, match="largest tensor"):
+        run(job, observer)
+
+
+def test_a_source_that_vanished_is_named_and_not_the_artifact_store(
+    make: Make, expert_folders: list[Path], base_folder: Path, tmp_path: Path
+) -> None:
+    victim = variant(expert_folders[0], tmp_path / "victim", lambda n, t: t)
+    job = make(recipe("soup", base_folder, [expert_folders[1], victim]))
+    shutil.rmtree(victim)
+    with pytest.raises(SourceChangedError, match="victim"):
+        run(job)
 
 
 def test_an_attempt_writes_nothing_into_an_earlier_one(
