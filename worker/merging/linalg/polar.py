@@ -10,8 +10,8 @@ from worker.merging.linalg.products import multiply, symmetric_product
 from worker.merging.linalg.svd import Decomposition, decompose
 
 _RESOLUTION = torch.finfo(torch.float32).eps
-_DELICATE = 64.0
-"""Up to this rms(σ)·rms(1/σ), a product in float32 keeps the polar factor to about 4e-6 of it."""
+_DELICATE = 8.0
+"""Up to this rms(σ)·rms(1/σ), a product in float32 keeps the polar factor to 5e-7 of it."""
 
 
 def polar_multiplier(matrix: Float[Tensor, "*batch long short"]) -> Float[Tensor, "*batch k k"]:
