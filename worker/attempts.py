@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
-from app.contract.errors import AfluenteError, InternalError
+from app.contract.errors import AfluenteError, InternalError, StorageError
 from app.contract.settings import Settings
 from app.sources.fetch import FetchStoppedError
 from app.storage.artifacts import ArtifactStore
 from app.storage.database import connect, writing
-from app.storage.leases import JobKind, Lease, LeaseLostError, finish, give_back, take
+from app.storage.leases import (
+    JobKind,
+    Lease,
+    LeaseLostError,
+    finish,
+    give_back,
+    interrupted,
+    mark_unsent,
+    take,
+)
 from app.storage.queue import Queue
 from worker.evaluation.runner import EvaluationStoppedError
 from worker.keeper import Keeper, Reason
@@ -56,7 +66,11 @@ class Attempt:
             if done < total and time.monotonic() - last < _PROGRESS_SECONDS:
                 return
             last = time.monotonic()
-            tell(done, total)
+            try:
+                tell(done, total)
+            except SQLAlchemyError as error:
+                # Hours of work do not end because a number could not be told.
+                _LOG.warning("%s: the database took no progress: %s", self.lease.id, error)
             self.wake()
 
         return throttle
@@ -67,14 +81,20 @@ def attempt_job(
     job_id: str,
     settings: Settings,
     worker_id: str,
-    work: Callable[[Attempt], None],
+    works: Mapping[JobKind, Callable[[Attempt], None]],
 ) -> None:
     """Take the job if it is free and do it; what goes wrong ends up in its record.
 
-    A message for a job that somebody else has, or that is over, is passed over.
+    A message for a job that somebody else has, or that is over, is passed over. A job that lost
+    its worker goes before the one that the message names, which then waits for another message.
     """
     engine = connect(settings.database)
     owner = describe_process(worker_id)
+    first = interrupted(engine)
+    if first is not None and first != (kind, job_id):
+        mark_unsent(engine, kind, job_id)
+        kind, job_id = first
+    work = works[kind]
     lease = take(engine, kind, job_id, owner, settings.lease_seconds)
     if lease is None:
         _LOG.info("%s: nothing to do, it is taken or over", job_id)
@@ -108,10 +128,20 @@ def _run(attempt: Attempt, work: Callable[[Attempt], None]) -> None:
         _fail(attempt, error)
     except Exception as error:  # noqa: BLE001 - a fault of ours: the job must end, and the log says why
         _LOG.exception("%s failed", lease.id)
-        _fail(attempt, InternalError(f"{type(error).__name__}: {error}"))
+        # What it says may hold statements and paths; the log keeps them.
+        _fail(
+            attempt,
+            InternalError(
+                f"A fault of the service ({type(error).__name__}); the worker's log tells more. "
+                "Retry, and report it if it happens again."
+            ),
+        )
 
 
 def _fail(attempt: Attempt, error: AfluenteError) -> None:
+    if isinstance(error, StorageError):
+        # A full disk is not helped by keeping what a retry could take over.
+        attempt.store.remove_scratch(attempt.lease.id)
     try:
         with writing(attempt.engine) as connection:
             finish(connection, attempt.lease, "failed", {"error": error.as_record()})
@@ -122,9 +152,11 @@ def _fail(attempt: Attempt, error: AfluenteError) -> None:
 
 def _conclude(engine: Engine, lease: Lease, reason: Reason) -> None:
     """Record the end of a job that was told to stop."""
-    with suppress(LeaseLostError):
-        if reason == "stopping":
+    if reason == "stopping":
+        try:
             give_back(engine, lease)
-        elif reason == "cancelling":
-            with writing(engine) as connection:
-                finish(connection, lease, "cancelled")
+        except LeaseLostError:
+            reason = "cancelling"  # asked for in the meantime, if the job is ours at all
+    if reason == "cancelling":
+        with suppress(LeaseLostError), writing(engine) as connection:
+            finish(connection, lease, "cancelled")

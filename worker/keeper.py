@@ -85,10 +85,16 @@ class Keeper:
         if reason == "stopping":
             patience = self._settings.stop_seconds
         deadline = time.monotonic() + patience
-        while not self._done.wait(min(self._settings.renew_seconds, 1.0)):
-            if time.monotonic() >= deadline:
+        while not self._done.wait(min(self._settings.renew_seconds, 0.5)):
+            try:
+                if reason == "stopping" and time.monotonic() < deadline:
+                    renew(self._engine, self._lease, self._settings.lease_seconds)
+                    continue
+                if time.monotonic() < deadline:
+                    continue
                 self._at_end(reason)
+            except (LeaseLostError, SQLAlchemyError) as error:
+                _LOG.warning("%s: %s while it was ended", self._lease.id, error)
+            if time.monotonic() >= deadline:
                 _LOG.info("%s: ended with its process (%s)", self._lease.id, reason)
                 os._exit(0)
-            if reason == "stopping":
-                renew(self._engine, self._lease, self._settings.lease_seconds)

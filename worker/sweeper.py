@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from app.contract.errors import OutOfMemoryError, WorkerLostError
 from app.contract.settings import Settings
 from app.storage import fleet, merges
-from app.storage.artifacts import ArtifactStore
+from app.storage.artifacts import ArtifactStore, merge_of
 from app.storage.leases import abandon, mark_sent, owners, recover, waiting
 from app.storage.queue import Queue
 from worker.processes.owners import is_known_dead
@@ -57,10 +57,9 @@ class Sweeper:
             _LOG.warning("%s lost its worker: %s", job.id, job.status)
 
     def resend(self) -> None:
-        """Send the messages of queued jobs again, if the queue has none left."""
-        if self.queue.depth() != 0:
-            return
-        for kind, job_id in waiting(self.engine, unsent_seconds=_UNSENT_SECONDS)[:_AT_ONCE]:
+        """Send the messages that were never sent; all, if the queue has none left."""
+        unsent_seconds = _UNSENT_SECONDS if self.queue.depth() == 0 else None
+        for kind, job_id in waiting(self.engine, unsent_seconds=unsent_seconds)[:_AT_ONCE]:
             if not self.queue.send(kind, job_id):
                 return
             mark_sent(self.engine, kind, job_id)
@@ -68,8 +67,10 @@ class Sweeper:
     def tidy(self) -> None:
         """Remove scratch space and folders that belong to nothing."""
         inventory = self.store.inventory()
-        live, published = merges.keepers(
-            self.engine, failed_within_seconds=self.settings.failed_scratch_seconds
+        over, published = merges.disposable(
+            self.engine,
+            {merge_of(folder) for folder in inventory},
+            failed_within_seconds=self.settings.failed_scratch_seconds,
         )
-        for folder in self.store.discard(inventory, live, published):
+        for folder in self.store.discard(inventory, over, published):
             _LOG.info("removed %s", folder)

@@ -9,14 +9,16 @@ from worker.celery_app import SETTINGS, WORKER_ID, app
 from worker.evaluation_job import do_evaluation
 from worker.merge_job import do_merge
 
+_WORKS = {JobKind.MERGE: do_merge, JobKind.EVALUATION: do_evaluation}
+
 
 @app.task(name=MERGE_TASK)
 def merge(merge_id: str) -> None:
     """Make a queued merge."""
-    attempt_job(JobKind.MERGE, merge_id, SETTINGS, WORKER_ID, do_merge)
+    attempt_job(JobKind.MERGE, merge_id, SETTINGS, WORKER_ID, _WORKS)
 
 
 @app.task(name=EVALUATE_TASK)
 def evaluate(evaluation_id: str) -> None:
     """Do a queued evaluation."""
-    attempt_job(JobKind.EVALUATION, evaluation_id, SETTINGS, WORKER_ID, do_evaluation)
+    attempt_job(JobKind.EVALUATION, evaluation_id, SETTINGS, WORKER_ID, _WORKS)

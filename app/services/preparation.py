@@ -160,11 +160,6 @@ def _warnings(recipe: Recipe, plan: Plan) -> tuple[dict[str, str], ...]:
         title = CATALOGUE[recipe.method].title
         message = f"{title} of a single checkpoint: there is nothing to merge it with."
         warnings.append({"code": "single_checkpoint", "message": message})
-    uris = [source.uri for source in recipe.checkpoints]
-    twice = sorted({uri for uri in uris if uris.count(uri) > 1})
-    if twice:
-        message = f"Given more than once: {', '.join(twice)}."
-        warnings.append({"code": "identical_checkpoints", "message": message})
     for match in plan.unmatched_rules:
         message = f'The rule "{match}" matches no tensor that an earlier rule left.'
         warnings.append({"code": "unmatched_rule", "message": message})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,16 +83,16 @@ class ArtifactStore:
         return self._entries(_SCRATCH) + self._entries(_PUBLISHED)
 
     def discard(
-        self, inventory: Iterable[Path], live: Collection[str], published: Collection[str]
+        self, inventory: Iterable[Path], over: Collection[str], published: Collection[str]
     ) -> list[Path]:
-        """Delete those of `inventory` that belong to no live merge and that no row names.
+        """Delete those of `inventory` whose merge is `over` and that no row names as published.
 
-        Take the inventory before reading the rows: a merge born in between is then not in it. A
-        folder of a live merge stays, because its attempt may be about to publish it.
+        A folder of a live merge stays, because its attempt may be about to publish it. So does
+        one of a merge that the database does not know: it may be the wrong database.
         """
         removed = []
         for folder in inventory:
-            if folder.name.split(".")[0] in live or folder.name in published:
+            if merge_of(folder) not in over or folder.name in published:
                 continue
             shutil.rmtree(folder, ignore_errors=True)
             removed.append(folder)
@@ -99,17 +100,21 @@ class ArtifactStore:
 
     def check(self) -> None:
         """Raise StorageError unless the store can be written."""
-        probe = self.root / f".probe-{os.getpid()}"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            probe.touch()
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=self.root, prefix=".probe-"):
+                pass
         except OSError as error:
             raise storage_error(error, self.root) from error
 
     def _entries(self, kind: str) -> list[Path]:
         folder = self.root / kind
         return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def merge_of(folder: Path) -> str:
+    """Return the identifier of the merge that a scratch or published folder belongs to."""
+    return folder.name.removeprefix(".removed-").split(".")[0]
 
 
 def storage_error(error: OSError, path: Path) -> StorageError:

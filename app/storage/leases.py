@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Table, and_, func, or_, select, update
 
 from app.contract.states import FINAL, OPEN, origins
 from app.storage import events
@@ -235,18 +235,47 @@ def recover(
     return outcome
 
 
-def waiting(engine: Engine, *, unsent_seconds: float) -> list[tuple[JobKind, str]]:
-    """Return the queued jobs whose message was sent longer ago than this, or never."""
+def waiting(engine: Engine, *, unsent_seconds: float | None) -> list[tuple[JobKind, str]]:
+    """Return the queued jobs whose message was sent longer ago than this, or never.
+
+    None: only those whose message was never sent, or was taken back.
+    """
     found: list[tuple[float, JobKind, str]] = []
     with reading(engine) as connection:
         for kind in JobKind:
             table = kind.table
-            query = select(table.c.id, table.c.created_at).where(
-                table.c.status == "queued",
-                or_(table.c.sent_at.is_(None), table.c.sent_at < now() - unsent_seconds),
-            )
+            unsent: ColumnElement[bool] = table.c.sent_at.is_(None)
+            if unsent_seconds is not None:
+                unsent = or_(unsent, table.c.sent_at < now() - unsent_seconds)
+            query = select(table.c.id, table.c.created_at).where(table.c.status == "queued", unsent)
             found += [(row.created_at, kind, row.id) for row in connection.execute(query)]
     return [(kind, job_id) for _, kind, job_id in sorted(found)]
+
+
+def interrupted(engine: Engine) -> tuple[JobKind, str] | None:
+    """Return the oldest queued job that was begun before: it goes first, whatever the message."""
+    found: list[tuple[float, JobKind, str]] = []
+    with reading(engine) as connection:
+        for kind in JobKind:
+            table = kind.table
+            query = select(table.c.id, table.c.started_at).where(
+                table.c.status == "queued", table.c.attempt > 0
+            )
+            found += [(row.started_at, kind, row.id) for row in connection.execute(query)]
+    if not found:
+        return None
+    _, kind, job_id = min(found)
+    return kind, job_id
+
+
+def mark_unsent(engine: Engine, kind: JobKind, job_id: str) -> None:
+    """Note that the job's message is used up, so that the sweeper sends another."""
+    with writing(engine) as connection:
+        connection.execute(
+            update(kind.table)
+            .where(kind.table.c.id == job_id, kind.table.c.status == "queued")
+            .values(sent_at=None)
+        )
 
 
 def mark_sent(engine: Engine, kind: JobKind, job_id: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -17,11 +17,13 @@ from sqlalchemy import (
 )
 
 from app.contract.identifiers import MERGE, new_id
-from app.contract.states import OPEN
+from app.contract.states import FINAL, OPEN
 from app.storage import events
 from app.storage.database import now, reading, writing
 from app.storage.leases import Lease, write
 from app.storage.tables import evaluations, merges
+
+_MOST_PARAMETERS = 500
 
 
 def create(
@@ -148,17 +150,27 @@ def remove(connection: Connection, merge_id: str) -> None:
     connection.execute(delete(merges).where(merges.c.id == merge_id))
 
 
-def keepers(engine: Engine, *, failed_within_seconds: float) -> tuple[set[str], set[str]]:
-    """Return (merges whose scratch is still of use, artifact folders that are published)."""
+def disposable(
+    engine: Engine, merge_ids: Collection[str], *, failed_within_seconds: float
+) -> tuple[set[str], set[str]]:
+    """Return which of these merges are over for good, and the artifact folders they published.
+
+    One that failed this recently is not: a retry may take over what it finished.
+    """
     recent = (merges.c.status == "failed") & (merges.c.finished_at > now() - failed_within_seconds)
+    query = select(merges.c.id, merges.c.artifact_folder).where(
+        merges.c.status.in_(sorted(FINAL)), ~recent
+    )
+    over: set[str] = set()
+    folders: set[str] = set()
+    known = sorted(merge_ids)
     with reading(engine) as connection:
-        scratch = connection.execute(
-            select(merges.c.id).where(merges.c.status.in_(sorted(OPEN)) | recent)
-        ).scalars()
-        folders = connection.execute(
-            select(merges.c.artifact_folder).where(merges.c.artifact_folder.is_not(None))
-        ).scalars()
-        return set(scratch), {str(folder) for folder in folders}
+        for start in range(0, len(known), _MOST_PARAMETERS):
+            part = merges.c.id.in_(known[start : start + _MOST_PARAMETERS])
+            for merge_id, folder in connection.execute(query.where(part)):
+                over.add(merge_id)
+                folders |= {folder} if folder else set()
+    return over, folders
 
 
 def progress(done: int, total: int | None, unit: str | None) -> dict[str, Any]:

@@ -134,15 +134,17 @@ def all_warnings(
 ) -> tuple[dict[str, str], ...]:
     """Return the warnings of the plan, of the inputs' digests and of the methods."""
     warnings = list(prepared.warnings)
-    if prepared.base is not None:
-        same = [
-            source.name
-            for source, local in zip(prepared.recipe.checkpoints, locals_[1:], strict=True)
-            if local.sha256 == locals_[0].sha256
-        ]
-        if same:
-            message = f"Equal to the base, so nothing was learnt in: {', '.join(same)}."
-            warnings.append({"code": "zero_task_vector", "message": message})
+    names = [source.name for source in prepared.recipe.checkpoints]
+    digests = [local.sha256 for local in locals_]
+    base = digests.pop(0) if prepared.base is not None else None
+    unlearnt = [name for name, digest in zip(names, digests, strict=True) if digest == base]
+    if unlearnt:
+        message = f"Equal to the base, so nothing was learnt in: {', '.join(unlearnt)}."
+        warnings.append({"code": "zero_task_vector", "message": message})
+    twins = [n for n, d in zip(names, digests, strict=True) if digests.count(d) > 1]
+    if twins:
+        message = f"The same checkpoint, to the byte: {', '.join(twins)}."
+        warnings.append({"code": "identical_checkpoints", "message": message})
     return (*warnings, *outcome.warnings)
 
 

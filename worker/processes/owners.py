@@ -18,7 +18,7 @@ def is_known_dead(owner: str) -> bool:
     if len(parts) != 4 or parts[1] != _place() or not parts[1]:
         return False
     pid, started = parts[2:]
-    return pid.isdigit() and _started(int(pid)) != started
+    return pid.isdigit() and (_is_gone(int(pid)) or _started(int(pid)) not in {started, ""})
 
 
 def _place() -> str:
@@ -30,12 +30,25 @@ def _place() -> str:
         return ""
 
 
+def _is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False  # there, but another user's
+    return False
+
+
 def _started(pid: int) -> str | None:
-    """Return when a process began, in ticks since boot; None if there is none or it has ended."""
+    """Return when a process began, in ticks since boot.
+
+    None if it has ended and waits to be collected; empty if it cannot be seen.
+    """
     try:
         # The command may hold spaces and parentheses; what follows the last one is fixed.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return None
+        return ""
     state, started = fields[0], fields[19]
     return None if state in {"Z", "X"} else started
