@@ -222,7 +222,10 @@ def _suffixed(name: str, taken: set[str]) -> str:
 
 
 def _last_segment(uri: str) -> str:
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # what is wrong with the URI is said when it is resolved
+        return "checkpoint"
     path = unquote(f"{parts.netloc}{parts.path}" if parts.scheme else uri)
     segment = path.rstrip("/").rsplit("/", 1)[-1].split("@", 1)[0]
     clean = re.sub(r"[^A-Za-z0-9._-]+", "-", segment).strip("-._")

@@ -11,7 +11,8 @@ from app.contract.evaluation import EvaluationSpec
 
 RESERVED_NAMES = frozenset({"base", "merge"})
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB|KIB|MIB|GIB|TIB)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*(B|KB|MB|GB|TB|KIB|MIB|GIB|TIB)?", re.IGNORECASE)
+_SIZE_LIMIT = 2**63
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
@@ -95,8 +96,8 @@ def parse_size(text: str) -> int:
     """Return the bytes that `5GB`, `500 MB` or `2GiB` stand for; ValueError if unreadable."""
     found = _SIZE.fullmatch(text.strip())
     size = int(float(found[1]) * _UNITS[(found[2] or "B").upper()]) if found else 0
-    if size < 1:
-        raise ValueError(f'"{text}" is not a size such as "5GB" or "500MB"')
+    if not 1 <= size < _SIZE_LIMIT:
+        raise ValueError(f'"{text[:40]}" is not a size such as "5GB" or "500MB"')
     return size
 
 

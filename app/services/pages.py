@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import math
+import sys
 
 from app.contract.errors import InvalidRequestError, Problem
 
@@ -22,7 +22,7 @@ def decode_time_token(token: str | None) -> tuple[float, str] | None:
         return None
     match _decode(token):
         case [float() | int() as seconds, str() as identifier] if (
-            math.isfinite(seconds) and identifier.isascii() and identifier.isprintable()
+            abs(seconds) <= sys.float_info.max and identifier.isascii() and identifier.isprintable()
         ):
             return float(seconds), identifier
     raise _not_ours()

@@ -140,3 +140,17 @@ def test_no_document_ends_in_anything_but_a_recipe_or_a_list_of_problems(documen
 )
 def test_sizes_are_read_with_their_unit(text: str, size: int) -> None:
     assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("uri", ["https://[x/y", "https://]x/y", "//[", "https://[::1"])
+def test_a_uri_that_cannot_be_taken_apart_has_a_name_all_the_same(uri: str) -> None:
+    [first, _] = parse_request(request(checkpoints=[uri, "/b"])).recipe.checkpoints
+    assert first.name == "checkpoint"
+
+
+@pytest.mark.parametrize("text", ["9" * 400 + "GB", "9" * 400, "9223372036854775808", "1e400GB"])
+def test_a_size_beyond_all_bounds_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a size") as caught:
+        parse_size(text)
+    assert len(str(caught.value)) < 120
+    assert params(request(output={"max_shard_size": text})) == ["output.max_shard_size"]

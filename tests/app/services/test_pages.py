@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,3 +32,10 @@ def test_any_other_text_is_refused(token: str):
 def test_an_offset_out_of_bounds_is_refused(offset: object):
     with pytest.raises(InvalidRequestError):
         decode_offset_token(encode_token(offset))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seconds", ["9" * 330, "-" + "9" * 330, "9" * 5000, "1e999", "NaN"])
+def test_a_time_out_of_bounds_is_refused(seconds: str):
+    token = base64.urlsafe_b64encode(f'[{seconds},"x"]'.encode()).decode()
+    with pytest.raises(InvalidRequestError):
+        decode_time_token(token)
