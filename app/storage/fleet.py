@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+from typing import Any
+
 from sqlalchemy import Engine, RowMapping, delete, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -20,10 +23,20 @@ def enlist(engine: Engine, worker_id: str, host: str) -> None:
         )
 
 
-def seen(engine: Engine, worker_id: str) -> None:
-    """Note that the worker is alive."""
+def seen(engine: Engine, worker_id: str, host: str | None = None) -> None:
+    """Note that the worker is alive; one that was forgotten is enlisted again.
+
+    `host` is where it runs: this machine, if not given.
+    """
     with writing(engine) as connection:
-        connection.execute(update(workers).where(workers.c.id == worker_id).values(seen_at=now()))
+        connection.execute(
+            _dialect(engine)
+            .insert(workers)
+            .values(
+                id=worker_id, host=host or socket.gethostname(), started_at=now(), seen_at=now()
+            )
+            .on_conflict_do_update(index_elements=[workers.c.id], set_={"seen_at": now()})
+        )
 
 
 def stop(engine: Engine, worker_id: str) -> None:
@@ -60,11 +73,16 @@ def elect(engine: Engine, role: str, owner: str, seconds: float) -> bool:
         )
         if mine.rowcount == 1:
             return True
-        dialect = postgresql if engine.dialect.name == "postgresql" else sqlite
         first = connection.execute(
-            dialect.insert(elections)
+            _dialect(engine)
+            .insert(elections)
             .values(role=role, owner=owner, expires_at=now() + seconds)
             .on_conflict_do_nothing()
             .returning(elections.c.role)
         )
         return first.first() is not None
+
+
+def _dialect(engine: Engine) -> Any:
+    """Return the module whose `insert` knows ON CONFLICT."""
+    return postgresql if engine.dialect.name == "postgresql" else sqlite

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -36,3 +37,17 @@ def test_alive_are_those_seen_lately_that_were_not_told_to_stop(engine: Engine):
     fleet.seen(engine, "wrk_1")
     assert [worker["id"] for worker in fleet.alive(engine, 15)] == ["wrk_1"]
     assert fleet.alive(engine, -1) == []
+
+
+def test_a_worker_that_was_forgotten_returns(engine: Engine):
+    fleet.seen(engine, "wrk_1", "host")
+    fleet.seen(engine, "wrk_2")
+    found = {worker["id"]: worker["host"] for worker in fleet.alive(engine, 15)}
+    assert found == {"wrk_1": "host", "wrk_2": socket.gethostname()}
+
+
+def test_being_seen_changes_nothing_else(engine: Engine):
+    fleet.enlist(engine, "wrk_1", "host")
+    fleet.stop(engine, "wrk_1")
+    fleet.seen(engine, "wrk_1", "another")
+    assert fleet.alive(engine, 15) == []
