@@ -46,7 +46,7 @@ def submit(
             )
         check_evaluation(backend, spec)
         with writing(backend.engine) as connection:
-            if merges.fetch(connection, merge_id) is None:  # deleted meanwhile
+            if merges.lock(connection, merge_id) is None:  # deleted meanwhile
                 raise NotFoundError(f"There is no merge {merge_id}.")
             evaluation_id = evaluations.create(connection, merge_id, content)
             mine.complete(connection, evaluation_id)

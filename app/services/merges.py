@@ -148,16 +148,22 @@ def retry(backend: Backend, merge_id: str, caller: Caller) -> tuple[MergeResourc
 def delete(backend: Backend, merge_id: str) -> None:
     """Delete a merge with its events, evaluations and artifact.
 
-    ConflictError while it or an evaluation of it is open; NotFoundError if there is none.
+    ConflictError while it or an evaluation of it is open, or an open one reads its artifact;
+    NotFoundError if there is none.
     """
     find(backend, merge_id)
     with writing(backend.engine) as connection:
-        row = merges.fetch(connection, merge_id)
+        row = merges.lock(connection, merge_id)
         if row is None:
             raise _not_found(merge_id)
         if merges.has_open_work(connection, merge_id):
             raise ConflictError(
                 f"The merge {merge_id} or an evaluation of it has not ended; cancel it first."
+            )
+        if merges.has_open_readers(connection, merge_id):
+            raise ConflictError(
+                f"A merge or an evaluation that has not ended reads merge://{merge_id}; wait for "
+                "it, or cancel it first."
             )
         merges.remove(connection, merge_id)
     # The files go last: a merge that is listed never lacks them, and what a crash leaves here

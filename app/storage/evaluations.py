@@ -11,13 +11,14 @@ from app.contract.identifiers import EVALUATION, new_id
 from app.storage import events
 from app.storage.database import now, reading, writing
 from app.storage.leases import Lease, write
-from app.storage.merges import progress
+from app.storage.merges import lock, progress
 from app.storage.tables import evaluation_results, evaluations
 
 
 def create(connection: Connection, merge_id: str, spec: Mapping[str, Any]) -> str:
     """Insert a queued evaluation of a merge and return its identifier."""
     evaluation_id = new_id(EVALUATION)
+    lock(connection, merge_id)  # before the insert, whose foreign key would take a weaker one
     connection.execute(
         insert(evaluations).values(
             id=evaluation_id,

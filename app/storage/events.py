@@ -13,8 +13,11 @@ from app.storage.tables import events, merges
 
 def append(connection: Connection, merge_id: str, kind: str, data: Mapping[str, Any]) -> int:
     """Add an event within the caller's transaction and return its sequence number."""
-    # The lock on the merge's row gives concurrent writers different numbers.
-    connection.execute(select(merges.c.id).where(merges.c.id == merge_id).with_for_update())
+    # The lock on the merge's row gives concurrent writers different numbers. `key_share`: two
+    # writers whose inserts already refer to the row can still lock it one after the other.
+    connection.execute(
+        select(merges.c.id).where(merges.c.id == merge_id).with_for_update(key_share=True)
+    )
     last = select(func.coalesce(func.max(events.c.sequence), 0)).where(
         events.c.merge_id == merge_id
     )

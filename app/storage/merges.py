@@ -6,12 +6,17 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
+    Column,
+    ColumnElement,
     Connection,
     Engine,
     RowMapping,
+    Text,
+    cast,
     delete,
     func,
     insert,
+    or_,
     select,
     tuple_,
 )
@@ -67,6 +72,12 @@ def get(engine: Engine, merge_id: str) -> RowMapping | None:
 def fetch(connection: Connection, merge_id: str) -> RowMapping | None:
     """Return the merge's row within the caller's transaction, or None."""
     query = select(merges).where(merges.c.id == merge_id)
+    return connection.execute(query).mappings().one_or_none()
+
+
+def lock(connection: Connection, merge_id: str) -> RowMapping | None:
+    """Return the merge's row, or None; nobody changes or deletes it until the transaction ends."""
+    query = select(merges).where(merges.c.id == merge_id).with_for_update(key_share=True)
     return connection.execute(query).mappings().one_or_none()
 
 
@@ -143,6 +154,26 @@ def has_open_work(connection: Connection, merge_id: str) -> bool:
         evaluations.c.merge_id == merge_id, evaluations.c.status.in_(sorted(OPEN))
     )
     return any(connection.execute(query.limit(1)).first() for query in (own, theirs))
+
+
+def has_open_readers(connection: Connection, merge_id: str) -> bool:
+    """Say whether a merge or an evaluation that has not ended names this merge as a source."""
+
+    def names_it(column: Column[Any]) -> ColumnElement[bool]:
+        return cast(column, Text).contains(f"merge://{merge_id}")
+
+    theirs = select(merges.c.id).where(
+        merges.c.status.in_(sorted(OPEN)), names_it(merges.c.sources)
+    )
+    measured = (
+        select(evaluations.c.id)
+        .join(merges, merges.c.id == evaluations.c.merge_id)
+        .where(
+            evaluations.c.status.in_(sorted(OPEN)),
+            or_(names_it(evaluations.c.spec), names_it(merges.c.sources)),
+        )
+    )
+    return any(connection.execute(query.limit(1)).first() for query in (theirs, measured))
 
 
 def remove(connection: Connection, merge_id: str) -> None:

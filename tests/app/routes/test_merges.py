@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 from app.contract.identifiers import new_id
 from app.services.backend import Backend
 from app.storage import leases, merges
+from app.storage.database import writing
 from app.storage.leases import JobKind
 from tests.app.routes.conftest import end, succeed, take
 from tests.app.routes.test_create_merge import refusal
@@ -177,3 +178,28 @@ def test_what_is_not_there_is_not_found(client: TestClient, method: str, path: s
     answer = getattr(client, method)(path.replace("{id}", known))
     assert answer.status_code in {404, 405}
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("reader", ["merge", "evaluation", "experts"])
+def test_a_merge_that_another_reads_cannot_be_deleted(
+    client: TestClient, backend: Backend, finished: str, recipe: dict[str, Any], reader: str
+):
+    uri = f"merge://{finished}"
+    source = {"uri": uri, "name": "x", "resolved": uri, "sha256": None, "weight": 1.0}
+    with writing(backend.engine) as connection:
+        other = merges.create(
+            connection, name=None, request={}, recipe=recipe,
+            sources={"base": None, "checkpoints": [] if reader == "evaluation" else [source]},
+        )  # fmt: skip
+    if reader != "merge":
+        spec = {"datasets": [], "compare_with": [uri] if reader == "evaluation" else []}
+        succeed(backend.engine, backend.store, other, spec=spec)
+    document = refusal(client.delete(f"/merges/{finished}"), 409, "conflict")
+    assert uri in document["detail"]
+    if reader == "merge":
+        end(backend.engine, take(backend.engine, other), "failed", error=ERROR)
+    else:
+        [evaluation] = client.get(f"/merges/{other}/evaluations").json()["data"]
+        lease = take(backend.engine, evaluation["id"], JobKind.EVALUATION)
+        end(backend.engine, lease, "failed", error=ERROR)
+    assert client.delete(f"/merges/{finished}").status_code == 204

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.services.backend import Backend
+from app.storage import evaluations
 from app.storage.leases import JobKind
 from tests.app.routes.conftest import end, succeed, take
 from tests.app.routes.test_evaluations import PERFECT, result, spec, store
@@ -67,3 +69,44 @@ def test_pages_and_races(client: TestClient, recipe: dict[str, Any]):
     assert second["next_page_token"] is None
     cancelled = client.post(f"/merges/{second['data'][0]['id']}/cancel")
     assert cancelled.json()["status"] == "cancelled"
+
+
+def test_an_evaluation_or_a_deletion_comes_first_but_neither_fails(
+    client: TestClient, backend: Backend, recipe: dict[str, Any], spec: Any
+):
+    for _ in range(8):
+        merge_id = client.post("/merges", json=recipe).json()["id"]
+        succeed(backend.engine, backend.store, merge_id)
+        barrier = threading.Barrier(2)
+
+        def call(method: str, path: str, body: Any, barrier: Any = barrier) -> int:
+            barrier.wait()
+            return int(client.request(method, path, json=body).status_code)
+
+        with ThreadPoolExecutor(2) as pool:
+            asked = pool.submit(call, "POST", f"/merges/{merge_id}/evaluations", spec)
+            deleted = pool.submit(call, "DELETE", f"/merges/{merge_id}", None)
+        assert (asked.result(), deleted.result()) in {(202, 409), (404, 204)}
+
+
+def test_a_deletion_waits_for_the_evaluation_that_is_being_written(
+    client: TestClient,
+    backend: Backend,
+    recipe: dict[str, Any],
+    spec: Any,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    merge_id = client.post("/merges", json=recipe).json()["id"]
+    succeed(backend.engine, backend.store, merge_id)
+    create = evaluations.create
+
+    def late(*arguments: Any) -> str:
+        deleting.append(pool.submit(client.delete, f"/merges/{merge_id}"))
+        time.sleep(0.5)
+        return create(*arguments)
+
+    deleting: list[Any] = []
+    monkeypatch.setattr(evaluations, "create", late)
+    with ThreadPoolExecutor(1) as pool:
+        assert client.post(f"/merges/{merge_id}/evaluations", json=spec).status_code == 202
+    assert deleting[0].result().status_code == 409

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, insert
 
+from app.contract.identifiers import EVALUATION, new_id
 from app.storage import events
-from app.storage.database import writing
+from app.storage.database import now, writing
+from app.storage.tables import evaluations
 from tests.app.storage.conftest import make_merge
 
 
@@ -32,3 +36,23 @@ def test_reading_resumes_after_any_event(engine: Engine, merge_id: str):
     for after in range(11):
         found = [row["sequence"] for row in events.read(engine, merge_id, after=after, limit=4)]
         assert found == list(range(after + 1, 11))[:4]
+
+
+def test_writers_that_refer_to_the_merge_already_do_not_deadlock(engine: Engine, merge_id: str):
+    barrier = threading.Barrier(2)
+
+    def add(_: int) -> None:
+        with writing(engine) as connection:
+            connection.execute(
+                insert(evaluations).values(
+                    id=new_id(EVALUATION), merge_id=merge_id, status="queued", spec={},
+                    created_at=now(),
+                )
+            )  # fmt: skip
+            with suppress(threading.BrokenBarrierError):  # SQLite has one writer at a time
+                barrier.wait(1)
+            events.append(connection, merge_id, "evaluation", {})
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(add, range(2)))
+    assert [row["sequence"] for row in events.read(engine, merge_id)] == [1, 2, 3]
