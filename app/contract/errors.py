@@ -29,7 +29,7 @@ AfluenteError
     ├── OutputOverflowError        output_overflow
     ├── UndefinedMergeError        undefined_merge
     ├── OutOfMemoryError           out_of_memory (retryable)
-    ├── StorageError               storage_unavailable (retryable)
+    ├── StorageError               503 storage_unavailable (retryable)
     ├── WorkerLostError            worker_lost (retryable)
     ├── EvaluationFailedError      evaluation_failed
     └── InternalError              internal_error (retryable)
@@ -321,6 +321,7 @@ class OutOfMemoryError(JobError):
 class StorageError(JobError):
     """The disk is full or the artifact store cannot be reached."""
 
+    status = 503
     code = "storage_unavailable"
     title = "The artifact store cannot be written"
     retryable = True

@@ -32,7 +32,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "All bytes.", "content": {"application/octet-stream": _BINARY}},
     206: {"description": "The bytes of `Range`."},
     304: {"description": "As `If-None-Match` has it."},
-    **problems(404, 416),
+    **problems(404, 416, 503),
 }
 
 

@@ -160,7 +160,7 @@ def test_a_file_that_was_tampered_with_is_not_served(
     folder = backend.store.published_folder(row["artifact_folder"])
     (folder / NAME).write_bytes(b"short")
     document = refusal(
-        client.get(f"/merges/{finished}/artifacts/{NAME}"), 500, "storage_unavailable"
+        client.get(f"/merges/{finished}/artifacts/{NAME}"), 503, "storage_unavailable"
     )
     assert str(folder) not in document["detail"]
 
@@ -191,3 +191,15 @@ def test_the_tar_resumes_at_any_byte(client: TestClient, finished: str):
         assert (answer.status_code, answer.content) == (206, whole[start:stop])
     answer = client.get(url, headers={"Range": "bytes=0-1,4-5"})
     assert (answer.status_code, answer.content) == (200, whole)
+
+
+def test_a_store_that_is_away_is_worth_another_try(
+    client: TestClient, backend: Backend, finished: str
+):
+    published = backend.store.root / "published"
+    published.rename(published.with_name("elsewhere"))
+    for path in (f"artifacts/{NAME}", "artifacts.tar"):
+        answer = client.get(f"/merges/{finished}/{path}")
+        document = refusal(answer, 503, "storage_unavailable")
+        assert int(answer.headers["retry-after"]) > 0
+        assert str(published) not in document["detail"]
