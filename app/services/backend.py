@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, TimeoutError
+from sqlalchemy.exc import (
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+    TimeoutError,
+)
 
 from app.contract.errors import AfluenteError, NotReadyError
 from app.contract.settings import Settings
@@ -15,6 +22,7 @@ from app.storage.database import connect, migrate
 from app.storage.leases import JobKind
 from app.storage.queue import Queue
 
+_LOG = logging.getLogger(__name__)
 DATABASE_ERRORS = (OperationalError, InterfaceError, TimeoutError)
 
 
@@ -30,10 +38,14 @@ class Backend:
     def announce(self, kind: JobKind, job_id: str, merge_id: str) -> None:
         """Tell the workers of a queued job, and wake the readers of its merge's events.
 
-        Call it after the commit. Without a broker nothing is lost: the sweeper sends it later.
+        Call it after the commit: whatever fails here, the job is accepted. Nothing is lost
+        without a broker (the sweeper sends it later) or a note (it is sent again).
         """
         if self.queue is not None and self.queue.send(kind, job_id):
-            leases.mark_sent(self.engine, kind, job_id)
+            try:
+                leases.mark_sent(self.engine, kind, job_id)
+            except SQLAlchemyError as error:
+                _LOG.warning("%s %s was sent, but not noted as sent: %s", kind, job_id, error)
         self.wake(merge_id)
 
     def wake(self, merge_id: str) -> None:
