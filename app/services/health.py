@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from app.contract.errors import AfluenteError
+from app.contract.errors import AfluenteError, StorageError
 from app.services.backend import Backend
 from app.storage import fleet
 from app.storage.database import clock
 
+_LOG = logging.getLogger(__name__)
 _SEEN_WITHIN_SECONDS = 15.0
 
 
@@ -41,6 +43,7 @@ def _outcome(check: Callable[[Backend], str], backend: Backend) -> dict[str, Any
     except AfluenteError as error:
         return {"ok": False, "detail": error.message}
     except Exception:  # noqa: BLE001 - whatever a driver raises, the answer is "not ready"
+        _LOG.warning("not ready", exc_info=True)
         return {"ok": False, "detail": "It does not answer; the log of the API says why."}
 
 
@@ -63,7 +66,11 @@ def _broker(backend: Backend) -> str:
 
 
 def _artifact_store(backend: Backend) -> str:
-    backend.store.check()
+    try:
+        backend.store.check()
+    except StorageError as error:  # its message has the folder, and anyone may ask here
+        _LOG.warning("not ready: %s", error.message)
+        raise _MissingError("It cannot be written; the log of the API says why.") from None
     return "Can be written."
 
 
