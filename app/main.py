@@ -22,7 +22,7 @@ from app.routes import (
     model_card,
     wer,
 )
-from app.routes.dependencies import authorize
+from app.routes.dependencies import authorize, refuse_unknown_query
 from app.routes.openapi import DESCRIPTION, describe, name_operation
 from app.routes.problems import add_handlers
 from app.services.access import AccessControl
@@ -66,7 +66,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=name_operation,
     )
     for module in _GUARDED:
-        app.include_router(module.router, dependencies=[Depends(authorize)])
+        rules = [Depends(authorize), Depends(refuse_unknown_query)]
+        app.include_router(module.router, dependencies=rules)
     app.include_router(health.router)
     app.state.metrics = Metrics()
     app.add_middleware(metrics.RequestTimer, metrics=app.state.metrics)

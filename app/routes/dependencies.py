@@ -7,6 +7,8 @@ from typing import Annotated
 from fastapi import Depends, Header, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from app.contract.errors import InvalidRequestError, Problem
+from app.contract.problems import did_you_mean
 from app.services.access import AccessControl
 from app.services.backend import Backend
 from app.services.idempotency import Caller
@@ -34,8 +36,29 @@ def authorize(
     access: AccessControl = request.app.state.access
     scope = "read" if request.method in _READING else "write"
     secret = credentials.credentials if credentials else None
-    key = access.identify(secret, scope, request.url.hostname)
+    address, _ = request.scope.get("server") or (None, None)
+    key = access.identify(secret, scope, request.url.hostname, address)
     request.state.api_key_id = key.id if key else "anonymous"
+
+
+def refuse_unknown_query(request: Request) -> None:
+    """Raise InvalidRequestError for query parameters that the endpoint does not take.
+
+    A misspelt `dry_run` must not queue a merge.
+    """
+    if not request.query_params:
+        return
+    operations = request.app.openapi()["paths"].get(request.scope["route"].path_format, {})
+    parameters = operations.get(request.method.lower(), {}).get("parameters", ())
+    known = [parameter["name"] for parameter in parameters if parameter["in"] == "query"]
+    unknown = [name for name in dict.fromkeys(request.query_params) if name not in known]
+    if unknown:
+        raise InvalidRequestError.of([_unknown(name[:40], known) for name in unknown[:20]])
+
+
+def _unknown(name: str, known: list[str]) -> Problem:
+    listed = f" Known: {', '.join(known)}." if known else ""
+    return Problem(f"There is no such query parameter.{did_you_mean(name, known)}{listed}", name)
 
 
 def get_caller(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from app.contract.requests import MergeRequest
 from app.contract.states import MergeStatus
@@ -21,9 +21,7 @@ _TEXT = r"^[^\x00]*$"
 
 
 class ListQuery(BaseModel):
-    """Which merges to list; a parameter that is none of these is refused."""
-
-    model_config = ConfigDict(extra="forbid")
+    """Which merges to list."""
 
     status: MergeStatus | None = Field(None, description="Only those with this status.")
     method: str | None = Field(

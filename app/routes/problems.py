@@ -122,9 +122,7 @@ def _parameter_problem(item: Mapping[str, Any]) -> Problem:
     """Return what is wrong with a query, path or header parameter."""
     _, *path = item["loc"]
     message = str(item["msg"])
-    if item["type"] == "extra_forbidden":
-        message = "There is no such query parameter."
-    elif item["type"] != "missing":
+    if item["type"] != "missing":
         message += f" (given: {str(item['input'])[:60]!r})."
     return Problem(message, ".".join(str(part) for part in path) or None)
 
@@ -136,7 +134,9 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     if error.status_code == 404:
         return problem_response(NotFoundError(f"There is nothing at {path}; see /docs."), headers)
     if error.status_code == 405:
-        headers["Allow"] = ", ".join(_allowed_methods(request))
+        known = ", ".join(_allowed_methods(request))
+        # The pages of /docs are no part of the schema; their files come without the header.
+        headers["Allow"] = known or headers.get("Allow") or "GET, HEAD"
         detail = f"{request.method} is not possible on {path}; it takes {headers['Allow']}."
         title = "The method is not allowed"
         return _response(405, "method_not_allowed", title, detail, [], headers, {})

@@ -26,11 +26,13 @@ class AccessControl:
         self._needed = False
         self._checked_at = -_REMEMBER_SECONDS
 
-    def identify(self, secret: str | None, scope: str, host: str | None) -> ApiKey | None:
+    def identify(
+        self, secret: str | None, scope: str, host: str | None, address: str | None
+    ) -> ApiKey | None:
         """Return the caller's key, or None where none is needed.
 
-        `host` is the name that the client called the service by. Raises UnauthorizedError and
-        ForbiddenError.
+        `host` is the name that the client called the service by, `address` the service's own end
+        of the connection. Raises UnauthorizedError and ForbiddenError.
         """
         if secret is not None:
             return self._known(secret, scope)
@@ -39,13 +41,15 @@ class AccessControl:
                 "Send an API key: `Authorization: Bearer afl_...`; the operator makes one with "
                 "`afluente keys create`."
             )
-        if not is_loopback_name(host) and host != self._settings.host:
-            # A web page can make its own name resolve to 127.0.0.1; its requests then carry
-            # that name, and without keys nothing else tells them from the user's.
-            raise ForbiddenError(
-                f'Without API keys the service answers to localhost only, not to "{host}". '
-                "Make a key with `afluente keys create`, and send it."
-            )
+        for name in (address, host):
+            # The client writes the name, but not the address that it reached. The name counts
+            # too: a web page can make its own resolve to 127.0.0.1, and without keys nothing
+            # else tells its requests from the user's.
+            if not is_loopback_name(name):
+                raise ForbiddenError(
+                    f'Without API keys the service answers to localhost only, not to "{name}". '
+                    "Make a key with `afluente keys create`, and send it."
+                )
         return None
 
     def _known(self, secret: str, scope: str) -> ApiKey:
@@ -60,7 +64,8 @@ class AccessControl:
         return key
 
     def _key_needed(self) -> bool:
-        if self._settings.require_api_key:
+        # An address beyond this machine was let through for a key that may be revoked by now.
+        if self._settings.require_api_key or not is_loopback_name(self._settings.host):
             return True
         with self._lock:
             if time.monotonic() - self._checked_at >= _REMEMBER_SECONDS:

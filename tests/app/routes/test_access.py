@@ -112,3 +112,20 @@ def test_no_secret_is_ever_shown(client: TestClient, backend: Backend, recipe: d
         client.get("/metrics", headers=headers),
     ]
     assert not any(secret in answer.text for answer in answers)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1"])
+def test_a_service_on_the_network_asks_for_a_key_after_the_last_one_is_revoked(
+    make_client: Callable[..., TestClient], host: str
+):
+    client = make_client(host=host)
+    for name in ("localhost", host):
+        refusal(client.get("/merges", headers={"Host": name}), 401, "unauthorized")
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "10.0.0.1"])
+def test_a_connection_to_another_address_is_not_local_whatever_name_it_carries(
+    client: TestClient, name: str
+):
+    with TestClient(client.app, base_url="http://10.0.0.1") as stranger:
+        refusal(stranger.get("/merges", headers={"Host": name}), 403, "forbidden")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from fastapi.testclient import TestClient
+from sqlalchemy import event
 
 from app.services.backend import Backend
 from app.storage import leases, merges
@@ -277,3 +279,39 @@ def test_an_evaluation_that_was_asked_for_is_queued_with_the_merge(
     assert merge["evaluation"]["status"] == "queued"
     client.post(merge["links"]["cancel"])
     assert client.get(merge["links"]["self"]).json()["evaluation"]["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("uri", ["https://[x/y", "https://]x/y", "https://[::1"])
+def test_a_uri_that_cannot_be_taken_apart_is_refused(
+    client: TestClient, recipe: dict[str, Any], uri: str
+):
+    recipe["checkpoints"][0] = uri
+    answer = client.post("/merges", json=recipe)
+    document = refusal(answer, 422, answer.json()["code"])
+    assert document["errors"][0]["param"] == "checkpoints[0].uri"
+
+
+def test_a_misspelt_dry_run_queues_nothing(client: TestClient, recipe: dict[str, Any]):
+    answer = client.post("/merges?dryrun=true", json=recipe)
+    document = refusal(answer, 422, "invalid_request")
+    assert document["errors"][0]["param"] == "dryrun"
+    assert 'Did you mean "dry_run"?' in document["detail"]
+    assert client.get("/merges").json()["data"] == []
+
+
+def test_a_merge_is_accepted_though_its_message_cannot_be_noted(
+    make_client: Callable[..., TestClient], recipe: dict[str, Any], valkey_url: str
+):
+    client = make_client(broker_url=valkey_url)
+    engine = client.app.state.backend.engine
+
+    def fail(_: Any, __: Any, statement: str, *___: Any) -> None:
+        if "sent_at=" in statement:
+            raise sqlite3.OperationalError("database is locked")
+
+    event.listen(engine, "before_cursor_execute", fail)
+    try:
+        answer = client.post("/merges", json=recipe)
+    finally:
+        event.remove(engine, "before_cursor_execute", fail)
+    assert answer.status_code == 202

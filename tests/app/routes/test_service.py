@@ -213,3 +213,37 @@ def test_every_documented_call_on_what_is_not_there_is_not_found(client: TestCli
         assert answer.status_code == 404, (method, path)
         if method != "head":
             refusal(answer, 404, "not_found")
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/docs-assets/x.js", "/healthz"])
+def test_every_refused_method_says_which_are_taken(client: TestClient, path: str):
+    answer = client.put(path)
+    document = refusal(answer, 405, "method_not_allowed")
+    assert "GET" in answer.headers["allow"]
+    assert document["detail"].endswith(f"it takes {answer.headers['allow']}.")
+
+
+def test_readiness_shows_no_path_to_those_without_a_key(
+    make_client: Callable[..., TestClient], tmp_path: Path
+):
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file where the folder should be")
+    answer = make_client(artifact_dir=blocked / "x").get("/readyz")
+    assert answer.json()["checks"]["artifact_store"]["ok"] is False
+    assert str(tmp_path) not in answer.text
+
+
+def test_a_query_parameter_that_is_none_is_refused_everywhere(client: TestClient, finished: str):
+    checked = set()
+    for method, path, operation in _operations(client):
+        if "security" not in operation:
+            continue
+        concrete = path.replace("{merge_id}", finished).replace("{name}", "config.json")
+        answer = client.request(method.upper(), concrete, params={"page_sise": "1"})
+        assert answer.status_code == 422, (method, path)
+        if method != "head":
+            document = refusal(answer, 422, "invalid_request")
+            assert document["errors"][0]["param"] == "page_sise"
+            checked.add('Did you mean "page_size"?' in document["detail"])
+    assert checked == {True, False}
+    assert client.get(f"/merges/{finished}").status_code == 200
