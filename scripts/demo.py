@@ -137,8 +137,8 @@ def _download(client: Client, merge: Mapping[str, Any], target: Path) -> Path:
 
 
 def _label(method: str) -> str:
-    values = ", ".join(f"{name}={value}" for name, value in _METHODS[method].items())
-    return f"{method} ({values.replace('scaling_coefficient', 'λ').replace('beta', 'β')})"
+    coefficient = _METHODS[method].get("scaling_coefficient")
+    return method if coefficient is None else f"{method} (λ={coefficient})"
 
 
 def _weights_digest(merge: Mapping[str, Any]) -> str:
