@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from app.contract.errors import MalformedBodyError, SourceNotFoundError
+from app.contract.mergekit import from_mergekit, is_mergekit
 from app.services.documents import parse_document
 
 Form = Literal["json", "yaml"]
@@ -34,7 +35,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 def with_absolute_paths(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recipe with plain paths turned into file:// URIs, for the service to read."""
-    recipe = dict(document)
+    recipe = from_mergekit(document) if is_mergekit(document) else dict(document)
     if recipe.get("base"):
         recipe["base"] = _located(recipe["base"])
     if isinstance(recipe.get("checkpoints"), list):

@@ -20,6 +20,7 @@ from app.contract.catalogue import (
     validate_weights,
 )
 from app.contract.errors import AfluenteError, InvalidRequestError, Problem
+from app.contract.mergekit import from_mergekit, is_mergekit
 from app.contract.problems import problems_of
 from app.contract.requests import RESERVED_NAMES, MergeRequest, OutputSpec, Rule
 
@@ -76,7 +77,12 @@ class ParsedRequest:
 
 
 def parse_request(document: Any, *, max_checkpoints: int = 32) -> ParsedRequest:
-    """Return the request and its recipe; InvalidRequestError lists everything that is wrong."""
+    """Return the request and its recipe; InvalidRequestError lists everything that is wrong.
+
+    A mergekit configuration is taken for the request that it stands for.
+    """
+    if is_mergekit(document):
+        document = from_mergekit(document)
     try:
         request = MergeRequest.model_validate(document)
     except ValidationError as error:
