@@ -61,7 +61,7 @@ def test_a_killed_process_comes_back_and_the_merge_is_the_same(stack, heavy, und
 
 def _first_progress_of_attempt(stack: Stack, merge_id: str, attempt: int) -> int:
     """Return how many tensors an attempt said were finished when it began to merge."""
-    events = stack.get(f"/merges/{merge_id}/events?limit=500")["data"]
+    events = stack.get(f"/merges/{merge_id}/events?page_size=500")["data"]
     begun = next(n for n, e in enumerate(events) if e["data"].get("attempt") == attempt)
     counts = (e["data"] for e in events[begun:] if e["type"] == "progress")
     return next(int(data["done"]) for data in counts if data["unit"] == "tensors")
