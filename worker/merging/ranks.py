@@ -44,14 +44,16 @@ class HistogramSurvey(Survey):
     def find(self, ranks: Sequence[int]) -> RankSurvey:
         """Return the survey that finds the keys at these descending ranks, of every stream."""
         streams = range(len(self.histogram.counts))
-        return RankSurvey([self.histogram.find(s, ranks) for s in streams], self.keys)
+        return RankSurvey(
+            [self.histogram.find(s, ranks) for s in streams], self.keys, self.histogram
+        )
 
 
 class RankSurvey(Survey):
     """Finds the keys at given ranks."""
 
-    def __init__(self, places: Sequence[Sequence[Place]], keys: Keys = magnitudes) -> None:
-        self.keys = keys
+    def __init__(self, places: Sequence[Sequence[Place]], keys: Keys, histogram: Histogram) -> None:
+        self.keys, self.histogram = keys, histogram
         self.candidates = Candidates(places)
 
     def add(self, inputs: MergeInputs) -> None:

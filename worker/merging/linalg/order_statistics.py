@@ -8,6 +8,7 @@ entries equal to it, how far along the tensor they still count.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +22,8 @@ _LOW_BITS = 17
 """The rest tells the bucket: sign, exponent and 6 bits of the fraction, a table for the cache."""
 _SIGNED_BUCKETS = 1 << 15
 _MAGNITUDE = 0x7FFFFFFF
+_FINITE = 0x7F800000 >> _LOW_BITS
+"""The first bucket of what is not finite."""
 
 
 def magnitude_keys(values: Float[Tensor, "*shape"]) -> Int32[Tensor, "*shape"]:
@@ -62,6 +65,12 @@ class Histogram:
     def entries(self) -> int:
         """How many keys each stream has."""
         return int(self.counts[0].sum())
+
+    def largest(self, stream: int) -> float:
+        """Return a number that no key of a stream stands for more than; infinity at the worst."""
+        filled = self.counts[stream].nonzero()
+        bucket = self._lowest + int(filled[-1])
+        return value_of(((bucket + 1) << _LOW_BITS) - 1) if bucket < _FINITE else math.inf
 
     def find(self, stream: int, ranks: Sequence[int]) -> list[Place]:
         """Return where the keys of descending ranks (0 is the largest) lie."""
@@ -122,9 +131,10 @@ class Candidates:
 
     def add(self, stream: int, keys: Int32[Tensor, " n"], start: int) -> None:
         """Keep of a block that begins at position `start` what may be at a rank."""
-        upper, numbers = keys >> _LOW_BITS, keys.cpu().numpy()
+        numbers = keys.cpu().numpy()
+        upper = numbers >> _LOW_BITS
         for bucket in {place.bucket for place in self.places[stream]}:
-            offsets = np.flatnonzero((upper == bucket).cpu().numpy())
+            offsets = np.flatnonzero(upper == bucket)
             chosen = numbers[offsets]
             if bucket == 0:
                 offsets, chosen = offsets[chosen != 0], chosen[chosen != 0]

@@ -12,7 +12,8 @@ from worker.merging.interface import About, MergeInputs, Survey
 from worker.merging.linalg.inner_products import cosines
 from worker.merging.linalg.sphere import slerp_coefficients
 
-_LEAST_SINE = 1e-8
+_LEAST_SINE = 1e-7
+"""Under this a float64 cosine cannot tell the angle from 0, or from π."""
 _PAIRS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 Coefficients = tuple[torch.Tensor, torch.Tensor]

@@ -9,7 +9,7 @@ import torch
 
 from app.contract.catalogue.task_vector import Pcb
 from worker.merging.interface import About, MergeInputs, Survey
-from worker.merging.linalg.order_statistics import ordered_keys
+from worker.merging.linalg.order_statistics import Histogram, ordered_keys
 from worker.merging.ranks import HistogramSurvey, RankSurvey
 
 _CLIPPED = 1e-4
@@ -20,38 +20,38 @@ _LINEAR = 2.0**-13
 
 @dataclass(frozen=True)
 class Scores:
-    """The competition scores βᵢ, given the sizes between which an expert's changes are clipped."""
+    """The competition scores βᵢ, given the sizes between which an expert's changes are clipped.
+
+    `small` says that tanh of any product is the product itself.
+    """
 
     clips: tuple[tuple[float, float], ...]
+    small: bool
 
     def __call__(self, inputs: MergeInputs) -> list[torch.Tensor]:
         """Return a block's scores as integers to rank."""
-        return [ordered_keys(score) for score in self.of(inputs.tensors)]
+        flat = inputs.tensors.flatten(1)
+        total = _total(flat)
+        return [ordered_keys(self.of(flat, index, total)) for index in range(len(flat))]
 
-    def of(self, tensors: torch.Tensor) -> list[torch.Tensor]:
-        """Return a block's scores, flat, one tensor an expert; 0 where all sizes are equal."""
-        flat = tensors.flatten(1)
-        total = torch.zeros_like(flat[0])
-        for values in flat:
-            total += values
-        return [self._score(flat, index, total) for index in range(len(flat))]
-
-    def sizes(self, flat: torch.Tensor, index: int) -> torch.Tensor:
-        """Return an expert's clipped sizes Aᵢ."""
-        return flat[index].abs().clamp_(*self.clips[index])
-
-    def _score(self, flat: torch.Tensor, index: int, total: torch.Tensor) -> torch.Tensor:
+    def of(self, flat: torch.Tensor, index: int, total: torch.Tensor) -> torch.Tensor:
+        """Return an expert's scores of a block; 0 where all its sizes are equal."""
         low, high = self.clips[index]
         if high <= low:
             return torch.zeros_like(total)
         # Within the expert: exp(N·norm(A)²), over its largest value, which would overflow.
-        within = self.sizes(flat, index).sub_(low).div_(high - low)
-        within.mul_(within).sub_(1.0).mul_(len(flat)).exp_()
-        between = torch.mul(flat[index], total)
-        if float(between.abs().amax()) > _LINEAR:
-            between.tanh_()
+        within = self.sizes(flat, index).sub_(low).mul_(math.sqrt(len(flat)) / (high - low))
+        within.mul_(within).sub_(len(flat)).exp_()
+        if self.small:
+            within.mul_(flat[index]).mul_(total)
+        else:
+            within.mul_(torch.mul(flat[index], total).tanh_())
         # Adding 0 makes a negative zero positive: the two rank the same.
-        return within.mul_(between).add_(0.0)
+        return within.add_(0.0)
+
+    def sizes(self, flat: torch.Tensor, index: int) -> torch.Tensor:
+        """Return an expert's clipped sizes Aᵢ."""
+        return flat[index].abs().clamp_(*self.clips[index])
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,9 @@ def survey(
     found = tuple((first.value, second.value) for first, second in finished.boundaries)
     if scores is None:
         about.diagnostics["clipped_to"] = [list(pair) for pair in found]
-        return HistogramSurvey(about.experts, Scores(found), signed=True)
+        return HistogramSurvey(
+            about.experts, Scores(found, _small(finished.histogram)), signed=True
+        )
     return Known(scores, found)
 
 
@@ -88,12 +90,26 @@ def merge(inputs: MergeInputs, parameters: Pcb, known: Known) -> torch.Tensor:
     """Return the mean of the clipped changes, weighed by how far their scores pass the bound."""
     flat = inputs.tensors.flatten(1)
     total, divisor = torch.zeros_like(flat[0]), torch.zeros_like(flat[0])
-    scored = zip(known.scores.of(inputs.tensors), known.bounds, strict=True)
-    for index, (score, (least, most)) in enumerate(scored):
+    summed = _total(flat)
+    for index, (least, most) in enumerate(known.bounds):
         if most <= least:
             continue
-        scale = score.sub_(least).relu_().div_(most - least)
+        scale = known.scores.of(flat, index, summed).sub_(least).relu_().div_(most - least)
         divisor += scale
         total += known.scores.sizes(flat, index).copysign_(flat[index]).mul_(scale)
     total /= divisor.clamp_(min=_LEAST_SCALE)
     return total.view(inputs.tensors.shape[1:])
+
+
+def _small(sizes: Histogram) -> bool:
+    """Say whether no product dᵢ·Σⱼdⱼ is so large that its tanh is another number."""
+    largest = [sizes.largest(index) for index in range(len(sizes.counts))]
+    return max(largest) * math.fsum(largest) <= _LINEAR
+
+
+def _total(flat: torch.Tensor) -> torch.Tensor:
+    """Return Σⱼdⱼ, entry by entry."""
+    total = torch.zeros_like(flat[0])
+    for values in flat:
+        total += values
+    return total

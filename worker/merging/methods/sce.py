@@ -14,6 +14,8 @@ from worker.merging.linalg.agreement import agreeing_sum, elect_signs
 from worker.merging.linalg.order_statistics import Boundary, keep_largest, magnitude_keys
 from worker.merging.ranks import HistogramSurvey, RankSurvey
 
+_PIECE_ENTRIES = 2**15
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -111,15 +113,22 @@ def merge(inputs: MergeInputs, parameters: Sce, known: Known) -> torch.Tensor:
 def _spread(tensors: torch.Tensor) -> torch.Tensor:
     """Return the population standard deviation over the experts, flat: it ranks as variance does.
 
-    In float64, where squares of the smallest and largest float32 are still numbers.
+    In float64, where squares of the smallest and largest float32 are still numbers; by pieces,
+    which a core's cache holds in float64 too.
     """
-    wide = tensors.reshape(len(tensors), -1).double()
-    mean = wide[0].clone()
-    for row in wide[1:]:
-        mean += row
-    wide -= mean.div_(len(wide))
-    wide.mul_(wide)
-    total = wide[0]
-    for row in wide[1:]:
-        total += row
-    return total.div_(len(wide)).sqrt_().float()
+    flat = tensors.flatten(1)
+    count, result = len(flat), torch.empty_like(flat[0])
+    wide = flat.new_empty(count, min(_PIECE_ENTRIES, flat.shape[1]), dtype=torch.float64)
+    for start in range(0, flat.shape[1], _PIECE_ENTRIES):
+        piece = flat[:, start : start + _PIECE_ENTRIES]
+        rows = wide[:, : piece.shape[1]].copy_(piece)
+        mean = rows[0].clone()
+        for row in rows[1:]:
+            mean += row
+        mean /= count
+        variance = torch.zeros_like(mean)
+        for row in rows:
+            row -= mean
+            variance.addcmul_(row, row)
+        result[start : start + _PIECE_ENTRIES] = variance.div_(count).sqrt_()
+    return result
