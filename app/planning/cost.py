@@ -9,7 +9,7 @@ from app.contract.tensors import TensorHeader
 
 # Blockwise methods stream a tensor in blocks of this many entries: with a few experts, a block
 # of each stays in a core's cache. The artifact's bytes do not depend on it; speed does.
-BLOCK_ENTRIES = 2**17
+BLOCK_ENTRIES = 2**18
 _WORKING_BYTES = 4  # arithmetic is in float32
 # A thin SVD of an m x n matrix, m >= n, takes about 14 m n² + 8 n³ operations (Golub & Van Loan).
 _SVD_TALL, _SVD_SQUARE = 14, 8

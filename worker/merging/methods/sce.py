@@ -14,7 +14,8 @@ from worker.merging.linalg.agreement import agreeing_sum, elect_signs
 from worker.merging.linalg.order_statistics import Boundary, keep_largest, magnitude_keys
 from worker.merging.ranks import HistogramSurvey, RankSurvey
 
-_PIECE_ENTRIES = 2**15
+_MOST_BITS = 120
+"""A power of two beyond which float32 has no reciprocal."""
 
 
 @dataclass(frozen=True)
@@ -113,22 +114,21 @@ def merge(inputs: MergeInputs, parameters: Sce, known: Known) -> torch.Tensor:
 def _spread(tensors: torch.Tensor) -> torch.Tensor:
     """Return the population standard deviation over the experts, flat: it ranks as variance does.
 
-    In float64, where squares of the smallest and largest float32 are still numbers; by pieces,
-    which a core's cache holds in float64 too.
+    Of differences to the first expert, which are 0 where all are equal, scaled by a power of two,
+    so that squares neither vanish nor overflow.
     """
     flat = tensors.flatten(1)
-    count, result = len(flat), torch.empty_like(flat[0])
-    wide = flat.new_empty(count, min(_PIECE_ENTRIES, flat.shape[1]), dtype=torch.float64)
-    for start in range(0, flat.shape[1], _PIECE_ENTRIES):
-        piece = flat[:, start : start + _PIECE_ENTRIES]
-        rows = wide[:, : piece.shape[1]].copy_(piece)
-        mean = rows[0].clone()
-        for row in rows[1:]:
-            mean += row
-        mean /= count
-        variance = torch.zeros_like(mean)
-        for row in rows:
-            row -= mean
-            variance.addcmul_(row, row)
-        result[start : start + _PIECE_ENTRIES] = variance.div_(count).sqrt_()
-    return result
+    count, differences = len(flat), flat[1:] - flat[0]
+    low, high = differences.aminmax()
+    exponent = math.frexp(max(-float(low), float(high)))[1]
+    scale = 2.0 ** min(max(-exponent, -_MOST_BITS), _MOST_BITS)
+    differences *= scale
+    mean = torch.zeros_like(flat[0])
+    for row in differences:
+        mean += row
+    mean /= count
+    variance = mean * mean
+    for row in differences:
+        row -= mean
+        variance.addcmul_(row, row)
+    return variance.div_(count).sqrt_().mul_(1.0 / scale)

@@ -266,4 +266,4 @@ def test_the_memory_that_a_survey_is_planned_with_does_not_grow_with_the_tensor(
         header = TensorHeader("w", "F32", (rows, 384), "f", 0, 4 * 384 * rows)
         return cost_of(header, [header] * 5, blockwise=True, passes=3).memory_bytes
 
-    assert planned(51_865) == planned(4 * 51_865) < 2**23
+    assert planned(51_865) == planned(4 * 51_865) < 2**24
