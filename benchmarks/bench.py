@@ -13,7 +13,7 @@ from pathlib import Path
 
 from app.contract.catalogue import CATALOGUE
 from benchmarks.inputs import SHAPES, WEIGHTS, make_inputs
-from benchmarks.measure import Measurement, run_child, timed
+from benchmarks.measure import WITHOUT_BASE, Measurement, run_child, timed
 from benchmarks.peers import FUSION_BENCH, MERGEKIT, fusion_bench_python, mergekit_python
 from worker.merging.engine.run import default_threads
 
@@ -147,7 +147,7 @@ def _peer(
 
 def _floor(contest: Contest, folders: Sequence[Path], cache: Path) -> float:
     """Return the seconds for reading the inputs and writing one output, in blocks."""
-    read = folders[1:] if contest.method == "soup" else folders
+    read = folders[1:] if contest.method in WITHOUT_BASE else folders
     target = cache / "out" / "floor"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 _MARK = "MEASURED "
+# Merged without a base on both sides, by either's name. mergekit's multislerp would take one, but
+# raises on every tensor that the experts left as it was, which Whisper always has.
+WITHOUT_BASE = frozenset({"soup", "linear", "karcher", "multi_slerp", "multislerp"})
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from app.contract.recipe import parse_request
 from app.contract.settings import Settings
 from app.services.preparation import prepare, source_policy
-from benchmarks.measure import report, timed
+from benchmarks.measure import WITHOUT_BASE, report, timed
 from worker.merging.engine.run import run
 from worker.merging.local import describe_files, fetch_all, make_job
 
@@ -19,7 +19,7 @@ def main() -> None:
     """Merge once: inputs hashed first and told apart, as the digest of the outputs is."""
     method, parameters, output, base, *experts = sys.argv[1:]
     document = {"checkpoints": experts, "method": method, "parameters": json.loads(parameters)}
-    if method != "soup":
+    if method not in WITHOUT_BASE:
         document["base"] = base
     folder = Path(output)
     shutil.rmtree(folder, ignore_errors=True)

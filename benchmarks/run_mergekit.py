@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from benchmarks.measure import report, timed
+from benchmarks.measure import WITHOUT_BASE, report, timed
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
         "parameters": given,
         "dtype": "float32",
     }
-    if method not in {"linear", "karcher"}:
+    if method not in WITHOUT_BASE:
         config["base_model"] = f"{base}/model.safetensors"
     path = folder / "recipe.yaml"
     path.write_text(json.dumps(config))
