@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 .PHONY: help install demo up test check format docs lock bench clean
 
@@ -47,8 +48,8 @@ docs: $(STAMP) ## Write docs/settings.md and docs/methods.md anew from the code
 lock: ## Renew requirements/lock.txt from pyproject.toml in a clean environment
 	$(PYTHON) scripts/lock.py
 
-bench: $(STAMP) ## List the benchmarks
-	@ls benchmarks/*.py 2>/dev/null || echo "There are no benchmarks yet."
+bench: $(STAMP) ## Every method against its peer, as ratios (BENCH_ARGS="--methods soup --repeats 5")
+	$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
 
 clean: ## Remove caches and builds (not .venv, not data)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

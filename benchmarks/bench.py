@@ -107,8 +107,8 @@ def _row(
     median = statistics.median
     mine, floor = median(m.seconds for m in ours), median(floors)
     hashing = (
-        median(m.more["hash_outputs"] for m in ours),
         median(m.more["hash_inputs"] for m in ours),
+        median(m.more["hash_outputs"] for m in ours),
     )
     peak = median(m.peak_mib for m in ours)
     cells = [contest.method, _spread([m.seconds for m in ours]), f"{floor:.2f}"]
