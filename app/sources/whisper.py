@@ -23,7 +23,6 @@ SIZE_KEYS = (
     "max_target_positions",
 )
 _MOST_LAYERS = 1024
-_ATTENTIONS = {"encoder": ("self_attn",), "decoder": ("self_attn", "encoder_attn")}
 _Shape = tuple[int, ...]
 
 

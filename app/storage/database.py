@@ -17,6 +17,8 @@ from sqlalchemy.types import Float
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _BUSY_SECONDS = 10.0
+# How many values one IN (...) may have: well under what either database takes.
+MOST_PARAMETERS = 500
 
 # Its notes on every start are not for the operator.
 logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -24,11 +24,9 @@ from sqlalchemy import (
 from app.contract.identifiers import MERGE, new_id
 from app.contract.states import FINAL, OPEN
 from app.storage import events
-from app.storage.database import now, reading, writing
+from app.storage.database import MOST_PARAMETERS, now, reading, writing
 from app.storage.leases import Lease, write
 from app.storage.tables import evaluations, merges
-
-_MOST_PARAMETERS = 500
 
 
 def create(
@@ -196,8 +194,8 @@ def disposable(
     folders: set[str] = set()
     known = sorted(merge_ids)
     with reading(engine) as connection:
-        for start in range(0, len(known), _MOST_PARAMETERS):
-            part = merges.c.id.in_(known[start : start + _MOST_PARAMETERS])
+        for start in range(0, len(known), MOST_PARAMETERS):
+            part = merges.c.id.in_(known[start : start + MOST_PARAMETERS])
             for merge_id, folder in connection.execute(query.where(part)):
                 over.add(merge_id)
                 folders |= {folder} if folder else set()

@@ -8,10 +8,8 @@ from sqlalchemy import Engine, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.contract.evaluation import Transcript
-from app.storage.database import now, reading, writing
+from app.storage.database import MOST_PARAMETERS, now, reading, writing
 from app.storage.tables import transcripts
-
-_MOST_PARAMETERS = 500
 
 
 class StoredTranscripts:
@@ -24,8 +22,8 @@ class StoredTranscripts:
         """Return those of the keys that are known."""
         found: dict[str, Transcript] = {}
         with reading(self._engine) as connection:
-            for start in range(0, len(keys), _MOST_PARAMETERS):
-                part = list(keys[start : start + _MOST_PARAMETERS])
+            for start in range(0, len(keys), MOST_PARAMETERS):
+                part = list(keys[start : start + MOST_PARAMETERS])
                 query = select(transcripts).where(transcripts.c.key.in_(part))
                 for row in connection.execute(query):
                     found[row.key] = Transcript(
