@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Self
 
 import torch
@@ -15,6 +16,11 @@ class GramSurvey(Survey):
 
     def __init__(self, experts: int) -> None:
         self.gram = torch.zeros(experts, experts, dtype=torch.float64)
+
+    @property
+    def question(self) -> Hashable:
+        """It asks the same of all blocks."""
+        return type(self), len(self.gram)
 
     def add(self, inputs: MergeInputs) -> None:
         """Add the block's inner products."""

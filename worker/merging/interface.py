@@ -21,11 +21,13 @@ of threads. With `parameters.whole_model` one survey goes over all tensors that 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class MergeInputs:
         diagnostics: filled by the method with what JSON can carry, the same for every block.
         counts: numbers of entries, which the engine adds up over the blocks.
         warnings: filled by the method.
+        shared: where results are kept that a block's merges at several points of a sweep have in
+            common; None where there is one merge only.
     """
 
     name: str
@@ -66,6 +70,20 @@ class MergeInputs:
     diagnostics: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     warnings: list[MergeWarning] = field(default_factory=list)
+    shared: dict[Hashable, Any] | None = None
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what `make` makes of the block: in a sweep once for all points that ask by `key`.
+
+        What is returned is shared, so it must not be written to. `key` holds all parameters that
+        it depends on.
+        """
+        if self.shared is None:
+            return make()
+        if key not in self.shared:
+            self.shared[key] = make()
+        found: T = self.shared[key]
+        return found
 
     def count(self, name: str, entries: int) -> None:
         """Add `entries` to the count of that name."""
@@ -97,7 +115,18 @@ class About:
 
 
 class Survey(ABC):
-    """What one reading of a tensor, before it is merged, gathers from its blocks."""
+    """What one reading of a tensor, before it is merged, gathers from its blocks.
+
+    Once joined it must not change: in a sweep it may be handed to `survey` for several points.
+    """
+
+    @property
+    def question(self) -> Hashable | None:
+        """What it asks of the blocks; of a sweep's surveys that ask the same, one is made.
+
+        None where that cannot be told: then every point makes its own.
+        """
+        return None
 
     @abstractmethod
     def add(self, inputs: MergeInputs) -> None:

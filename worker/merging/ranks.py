@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Self
 
 import torch
@@ -31,6 +31,12 @@ class HistogramSurvey(Survey):
     def __init__(self, streams: int, keys: Keys = magnitudes, *, signed: bool = False) -> None:
         self.keys = keys
         self.histogram = Histogram(streams, signed=signed)
+        self._signed = signed
+
+    @property
+    def question(self) -> Hashable:
+        """Which keys are counted."""
+        return type(self), len(self.histogram.counts), self.keys, self._signed
 
     def add(self, inputs: MergeInputs) -> None:
         """Count a block's."""
@@ -55,6 +61,11 @@ class RankSurvey(Survey):
     def __init__(self, places: Sequence[Sequence[Place]], keys: Keys, histogram: Histogram) -> None:
         self.keys, self.histogram = keys, histogram
         self.candidates = Candidates(places)
+
+    @property
+    def question(self) -> Hashable:
+        """Which keys are looked for, and where."""
+        return type(self), self.keys, tuple(map(tuple, self.candidates.places))
 
     def add(self, inputs: MergeInputs) -> None:
         """Keep a block's candidates."""

@@ -7,6 +7,7 @@ that are all equal, tensors that a spectral method does not take, NaN and infini
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite, prod
 from typing import Any
@@ -17,6 +18,7 @@ from app.contract.errors import NonFiniteInputError, OutputOverflowError
 from app.contract.tensors import UNIT_ROUNDOFFS
 from app.planning.cost import BLOCK_ENTRIES
 from app.planning.plan import Step, Treatment
+from worker.merging.engine.branches import Branch, naming
 from worker.merging.engine.reading import DTYPES, TensorReader
 from worker.merging.interface import MergeInputs, Survey
 from worker.merging.linalg.sums import weighted_sum
@@ -36,6 +38,8 @@ class Inputs:
     weights: tuple[float, ...]
     seed: int
     device: torch.device
+    points: tuple[str, ...] = ("",)
+    """What errors call the outputs: the points of a sweep."""
 
     @property
     def reference(self) -> TensorReader:
@@ -50,21 +54,18 @@ class Inputs:
         return self.weights
 
 
-@dataclass(frozen=True)
-class Known:
-    """What the surveys of a tensor found: what its method must know, and what the engine must."""
-
-    method: tuple[Any, ...] = ()
-    surveyed: bool = False
-    all_equal: bool = False
-
-
 class Blocks:
-    """One step's tensor: its readers, its method, and buffers that all its blocks share."""
+    """One step's tensor: its readers, its method, and buffers that all its blocks share.
 
-    def __init__(self, step: Step, inputs: Inputs, origin: int = 0) -> None:
+    `branches` are to be merged: the step's own parameters serve for what is the same in all.
+    """
+
+    def __init__(
+        self, step: Step, inputs: Inputs, origin: int = 0, branches: Sequence[Branch] = ()
+    ) -> None:
         self._step, self._inputs, self._origin = step, inputs, origin
-        self._parameters = parameters = step.assignment.parameters
+        self._branches = branches
+        parameters = step.assignment.parameters
         self._keep = step.treatment is Treatment.KEEP
         subtracts = parameters is not None and parameters.space == "task_vectors"
         wanted = parameters is not None and parameters.base != "unused"
@@ -72,7 +73,6 @@ class Blocks:
         counted = parameters is not None and parameters.counts_base
         self._uses_base = has_base and not counted
         self._subtracts = self._uses_base and subtracts
-        self._scale = float(getattr(parameters, "scaling_coefficient", 1.0))
         self._out_dtype = DTYPES[step.target.dtype]
         self._readers = [inputs.reference] if self._keep else list(inputs.experts)
         if has_base and inputs.base is not None:
@@ -81,39 +81,61 @@ class Blocks:
         self.width = piece * max(1, BLOCK_ENTRIES // piece)
         entries = min(self.width, step.target.numel)
         self._buffer = torch.empty(len(self._readers), entries)
-        self.merge_inputs = MergeInputs(
-            name=step.name,
-            base=None,
-            tensors=torch.empty(0),
-            weights=inputs.merged_weights(step),
-            unit_roundoff=self._unit_roundoff(),
-            seed=self._seed,
-        )
+        # One a branch, in their order: a method notes in it what it has to say.
+        self.merge_inputs = [
+            MergeInputs(
+                name=step.name,
+                base=None,
+                tensors=torch.empty(0),
+                weights=inputs.merged_weights(step),
+                unit_roundoff=self._unit_roundoff(),
+                seed=self._seed,
+            )
+            for _ in range(max(1, len(branches)))
+        ]
 
-    def survey(self, start: int, stop: int, survey: Survey) -> bool:
-        """Add the entries `start` to `stop` to a survey; say whether they are the same in all."""
+    def survey(self, start: int, stop: int, surveys: Sequence[Survey]) -> bool:
+        """Add the entries `start` to `stop` to surveys; say whether they are the same in all."""
         rows = self._read(start, stop)
         self._refuse_non_finite(rows)
         equal = _all_equal(rows)
         self._hand_over(start, rows)
-        survey.add(self.merge_inputs)
+        for survey in surveys:
+            survey.add(self.merge_inputs[0])
         return equal
 
-    def merged(self, start: int, stop: int, known: Known) -> torch.Tensor:
-        """Return the entries `start` to `stop` of the result, flat, in the output dtype."""
+    def merged(self, start: int, stop: int) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
+        """Yield outputs by number, with their entries `start` to `stop`, flat, as they are stored.
+
+        The entries may be overwritten when the next are asked for.
+        """
         rows = self._read(start, stop)
         if self._keep:
-            return self._rounded(rows[0])
+            yield range(len(self._inputs.points)), self._rounded(rows[0])
+            return
         self._refuse_non_finite(rows)
-        if self._subtracts and self._scale == 0.0:
-            return self._rounded(rows[0])
-        if self._copies_equal_inputs(known) and _all_equal(rows):
-            return self._rounded(rows[0])
-        self._hand_over(start, rows)
-        merged = self._call(known)
-        if self._subtracts:
-            merged = torch.add(rows[0], merged, alpha=self._scale)
-        return self._rounded(merged)
+        averages = [self._copies_equal_inputs(branch) for branch in self._branches]
+        equal = any(averages) and _all_equal(rows)
+        handed_over = False
+        for branch, inputs, averaged in zip(
+            self._branches, self.merge_inputs, averages, strict=True
+        ):
+            merged = None
+            for scale, numbers in branch.outputs.items():
+                with naming(self._inputs.points, numbers):
+                    if (equal and averaged) or (self._subtracts and scale == 0.0):
+                        result = self._rounded(rows[0])
+                    else:
+                        if not handed_over:
+                            self._hand_over(start, rows)
+                            handed_over = True
+                        if merged is None:
+                            merged = self._call(inputs, branch)
+                        result = self._rounded(self._scaled(rows[0], merged, scale))
+                yield numbers, result
+
+    def _scaled(self, base: torch.Tensor, merged: torch.Tensor, scale: float) -> torch.Tensor:
+        return torch.add(base, merged, alpha=scale) if self._subtracts else merged
 
     def _read(self, start: int, stop: int) -> torch.Tensor:
         count, width = len(self._readers), stop - start
@@ -128,20 +150,22 @@ class Blocks:
         if base is not None and self._subtracts:
             tensors -= base
         device, shape = self._inputs.device, self._block_shape
-        self.merge_inputs.base = None if base is None else base.view(shape).to(device)
-        self.merge_inputs.tensors = tensors.view(len(tensors), *shape).to(device)
-        self.merge_inputs.start = self._origin + start
+        base = None if base is None else base.view(shape).to(device)
+        tensors = tensors.view(len(tensors), *shape).to(device)
+        shared: dict[Hashable, Any] | None = {} if len(self.merge_inputs) > 1 else None
+        for inputs in self.merge_inputs:
+            inputs.base, inputs.tensors, inputs.shared = base, tensors, shared
+            inputs.start = self._origin + start
 
-    def _call(self, known: Known) -> torch.Tensor:
+    def _call(self, inputs: MergeInputs, branch: Branch) -> torch.Tensor:
         """Return what the method makes of a block, flat and on the CPU."""
-        inputs = self.merge_inputs
         if self._step.treatment is Treatment.MEAN:
             total = weighted_sum(inputs.tensors, inputs.weights, normalize=False)
             return total.div_(len(inputs.tensors)).to("cpu").view(-1)
         method = load(self._step.assignment.method)
-        return method.merge(inputs, self._parameters, *known.method).to("cpu").reshape(-1)
+        return method.merge(inputs, branch.parameters, *branch.known.method).to("cpu").reshape(-1)
 
-    def _copies_equal_inputs(self, known: Known) -> bool:
+    def _copies_equal_inputs(self, branch: Branch) -> bool:
         """Say whether equal inputs are the answer: no task vector, or an average.
 
         An average by coefficients that depend on the whole tensor is a copy where all of it is
@@ -149,9 +173,9 @@ class Blocks:
         """
         if self._subtracts:
             return True
-        if known.surveyed:
-            return known.all_equal
-        return bool(getattr(self._parameters, "normalize", True))
+        if branch.known.surveyed:
+            return branch.known.all_equal
+        return bool(getattr(branch.parameters, "normalize", True))
 
     def _rounded(self, values: torch.Tensor) -> torch.Tensor:
         rounded = values.to(self._out_dtype)

@@ -7,15 +7,17 @@ the merge.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 from app.planning.plan import Assignment, Plan, Step, Treatment
-from worker.merging.engine.blocks import Inputs, Known
+from worker.merging.engine.blocks import Inputs, piece_of
+from worker.merging.engine.branches import Branch, Known, branches_of, naming
 from worker.merging.engine.journal import Entry
 from worker.merging.engine.steps import Stretch, stretches_of
-from worker.merging.interface import About, Method, Survey
+from worker.merging.interface import About, Method, NextSurvey, Survey
 from worker.merging.methods import load
 
 # Tensors that are merged by blocks are shared out in stretches of this many entries. Part of the
@@ -25,28 +27,40 @@ STRETCH_ENTRIES = 2**22
 
 @dataclass(frozen=True)
 class Task:
-    """One stretch to survey (into `survey`), or to merge if that is None."""
+    """One stretch to survey (into `surveys`), or to merge if there are none."""
 
     group: Group
     stretch: Stretch
     number: int
-    survey: Survey | None
+    surveys: tuple[Survey, ...]
 
 
 class Group:
-    """The state of one group: which survey it is at, and what is known when all are made."""
+    """The state of one group: which surveys it is at, and what is known when all are made.
 
-    def __init__(self, steps: Sequence[Step], stretches: Sequence[Stretch], inputs: Inputs) -> None:
+    `outputs` are the first tensor's steps in the plans of all outputs, the first of them its own.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        stretches: Sequence[Stretch],
+        inputs: Inputs,
+        outputs: Sequence[Step],
+    ) -> None:
         self.steps, self.stretches = steps, stretches
-        self.known = Known()
+        self.branches = branches_of(outputs)
+        self._points = inputs.points
         self._method = _method(steps[0])
-        self._parameters = steps[0].assignment.parameters
         shape = steps[0].target.shape
         if len(steps) > 1:
             shape = (sum(prod(step.target.shape) for step in steps),)
-        self.about = About(steps[0].name, shape, inputs.merged_weights(steps[0]))
-        self._finished: Survey | None = None
-        self._surveys: dict[int, Survey] = {}
+        weights = inputs.merged_weights(steps[0])
+        self._inquiries = [
+            Inquiry(branch, About(steps[0].name, shape, weights)) for branch in self.branches
+        ]
+        self._asking: list[list[Inquiry]] = []
+        self._surveys: dict[int, tuple[Survey, ...]] = {}
         self._all_equal = True
 
     def start(self, done: Iterable[tuple[str, int, int]]) -> list[Task]:
@@ -57,74 +71,127 @@ class Group:
             return []
         if self._method is None or self._method.survey is None:
             return self._merges()
-        return self._next()
+        return self._next(self._method.survey, self._inquiries)
 
     def surveyed(self, task: Task, equal: bool) -> list[Task]:
         """Note that a stretch is surveyed; return what can be done now that could not before."""
         self._all_equal &= equal
-        if task.survey is not None:
-            self._surveys[task.number] = task.survey
+        self._surveys[task.number] = task.surveys
         if len(self._surveys) < len(self.stretches):
             return []
-        first, *others = (self._surveys[number] for number in range(len(self.stretches)))
-        for later in others:
-            first.join(later)
-        self._finished = first
-        self._surveys = {}
-        return self._next()
+        assert self._method is not None
+        assert self._method.survey is not None
+        in_order = [self._surveys.pop(number) for number in range(len(self.stretches))]
+        for inquiries, (first, *others) in zip(
+            self._asking, zip(*in_order, strict=True), strict=True
+        ):
+            for later in others:
+                first.join(later)
+            for inquiry in inquiries:
+                inquiry.finished = first
+        return self._next(self._method.survey, [i for same in self._asking for i in same])
 
-    def describe(self, entry: Entry) -> Entry:
-        """Return a merged stretch's entry with what the surveys say; warnings are said once."""
-        said = [{"code": w.code, "message": w.message} for w in self.about.warnings]
+    def describe(self, number: int, entry: Entry) -> Entry:
+        """Return the entry of an output's stretch with what the surveys say; warnings once."""
+        about = next(i.about for i in self._inquiries if number in i.branch.numbers)
+        said = [{"code": w.code, "message": w.message} for w in about.warnings]
         first = (entry.name, entry.start) == (self.steps[0].name, 0)
         return replace(
             entry,
-            diagnostics={**self.about.diagnostics, **entry.diagnostics},
+            diagnostics={**about.diagnostics, **entry.diagnostics},
             warnings=(*(said if first else ()), *entry.warnings),
         )
 
-    def _next(self) -> list[Task]:
-        """Return the tasks of the next survey, one of its own for each stretch, or the merges."""
-        assert self._method is not None
-        assert self._method.survey is not None
-        ask, before = self._method.survey, self._finished
-        answer = ask(self.about, self._parameters, before)
-        if not isinstance(answer, Survey):
-            self.known = Known((answer,), before is not None, self._all_equal)
-            self._finished = None
+    def _next(self, survey: NextSurvey, inquiries: Sequence[Inquiry]) -> list[Task]:
+        """Return the tasks of the next surveys, or the merges when no branch asks for any.
+
+        Branches that ask the same share a survey; each stretch is surveyed into ones of its own.
+        """
+        made: list[Survey] = []
+        self._asking = []
+        for inquiry in inquiries:
+            with naming(self._points, inquiry.branch.numbers):
+                answer = inquiry.ask(survey)
+            if not isinstance(answer, Survey):
+                inquiry.settle(answer, self._all_equal)
+                continue
+            question = answer.question
+            alike = [
+                same
+                for same, other in zip(self._asking, made, strict=True)
+                if question is not None and other.question == question
+            ]
+            if alike:
+                alike[0].append(inquiry)
+            else:
+                self._asking.append([inquiry])
+                made.append(answer)
+        if not made:
             return self._merges()
-        surveys = [answer]
-        surveys += [ask(self.about, self._parameters, before) for _ in self.stretches[1:]]
+        each = [tuple(made)]
+        each += [tuple(same[0].ask(survey) for same in self._asking) for _ in self.stretches[1:]]
         return [
-            Task(self, stretch, number, survey)
-            for number, (stretch, survey) in enumerate(zip(self.stretches, surveys, strict=True))
+            Task(self, stretch, number, surveys)
+            for number, (stretch, surveys) in enumerate(zip(self.stretches, each, strict=True))
         ]
 
     def _merges(self) -> list[Task]:
-        return [Task(self, stretch, number, None) for number, stretch in enumerate(self._left)]
+        return [Task(self, stretch, number, ()) for number, stretch in enumerate(self._left)]
 
 
-def groups_of(plan: Plan, inputs: Inputs) -> list[Group]:
-    """Return the plan's groups, in its order; one of several tensors is where its first is."""
-    members: dict[object, list[Step]] = {}
-    for step in plan.steps:
-        members.setdefault(_identity(step), []).append(step)
+@dataclass
+class Inquiry:
+    """A branch on its way through its method's surveys: what they said, and the last of them."""
+
+    branch: Branch
+    about: About
+    finished: Survey | None = None
+
+    def ask(self, survey: NextSurvey) -> Any:
+        """Return the next survey to make, or what `merge` must know."""
+        return survey(self.about, self.branch.parameters, self.finished)
+
+    def settle(self, answer: Any, all_equal: bool) -> None:
+        """Give the branch what it must know."""
+        self.branch.known = Known((answer,), self.finished is not None, all_equal)
+        self.finished = None
+
+
+def groups_of(plans: Sequence[Plan], inputs: Inputs) -> list[Group]:
+    """Return the groups of plans with the same structure, one an output, in their order.
+
+    A group of several tensors is where its first is.
+    """
+    members: dict[object, list[int]] = {}
+    plan = plans[0]
+    for number, step in enumerate(plan.steps):
+        members.setdefault(_identity(step), []).append(number)
     groups = []
-    for steps in members.values():
+    for numbers in members.values():
+        steps = [plan.steps[number] for number in numbers]
         stretches, origin = [], 0
         for step in steps:
             stretches += stretches_of(step, STRETCH_ENTRIES, origin)
             origin += step.target.numel
-        groups.append(Group(steps, stretches, inputs))
+        outputs = [other.steps[numbers[0]] for other in plans]
+        groups.append(Group(steps, stretches, inputs, outputs))
     return groups
+
+
+def structure_of(plan: Plan) -> Hashable:
+    """Return what must be equal in plans that are run together: how tensors are cut and grouped."""
+    return tuple((piece_of(step), _is_whole(step)) for step in plan.steps)
 
 
 def _identity(step: Step) -> object:
     """Return what is the same for steps of one group."""
+    return _Whole(step.assignment) if _is_whole(step) else step.name
+
+
+def _is_whole(step: Step) -> bool:
     parameters = step.assignment.parameters
-    if step.treatment is Treatment.MERGE and parameters is not None and parameters.whole_model:
-        return _Whole(step.assignment)
-    return step.name
+    merged = step.treatment is Treatment.MERGE and parameters is not None
+    return merged and parameters is not None and parameters.whole_model
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from app.sources.fetch import LocalCheckpoint
 from app.storage.artifacts import storage_error
 from worker.merging.engine.blocks import Inputs
 from worker.merging.engine.companions import Companions
-from worker.merging.engine.groups import STRETCH_ENTRIES, Task, groups_of
+from worker.merging.engine.groups import STRETCH_ENTRIES, Task, groups_of, structure_of
 from worker.merging.engine.journal import Entry
 from worker.merging.engine.reading import TensorReader
 from worker.merging.engine.steps import merge_stretch, survey_stretch
@@ -55,6 +55,8 @@ class Job:
     device: str = "cpu"
     threads: int = 1
     memory_bytes: int | None = None
+    point: str = ""
+    """Which of a sweep's merges it is, for messages."""
 
     @property
     def all(self) -> tuple[LocalCheckpoint, ...]:
@@ -83,6 +85,14 @@ class Observer:
         if self.stopping.is_set():
             raise Interrupted
 
+    def part(self, number: int, parts: int) -> Observer:
+        """Return the observer of one of several equal parts that are run one after the other."""
+
+        def progress(done: int, total: int) -> None:
+            self.progress(number * total + done, parts * total)
+
+        return Observer(progress, self.stopping)
+
 
 def run(job: Job, observer: Observer | None = None) -> Outcome:
     """Merge every tensor of the plan and return the finished folder under `job.folder`.
@@ -90,9 +100,32 @@ def run(job: Job, observer: Observer | None = None) -> Outcome:
     What `job.previous` attempts finished is taken over. Raises Interrupted when told to stop, and
     AfluenteError for what a person can act on; finished tensors stay for a later attempt.
     """
+    (outcome,) = run_all((job,), observer)
+    return outcome
+
+
+def run_all(jobs: Sequence[Job], observer: Observer | None = None) -> list[Outcome]:
+    """Run merges of the same inputs at once, each input read once; return their outcomes.
+
+    They may differ in the parameters of their methods, in nothing else but their folders. Each is
+    what `run` makes of it alone, to the byte. Raises what `run` raises, for the first that fails.
+    """
     observer = observer or Observer()
+    together: dict[Hashable, list[int]] = {}
+    for number, job in enumerate(jobs):
+        together.setdefault(structure_of(job.plan), []).append(number)
+    outcomes: dict[int, Outcome] = {}
+    for before, numbers in enumerate(together.values()):
+        alike = [jobs[number] for number in numbers]
+        part = observer.part(before, len(together))
+        outcomes.update(zip(numbers, _run_safely(alike, part), strict=True))
+    return [outcomes[number] for number in range(len(jobs))]
+
+
+def _run_safely(jobs: Sequence[Job], observer: Observer) -> list[Outcome]:
+    job = jobs[0]
     try:
-        return _run(job, observer)
+        return _run(jobs, observer)
     except OSError as error:
         if error.errno == errno.ENOMEM:
             raise _out_of_memory(job) from error
@@ -106,16 +139,19 @@ def run(job: Job, observer: Observer | None = None) -> Outcome:
         raise
 
 
-def _run(job: Job, observer: Observer) -> Outcome:
+def _run(jobs: Sequence[Job], observer: Observer) -> list[Outcome]:
+    job = jobs[0]
     with ExitStack() as stack:
         readers = [
             stack.enter_context(TensorReader(label, local.resolved.tensors, local.paths))
             for label, local in zip(job.labels, job.all, strict=True)
         ]
         _check_tied_copies(job, readers)
-        companions = Companions(job)
-        writer = OutputWriter(job.folder, job.plan.files, _origin(job))
-        stack.callback(writer.close)
+        companions = [Companions(job) for job in jobs]
+        writers = []
+        for each in jobs:
+            writers.append(OutputWriter(each.folder, each.plan.files, _origin(each)))
+            stack.callback(writers[-1].close)
         inputs = Inputs(
             base=readers[0] if job.base else None,
             experts=tuple(readers[1:] if job.base else readers),
@@ -123,24 +159,32 @@ def _run(job: Job, observer: Observer) -> Outcome:
             weights=job.recipe.weights,
             seed=job.recipe.seed,
             device=torch.device(job.device),
+            points=tuple(job.point for job in jobs),
         )
-        entries, adopted = _merge_all(job, inputs, writer, observer)
+        entries, adopted = _merge_all(jobs, inputs, writers, observer)
     observer.check()
     for local in job.all:
         local.verify_unchanged()
-    warnings = _summed_up(job.plan.steps, entries)
-    companions.write(writer.folder, _diagnostics(job.plan.steps, entries, warnings))
-    return Outcome(writer.folder, warnings, adopted)
+    outcomes = []
+    for each, beside, writer, found in zip(jobs, companions, writers, entries, strict=True):
+        warnings = _summed_up(each.plan.steps, found)
+        beside.write(writer.folder, _diagnostics(each.plan.steps, found, warnings))
+        outcomes.append(Outcome(writer.folder, warnings, adopted))
+    return outcomes
 
 
 def _merge_all(
-    job: Job, inputs: Inputs, writer: OutputWriter, observer: Observer
-) -> tuple[list[Entry], int]:
-    """Return an entry for every stretch of the plan, and how many tensors were taken over."""
-    groups = groups_of(job.plan, inputs)
+    jobs: Sequence[Job], inputs: Inputs, writers: Sequence[OutputWriter], observer: Observer
+) -> tuple[list[list[Entry]], int]:
+    """Return for every job an entry for every stretch, and how many tensors were taken over."""
+    job = jobs[0]
+    groups = groups_of([job.plan for job in jobs], inputs)
     wanted = {stretch.key for group in groups for stretch in group.stretches}
-    entries = writer.adopt(job.previous, wanted)
-    done = {entry.key for entry in entries}
+    entries = [
+        writer.adopt(job.previous, wanted) for job, writer in zip(jobs, writers, strict=True)
+    ]
+    done = set.intersection(*({entry.key for entry in found} for found in entries))
+    entries = [[entry for entry in found if entry.key in done] for found in entries]
     left = Counter(name for name, _, _ in wanted - done)
     total = len(job.plan.steps)
     adopted = total - len(left)
@@ -154,19 +198,20 @@ def _merge_all(
         if halt.is_set():
             raise Interrupted
 
-    def work(task: Task) -> tuple[Task, Entry | bool | None]:
-        """Return the merged stretch's entry, or whether the surveyed one is equal in all inputs.
+    def work(task: Task) -> tuple[Task, list[Entry] | bool | None]:
+        """Return a merged stretch's entries, or whether the surveyed one is equal in all inputs.
 
         None if the run is over, and `failures` says why.
         """
         try:
             check()
-            if task.survey is not None:
-                return task, survey_stretch(task.stretch, inputs, task.survey, check)
-            entry = merge_stretch(task.stretch, inputs, task.group.known, writer, check)
-            entry = task.group.describe(entry)
-            writer.finished(entry)
-            return task, entry
+            if task.surveys:
+                return task, survey_stretch(task.stretch, inputs, task.surveys, check)
+            merged = merge_stretch(task.stretch, inputs, task.group.branches, writers, check)
+            merged = [task.group.describe(number, entry) for number, entry in enumerate(merged)]
+            for writer, entry in zip(writers, merged, strict=True):
+                writer.finished(entry)
+            return task, merged
         except BaseException as error:  # noqa: BLE001 - raised again by the main thread
             if not halt.is_set():
                 failures.append(error)
@@ -175,19 +220,21 @@ def _merge_all(
         finally:
             memory.give_back(task.stretch.step.cost.memory_bytes)
 
-    def account(task: Task, result: Entry | bool | None) -> list[Task]:
+    def account(task: Task, result: list[Entry] | bool | None) -> list[Task]:
         """Note what a task came to; return the tasks that follow from it."""
         if isinstance(result, bool):
             return task.group.surveyed(task, result)
         if result is not None:
-            entries.append(result)
-            left[result.name] -= 1
-            if left[result.name] == 0:
-                del left[result.name]
+            for found, entry in zip(entries, result, strict=True):
+                found.append(entry)
+            name = task.stretch.step.name
+            left[name] -= 1
+            if left[name] == 0:
+                del left[name]
                 observer.progress(total - len(left), total)
         return []
 
-    pending: set[Future[tuple[Task, Entry | bool | None]]] = set()
+    pending: set[Future[tuple[Task, list[Entry] | bool | None]]] = set()
     ready: deque[Task] = deque()
     waiting = deque(groups)
     # Reductions and LAPACK run on one thread, tensors in parallel: then the bytes do not depend

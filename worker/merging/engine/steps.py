@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,7 +11,8 @@ import torch
 from app.contract.errors import IncompatibleCheckpointError
 from app.planning.cost import BLOCK_ENTRIES
 from app.planning.plan import Step, Treatment
-from worker.merging.engine.blocks import Blocks, Inputs, Known, piece_of
+from worker.merging.engine.blocks import Blocks, Inputs, piece_of
+from worker.merging.engine.branches import Branch
 from worker.merging.engine.journal import Entry
 from worker.merging.engine.reading import DTYPES
 from worker.merging.engine.writing import OutputWriter, StretchDigest
@@ -37,43 +38,57 @@ class Stretch:
 
 
 def survey_stretch(
-    stretch: Stretch, inputs: Inputs, survey: Survey, check: Callable[[], None]
+    stretch: Stretch, inputs: Inputs, surveys: Sequence[Survey], check: Callable[[], None]
 ) -> bool:
-    """Add the stretch to a survey; say whether all inputs are equal there. `check` interrupts."""
+    """Add the stretch to surveys; say whether all inputs are equal there. `check` interrupts."""
     blocks, equal = Blocks(stretch.step, inputs, stretch.origin), True
     for start in range(stretch.start, stretch.stop, blocks.width):
         check()
-        equal &= blocks.survey(start, min(start + blocks.width, stretch.stop), survey)
+        equal &= blocks.survey(start, min(start + blocks.width, stretch.stop), surveys)
     return equal
 
 
 def merge_stretch(
     stretch: Stretch,
     inputs: Inputs,
-    known: Known,
-    writer: OutputWriter,
+    branches: Sequence[Branch],
+    writers: Sequence[OutputWriter],
     check: Callable[[], None],
-) -> Entry:
-    """Merge and write the stretch; return its journal entry. `check` raises to interrupt."""
-    step, digest = stretch.step, StretchDigest()
+) -> list[Entry]:
+    """Merge and write the stretch of every output; return their journal entries, one a writer.
+
+    `check` raises to interrupt.
+    """
+    step, digests = stretch.step, [StretchDigest() for _ in writers]
     if step.treatment is Treatment.COPY:
-        _copy(stretch, inputs, writer, digest, check)
-        return Entry(*stretch.key, digest.hexdigest())
-    blocks = Blocks(step, inputs, stretch.origin)
+        _copy(stretch, inputs, writers, digests, check)
+        return [Entry(*stretch.key, digest.hexdigest()) for digest in digests]
+    blocks = Blocks(step, inputs, stretch.origin, branches)
     for start in range(stretch.start, stretch.stop, blocks.width):
         check()
         stop = min(start + blocks.width, stretch.stop)
-        writer.write(step.name, start, blocks.merged(start, stop, known), digest)
-    said = blocks.merge_inputs
-    warnings = tuple({"code": w.code, "message": w.message} for w in said.warnings)
-    return Entry(*stretch.key, digest.hexdigest(), said.diagnostics, warnings, said.counts)
+        for numbers, values in blocks.merged(start, stop):
+            for number in numbers:
+                writers[number].write(step.name, start, values, digests[number])
+    entries: dict[int, Entry] = {}
+    for branch, said in zip(branches, blocks.merge_inputs, strict=True):
+        warnings = tuple({"code": w.code, "message": w.message} for w in said.warnings)
+        for number in branch.numbers:
+            entries[number] = Entry(
+                *stretch.key,
+                digests[number].hexdigest(),
+                said.diagnostics,
+                warnings,
+                said.counts,
+            )
+    return [entries[number] for number in range(len(writers))]
 
 
 def _copy(
     stretch: Stretch,
     inputs: Inputs,
-    writer: OutputWriter,
-    digest: StretchDigest,
+    writers: Sequence[OutputWriter],
+    digests: Sequence[StretchDigest],
     check: Callable[[], None],
 ) -> None:
     """Copy a tensor that is not floating point, which all inputs must agree on."""
@@ -89,7 +104,9 @@ def _copy(
                     f"{other.label}: {name} is not floating point and differs from that of "
                     f"{inputs.reference.label}; such tensors must be equal in all inputs."
                 )
-        writer.write(name, start, raw.view(DTYPES[stretch.step.target.dtype]), digest)
+        values = raw.view(DTYPES[stretch.step.target.dtype])
+        for writer, digest in zip(writers, digests, strict=True):
+            writer.write(name, start, values, digest)
 
 
 def stretches_of(step: Step, most_entries: int, origin: int = 0) -> list[Stretch]:

@@ -15,11 +15,12 @@ from worker.merging.linalg.task_spectra import TaskSpectrum, task_spectra
 
 def merge(inputs: MergeInputs, parameters: BoostedTsvM) -> torch.Tensor:
     """Return the sum of each expert's first k directions, boosted, made orthogonal; 2-D only."""
-    spectra = task_spectra(
-        inputs.tensors,
-        inputs.base,
-        unit_roundoff=inputs.unit_roundoff,
-        factor=parameters.noise_floor,
+    factor = parameters.noise_floor
+    spectra = inputs.once(
+        ("task_spectra", factor),
+        lambda: task_spectra(
+            inputs.tensors, inputs.base, unit_roundoff=inputs.unit_roundoff, factor=factor
+        ),
     )
     return combine(inputs, spectra, parameters)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Self
 
 import torch
@@ -24,6 +25,11 @@ class ColumnSurvey(Survey):
 
     def __init__(self, columns: tuple[int, ...]) -> None:
         self.gram = torch.zeros(*columns, 2, 2, dtype=torch.float64)
+
+    @property
+    def question(self) -> Hashable:
+        """It asks the same of all blocks."""
+        return type(self), self.gram.shape
 
     def add(self, inputs: MergeInputs) -> None:
         """Add those of a block of rows."""

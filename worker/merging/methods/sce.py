@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Self
 
@@ -35,7 +36,7 @@ class SpreadSurvey(HistogramSurvey):
     """Ranks the entries by their standard deviation over the experts, and counts those above 0."""
 
     def __init__(self) -> None:
-        super().__init__(1, lambda inputs: [magnitude_keys(_spread(inputs.tensors))])
+        super().__init__(1, _spread_keys)
         self.nonzero = 0
 
     def add(self, inputs: MergeInputs) -> None:
@@ -56,6 +57,11 @@ class EnergySurvey(Survey):
     def __init__(self, experts: int, selection: Selection | None) -> None:
         self.selection = selection
         self.energies = torch.zeros(experts, dtype=torch.float64)
+
+    @property
+    def question(self) -> Hashable:
+        """Which changes are summed."""
+        return type(self), len(self.energies), self.selection
 
     def add(self, inputs: MergeInputs) -> None:
         """Add those of a block."""
@@ -109,6 +115,11 @@ def merge(inputs: MergeInputs, parameters: Sce, known: Known) -> torch.Tensor:
     if known.selection is not None:
         merged *= known.selection.mask(inputs)
     return merged.view(inputs.tensors.shape[1:])
+
+
+def _spread_keys(inputs: MergeInputs) -> list[torch.Tensor]:
+    """Return one stream, in the order of the spreads."""
+    return [magnitude_keys(_spread(inputs.tensors))]
 
 
 def _spread(tensors: torch.Tensor) -> torch.Tensor:
