@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,14 @@ def prepare(
         recipe, checked.tensors, base.tensors if base else None, [e.tensors for e in experts]
     )
     return Prepared(recipe, base, experts, checked, plan, _warnings(recipe, plan))
+
+
+def replan(prepared: Prepared, recipe: Recipe) -> Prepared:
+    """Return the same sources, planned for another recipe that names them."""
+    base = prepared.base.tensors if prepared.base else None
+    experts = [expert.tensors for expert in prepared.experts]
+    plan = make_plan(recipe, prepared.checked.tensors, base, experts)
+    return replace(prepared, recipe=recipe, plan=plan, warnings=_warnings(recipe, plan))
 
 
 def _sources(recipe: Recipe) -> list[Source]:

@@ -1,37 +1,71 @@
-"""`afluente merge`: a merge in this process, without the service."""
+"""`afluente merge`: a merge, or a sweep of them, in this process, without the service."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.options import Device, Threads
 
+if TYPE_CHECKING:
+    from worker.merging.local import LocalMerge
+
 Recipe = Annotated[
     Path, typer.Argument(help="JSON or YAML: the body of POST /merges; - reads standard input.")
+]
+Sweep = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A parameter with several values, one merge of each into a folder of its own, from "
+        "one reading: beta=0.1,0.3 or scaling_coefficient=0.1:1.0:0.1 (first:last:step). Several "
+        "options make the grid; a recipe may have lists instead.",
+    ),
 ]
 
 
 def merge(
     recipe: Recipe,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; must be new.")],
+    sweep: Sweep = None,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
     """Merge in this process, byte for byte as the service would."""
+    from app.contract.sweeps import lists_in
     from cli.configuration import load_settings
     from cli.progress import ProgressReport
     from cli.recipes import read_recipe
+    from cli.sweeps import read_sweeps
 
     document = read_recipe(recipe)
+    swept = read_sweeps(sweep or [])
     settings = load_settings(device=device, threads=threads)
     with ProgressReport() as report:
-        from worker.merging.local import merge_recipe
+        if swept or lists_in(document):
+            from worker.merging.sweep import sweep_recipe
 
-        result = merge_recipe(document, output, settings, report.advance)
-    for warning in result.warnings:
-        typer.echo(f"warning: {warning['message']}", err=True)
-    for file in result.files:
-        typer.echo(f"{file['sha256']}  {file['bytes']:>12}  {output / file['name']}")
+            merges = sweep_recipe(document, swept, output, settings, report.advance).merges
+        else:
+            from worker.merging.local import merge_recipe
+
+            merges = {"": merge_recipe(document, output, settings, report.advance)}
+    _show_warnings(merges)
+    for point, result in merges.items():
+        for file in result.files:
+            if point and not file["name"].endswith(".safetensors"):
+                continue  # a sweep has many; sweep.json lists them all
+            typer.echo(f"{file['sha256']}  {file['bytes']:>12}  {result.folder / file['name']}")
+
+
+def _show_warnings(merges: Mapping[str, LocalMerge]) -> None:
+    """Show each warning once, with the points of a sweep that it is of, unless of all."""
+    points: dict[str, list[str]] = {}
+    for name, result in merges.items():
+        for warning in result.warnings:
+            points.setdefault(warning["message"], []).append(name)
+    for message, names in points.items():
+        where = "" if len(names) == len(merges) else f"{'; '.join(names)}: "
+        typer.echo(f"warning: {where}{message}", err=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from app.sources.fetch import LocalCheckpoint, fetch
 from app.sources.policy import SourcePolicy
 from worker.merging.engine.run import Job, Observer, Outcome, default_threads, run
 
-_Progress = Callable[[int, int, str], None]
+Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -36,36 +37,54 @@ def merge_recipe(
     document: Mapping[str, Any],
     output: Path,
     settings: Settings,
-    progress: _Progress = lambda done, total, unit: None,
+    progress: Progress = lambda done, total, unit: None,
 ) -> LocalMerge:
     """Merge as the recipe (the body of `POST /merges`) says and put the artifact into `output`.
 
     `output` must not exist, or be empty; it appears whole or not at all. `progress` is called
     with (done, total, unit). Raises AfluenteError.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConflictError(f"{output} exists and is not empty; name a new folder.", param="output")
+    refuse_taken(output)
     parsed = parse_request(document, max_checkpoints=settings.max_checkpoints)
     policy = source_policy(settings, None, any_path=True)
     prepared = prepare(parsed.recipe, policy)
     locals_ = fetch_all(prepared, policy, lambda done, total: progress(done, total, "bytes"))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    scratch = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
+    with scratch_beside(output) as scratch:
         job = make_job(prepared, locals_, scratch, settings)
         observer = Observer(progress=lambda done, total: progress(done, total, "tensors"))
         outcome = run(job, observer)
         files = describe_files(outcome.folder)
-        if output.exists():
-            output.rmdir()
-        for path in outcome.folder.iterdir():
-            path.chmod(0o644)
-        outcome.folder.rename(output)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        move(outcome.folder, output)
     sources = prepared.sources([local.sha256 for local in locals_])
     return LocalMerge(output, files, all_warnings(prepared, locals_, outcome), sources)
+
+
+def refuse_taken(output: Path) -> None:
+    """Raise ConflictError if there is something at `output`."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConflictError(f"{output} exists and is not empty; name a new folder.", param="output")
+
+
+@contextmanager
+def scratch_beside(output: Path) -> Iterator[Path]:
+    """Give the path of a folder for what is not finished; it is gone afterwards."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    scratch = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def move(finished: Path, output: Path) -> None:
+    """Put a finished folder at `output`, which is not there or an empty folder."""
+    for path in finished.iterdir():
+        if path.is_file():
+            path.chmod(0o644)
+    if output.exists():
+        output.rmdir()
+    finished.rename(output)
 
 
 def fetch_all(

@@ -92,6 +92,8 @@ def _problem(method: type[MethodParameters], item: ErrorDetails, param: str) -> 
     message = f"Must be {expected}, not {_shown(item['input'])}."
     if item["type"] == "literal_error" and isinstance(item["input"], str):
         message += did_you_mean(item["input"], str(context.get("expected", "")).split("'"))
+    if isinstance(item["input"], list | tuple):
+        message += " A list is a sweep: `afluente merge --sweep` makes one merge of each value."
     return Problem(message, f"{param}.{field}")
 
 

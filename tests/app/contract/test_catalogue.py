@@ -110,6 +110,12 @@ def test_another_methods_parameter_is_recognised():
     assert "(boosted_tsv_m has.)" in problems_of("tsv_m", {"beta": 0.3})["parameters.beta"]
 
 
+def test_a_list_is_refused_with_what_makes_sweeps():
+    message = problems_of("ties", {"density": [0.1, 0.2]})["parameters.density"]
+    assert message.startswith("Must be a number, not [0.1, 0.2]. ")
+    assert "afluente merge --sweep" in message
+
+
 @pytest.mark.parametrize("given", [None, [], "beta=0.3", 3])
 def test_parameters_that_are_no_object_are_refused(given):
     assert "Must be an object" in problems_of("soup", given)["parameters"]
