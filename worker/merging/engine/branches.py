@@ -6,7 +6,7 @@ differ in λ alone are one branch: surveyed and merged once, and scaled for each
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,8 @@ from app.contract.errors import AfluenteError
 from app.planning.plan import Step, Treatment
 
 _LAMBDA = "scaling_coefficient"
+_Outputs = Mapping[float, Sequence[int]]
+"""λ -> the numbers of the outputs that have it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Branch:
     """
 
     parameters: MethodParameters | None
-    outputs: Mapping[float, Sequence[int]] = field(default_factory=lambda: {1.0: (0,)})
+    outputs: _Outputs = field(default_factory=lambda: {1.0: (0,)})
     known: Known = Known()
 
     @property
@@ -47,17 +49,20 @@ class Branch:
         return [number for numbers in self.outputs.values() for number in numbers]
 
 
-def branches_of(steps: Sequence[Step]) -> list[Branch]:
-    """Return the branches of one tensor, given its step in the plan of every output."""
-    members: dict[MethodParameters | None, dict[float, list[int]]] = {}
-    for number, step in enumerate(steps):
-        parameters = step.assignment.parameters
-        outputs = members.setdefault(_without_lambda(step), {})
-        outputs.setdefault(float(getattr(parameters, _LAMBDA, 1.0)), []).append(number)
-    return [
-        Branch(steps[next(iter(outputs.values()))[0]].assignment.parameters, outputs)
-        for outputs in members.values()
-    ]
+class Branching:
+    """Finds tensors' branches; tensors of the same assignments are looked at once."""
+
+    def __init__(self) -> None:
+        self._found: dict[Hashable, list[tuple[MethodParameters | None, _Outputs]]] = {}
+
+    def branches_of(self, steps: Sequence[Step]) -> list[Branch]:
+        """Return the branches of one tensor, given its step in the plan of every output."""
+        # A plan's steps share their assignments, and comparing parameters takes time.
+        assignments = tuple(id(step.assignment) for step in steps)
+        key = (steps[0].treatment, assignments)
+        if key not in self._found:
+            self._found[key] = _branches(steps)
+        return [Branch(parameters, outputs) for parameters, outputs in self._found[key]]
 
 
 @contextmanager
@@ -72,6 +77,17 @@ def naming(points: Sequence[str], numbers: Sequence[int]) -> Iterator[None]:
         more = f" and {len(names) - 1} more points" if len(names) > 1 else ""
         message = f"At {names[0]}{more}: {error.message}"
         raise type(error)(message, param=error.param, problems=error.problems) from error
+
+
+def _branches(steps: Sequence[Step]) -> list[tuple[MethodParameters | None, _Outputs]]:
+    members: dict[MethodParameters | None, dict[float, list[int]]] = {}
+    for number, step in enumerate(steps):
+        parameters = step.assignment.parameters
+        outputs = members.setdefault(_without_lambda(step), {})
+        outputs.setdefault(float(getattr(parameters, _LAMBDA, 1.0)), []).append(number)
+    first = [next(iter(outputs.values()))[0] for outputs in members.values()]
+    parameters_of = [steps[number].assignment.parameters for number in first]
+    return list(zip(parameters_of, members.values(), strict=True))
 
 
 def _without_lambda(step: Step) -> MethodParameters | None:

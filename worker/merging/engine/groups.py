@@ -14,7 +14,7 @@ from typing import Any
 
 from app.planning.plan import Assignment, Plan, Step, Treatment
 from worker.merging.engine.blocks import Inputs, piece_of
-from worker.merging.engine.branches import Branch, Known, branches_of, naming
+from worker.merging.engine.branches import Branch, Branching, Known, naming
 from worker.merging.engine.journal import Entry
 from worker.merging.engine.steps import Stretch, stretches_of
 from worker.merging.interface import About, Method, NextSurvey, Survey
@@ -38,7 +38,7 @@ class Task:
 class Group:
     """The state of one group: which surveys it is at, and what is known when all are made.
 
-    `outputs` are the first tensor's steps in the plans of all outputs, the first of them its own.
+    `branches` are what the outputs' merges of its tensors have in common.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class Group:
         steps: Sequence[Step],
         stretches: Sequence[Stretch],
         inputs: Inputs,
-        outputs: Sequence[Step],
+        branches: list[Branch],
     ) -> None:
         self.steps, self.stretches = steps, stretches
-        self.branches = branches_of(outputs)
+        self.branches = branches
         self._points = inputs.points
         self._method = _method(steps[0])
         shape = steps[0].target.shape
@@ -166,15 +166,15 @@ def groups_of(plans: Sequence[Plan], inputs: Inputs) -> list[Group]:
     plan = plans[0]
     for number, step in enumerate(plan.steps):
         members.setdefault(_identity(step), []).append(number)
-    groups = []
+    groups, branching = [], Branching()
     for numbers in members.values():
         steps = [plan.steps[number] for number in numbers]
         stretches, origin = [], 0
         for step in steps:
             stretches += stretches_of(step, STRETCH_ENTRIES, origin)
             origin += step.target.numel
-        outputs = [other.steps[numbers[0]] for other in plans]
-        groups.append(Group(steps, stretches, inputs, outputs))
+        branches = branching.branches_of([other.steps[numbers[0]] for other in plans])
+        groups.append(Group(steps, stretches, inputs, branches))
     return groups
 
 
