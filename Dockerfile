@@ -39,7 +39,8 @@ ENTRYPOINT ["afluente"]
 
 FROM runtime AS worker
 COPY --from=build-worker /opt/afluente /opt/afluente
-ENV NVIDIA_VISIBLE_DEVICES=all \
+ENV NUMBA_CACHE_DIR=/data/numba \
+    NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 HEALTHCHECK --interval=15s --timeout=10s --start-period=30s \
     CMD ["afluente", "worker", "--check"]

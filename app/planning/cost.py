@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from app.contract.tensors import TensorHeader
 
 # Blockwise methods stream a tensor in blocks of this many entries: with a few experts, a block
-# of each stays in a core's cache. The artifact's bytes do not depend on it; speed does.
-BLOCK_ENTRIES = 2**18
+# of each stays in the processor's cache. The artifact's bytes do not depend on it; speed does.
+BLOCK_ENTRIES = 2**17
+# Tensors that are read more than once stay in memory if all inputs have this many entries at most.
+RESIDENT_ENTRIES = 2**23
 _WORKING_BYTES = 4  # arithmetic is in float32
 # A thin SVD of an m x n matrix, m >= n, takes about 14 m n² + 8 n³ operations (Golub & Van Loan).
 _SVD_TALL, _SVD_SQUARE = 14, 8
@@ -34,6 +36,8 @@ def cost_of(
     bytes_read = passes * sum(source.size_bytes for source in sources)
     if blockwise or len(target.shape) != 2:
         memory = (2 * count + 1) * min(entries, BLOCK_ENTRIES) * _WORKING_BYTES
+        if passes > 1 and count * entries <= RESIDENT_ENTRIES:
+            memory += count * entries * _WORKING_BYTES
         return Cost(2 * passes * count * entries, bytes_read, memory)
     tall, thin = max(target.shape), min(target.shape)
     flops = (count + 2) * (_SVD_TALL * tall * thin**2 + _SVD_SQUARE * thin**3)

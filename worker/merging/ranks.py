@@ -1,4 +1,4 @@
-"""The two surveys that find ranks exactly: a histogram of all keys, then what may be at a rank."""
+"""The two surveys that find ranks exactly: a histogram of all, then what may be at a rank."""
 
 from __future__ import annotations
 
@@ -13,64 +13,65 @@ from worker.merging.linalg.order_statistics import (
     Candidates,
     Histogram,
     Place,
-    magnitude_keys,
 )
 
-Keys = Callable[[MergeInputs], Sequence[torch.Tensor]]
-"""A block's inputs -> integers to rank, flat, one tensor a stream."""
+Ranked = Callable[[MergeInputs], Sequence[torch.Tensor]]
+"""A block's inputs -> numbers to rank, flat, one tensor a stream."""
 
 
-def magnitudes(inputs: MergeInputs) -> list[torch.Tensor]:
-    """Return one stream an expert, in the order of the sizes of its entries."""
-    return [magnitude_keys(tensor.reshape(-1)) for tensor in inputs.tensors]
+def each_expert(inputs: MergeInputs) -> list[torch.Tensor]:
+    """Return one stream an expert, of its entries."""
+    return [tensor.reshape(-1) for tensor in inputs.tensors]
 
 
 class HistogramSurvey(Survey):
-    """Counts keys by bucket."""
+    """Counts numbers by bucket: by their sizes, or with `signed` as they are."""
 
-    def __init__(self, streams: int, keys: Keys = magnitudes, *, signed: bool = False) -> None:
-        self.keys = keys
+    def __init__(self, streams: int, ranked: Ranked = each_expert, *, signed: bool = False) -> None:
+        self.ranked = ranked
         self.histogram = Histogram(streams, signed=signed)
         self._signed = signed
 
     @property
     def question(self) -> Hashable:
-        """Which keys are counted."""
-        return type(self), len(self.histogram.counts), self.keys, self._signed
+        """Which numbers are counted."""
+        return type(self), len(self.histogram.counts), self.ranked, self._signed
 
     def add(self, inputs: MergeInputs) -> None:
         """Count a block's."""
-        for stream, keys in enumerate(self.keys(inputs)):
-            self.histogram.add(stream, keys)
+        for stream, values in enumerate(self.ranked(inputs)):
+            self.histogram.add(stream, values)
 
     def join(self, later: Self) -> None:
         """Count those of later blocks."""
         self.histogram.join(later.histogram)
 
     def find(self, ranks: Sequence[int]) -> RankSurvey:
-        """Return the survey that finds the keys at these descending ranks, of every stream."""
+        """Return the survey that finds the numbers at these descending ranks, of every stream."""
         streams = range(len(self.histogram.counts))
         return RankSurvey(
-            [self.histogram.find(s, ranks) for s in streams], self.keys, self.histogram
+            [self.histogram.find(s, ranks) for s in streams], self.ranked, self.histogram
         )
 
 
 class RankSurvey(Survey):
-    """Finds the keys at given ranks."""
+    """Finds the numbers at given ranks."""
 
-    def __init__(self, places: Sequence[Sequence[Place]], keys: Keys, histogram: Histogram) -> None:
-        self.keys, self.histogram = keys, histogram
-        self.candidates = Candidates(places)
+    def __init__(
+        self, places: Sequence[Sequence[Place]], ranked: Ranked, histogram: Histogram
+    ) -> None:
+        self.ranked, self.histogram = ranked, histogram
+        self.candidates = Candidates(places, histogram.signed)
 
     @property
     def question(self) -> Hashable:
-        """Which keys are looked for, and where."""
-        return type(self), self.keys, tuple(map(tuple, self.candidates.places))
+        """Which numbers are looked for, and where."""
+        return type(self), self.ranked, tuple(map(tuple, self.candidates.places))
 
     def add(self, inputs: MergeInputs) -> None:
         """Keep a block's candidates."""
-        for stream, keys in enumerate(self.keys(inputs)):
-            self.candidates.add(stream, keys, inputs.start)
+        for stream, values in enumerate(self.ranked(inputs)):
+            self.candidates.add(stream, values, inputs.start)
 
     def join(self, later: Self) -> None:
         """Take over those of later blocks."""

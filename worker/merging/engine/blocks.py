@@ -7,25 +7,24 @@ that are all equal, tensors that a spectral method does not take, NaN and infini
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from math import isfinite, prod
+from math import prod
 from typing import Any
 
 import torch
 
 from app.contract.errors import NonFiniteInputError, OutputOverflowError
 from app.contract.tensors import UNIT_ROUNDOFFS
-from app.planning.cost import BLOCK_ENTRIES
+from app.planning.cost import BLOCK_ENTRIES, RESIDENT_ENTRIES
 from app.planning.plan import Step, Treatment
 from worker.merging.engine.branches import Branch, naming
 from worker.merging.engine.reading import DTYPES, TensorReader
 from worker.merging.interface import MergeInputs, Survey
+from worker.merging.kernels import blocks
 from worker.merging.linalg.sums import weighted_sum
 from worker.merging.methods import load
-
-# How much of two tensors is compared before the rest is: nearly all that differ, differ here.
-_GLANCE = 256
 
 
 @dataclass(frozen=True)
@@ -54,20 +53,50 @@ class Inputs:
         return self.weights
 
 
+class _Buffers(threading.local):
+    """A thread's buffer for blocks, used for one tensor after the other: fresh pages cost more.
+
+    Whole tensors, of methods that do not stream, get one of their own.
+    """
+
+    entries = torch.empty(0)
+
+
+_BUFFERS = _Buffers()
+
+
+def _buffer(entries: int) -> torch.Tensor:
+    if entries > RESIDENT_ENTRIES:
+        return torch.empty(entries)
+    if len(_BUFFERS.entries) < entries:
+        _BUFFERS.entries = torch.empty(entries)
+    return _BUFFERS.entries
+
+
 class Blocks:
     """One step's tensor: its readers, its method, and buffers that all its blocks share.
 
-    `branches` are to be merged: the step's own parameters serve for what is the same in all.
+    `branches` are to be merged: the step's own parameters serve for what is the same in all. What
+    is read stays in memory for later surveys and the merge if it is small and `again` says that it
+    will be asked for again.
     """
 
     def __init__(
-        self, step: Step, inputs: Inputs, origin: int = 0, branches: Sequence[Branch] = ()
+        self,
+        step: Step,
+        inputs: Inputs,
+        origin: int = 0,
+        branches: Sequence[Branch] = (),
+        *,
+        again: bool = False,
     ) -> None:
         self._step, self._inputs, self._origin = step, inputs, origin
         self._branches = branches
         parameters = step.assignment.parameters
         self._keep = step.treatment is Treatment.KEEP
         subtracts = parameters is not None and parameters.space == "task_vectors"
+        merged = step.treatment is Treatment.MERGE and parameters is not None
+        self._spectral = merged and parameters is not None and parameters.spectral
         wanted = parameters is not None and parameters.base != "unused"
         has_base = wanted and not self._keep and inputs.base is not None
         counted = parameters is not None and parameters.counts_base
@@ -79,8 +108,12 @@ class Blocks:
             self._readers.insert(0, inputs.base)
         piece, self._block_shape = piece_of(step)
         self.width = piece * max(1, BLOCK_ENTRIES // piece)
-        entries = min(self.width, step.target.numel)
-        self._buffer = torch.empty(len(self._readers), entries)
+        entries = len(self._readers) * step.target.numel
+        self._stays = again and entries <= RESIDENT_ENTRIES
+        self._prepared: dict[int, bool] = {}
+        if not self._stays:
+            entries = len(self._readers) * min(self.width, step.target.numel)
+        self._buffer = _buffer(entries)
         # One a branch, in their order: a method notes in it what it has to say.
         self.merge_inputs = [
             MergeInputs(
@@ -96,9 +129,7 @@ class Blocks:
 
     def survey(self, start: int, stop: int, surveys: Sequence[Survey]) -> bool:
         """Add the entries `start` to `stop` to surveys; say whether they are the same in all."""
-        rows = self._read(start, stop)
-        self._refuse_non_finite(rows)
-        equal = _all_equal(rows)
+        rows, equal = self._task_vectors(start, stop)
         self._hand_over(start, rows)
         for survey in surveys:
             survey.add(self.merge_inputs[0])
@@ -109,21 +140,17 @@ class Blocks:
 
         The entries may be overwritten when the next are asked for.
         """
-        rows = self._read(start, stop)
         if self._keep:
-            yield range(len(self._inputs.points)), self._rounded(rows[0])
+            yield range(len(self._inputs.points)), self._rounded(self._read(start, stop)[0])
             return
-        self._refuse_non_finite(rows)
-        averages = [self._copies_equal_inputs(branch) for branch in self._branches]
-        equal = any(averages) and _all_equal(rows)
+        rows, equal = self._task_vectors(start, stop)
         handed_over = False
-        for branch, inputs, averaged in zip(
-            self._branches, self.merge_inputs, averages, strict=True
-        ):
+        for branch, inputs in zip(self._branches, self.merge_inputs, strict=True):
             merged = None
+            averaged = equal and self._copies_equal_inputs(branch)
             for scale, numbers in branch.outputs.items():
                 with naming(self._inputs.points, numbers):
-                    if (equal and averaged) or (self._subtracts and scale == 0.0):
+                    if averaged or (self._subtracts and scale == 0.0):
                         result = self._rounded(rows[0])
                     else:
                         if not handed_over:
@@ -135,21 +162,46 @@ class Blocks:
                 yield numbers, result
 
     def _scaled(self, base: torch.Tensor, merged: torch.Tensor, scale: float) -> torch.Tensor:
-        return torch.add(base, merged, alpha=scale) if self._subtracts else merged
+        if not self._subtracts:
+            return merged
+        scaled = torch.empty_like(merged)
+        blocks.add_scaled(base.numpy(), scale, merged.numpy(), scaled.numpy())
+        return scaled
+
+    def _task_vectors(self, start: int, stop: int) -> tuple[torch.Tensor, bool]:
+        """Return the base, if there is one, and under it task vectors, or whole experts.
+
+        Also whether all that was read is equal, which is never said of one tensor alone.
+        """
+        if start in self._prepared:
+            return self._rows(start, stop), self._prepared[start]
+        rows = self._read(start, stop)
+        prepare = blocks.subtract_first if self._subtracts else blocks.inspect
+        found = prepare(rows.numpy())
+        if not found & blocks.FINITE:
+            self._refuse_non_finite(start, stop)
+        equal = bool(found & blocks.EQUAL) and len(rows) > 1
+        if self._stays:
+            self._prepared[start] = equal
+        return rows, equal
+
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
+        count, width = len(self._readers), stop - start
+        first = count * start if self._stays else 0
+        return self._buffer[first : first + count * width].view(count, width)
 
     def _read(self, start: int, stop: int) -> torch.Tensor:
-        count, width = len(self._readers), stop - start
-        rows = self._buffer.view(-1)[: count * width].view(count, width)
+        rows = self._rows(start, stop)
         for row, reader in zip(rows, self._readers, strict=True):
             reader.read_into(self._step.name, start, row)
         return rows
 
     def _hand_over(self, start: int, rows: torch.Tensor) -> None:
-        """Make the block the method's inputs; task vectors take the place of the experts."""
+        """Make the block the method's inputs."""
         base, tensors = (rows[0], rows[1:]) if self._uses_base else (None, rows)
-        if base is not None and self._subtracts:
-            tensors -= base
-        device, shape = self._inputs.device, self._block_shape
+        # Streams of entries stay where files are read: the way to a GPU is longer than the work.
+        device = self._inputs.device if self._spectral else torch.device("cpu")
+        shape = self._block_shape
         base = None if base is None else base.view(shape).to(device)
         tensors = tensors.view(len(tensors), *shape).to(device)
         shared: dict[Hashable, Any] | None = {} if len(self.merge_inputs) > 1 else None
@@ -160,8 +212,8 @@ class Blocks:
     def _call(self, inputs: MergeInputs, branch: Branch) -> torch.Tensor:
         """Return what the method makes of a block, flat and on the CPU."""
         if self._step.treatment is Treatment.MEAN:
-            total = weighted_sum(inputs.tensors, inputs.weights, normalize=False)
-            return total.div_(len(inputs.tensors)).to("cpu").view(-1)
+            shares = [weight / len(inputs.tensors) for weight in inputs.weights]
+            return weighted_sum(inputs.tensors, shares, normalize=False).view(-1)
         method = load(self._step.assignment.method)
         return method.merge(inputs, branch.parameters, *branch.known.method).to("cpu").reshape(-1)
 
@@ -179,25 +231,27 @@ class Blocks:
 
     def _rounded(self, values: torch.Tensor) -> torch.Tensor:
         rounded = values.to(self._out_dtype)
-        if not _surely_finite(rounded) and not bool(torch.isfinite(rounded).all()):
+        if not _all_finite(rounded):
             if self._keep:
-                self._refuse_non_finite(values.unsqueeze(0))
+                self._refuse(self._readers[0], values)
             raise OutputOverflowError(
                 f"{self._step.name}: a merged value does not fit {self._step.target.dtype}; choose "
                 "a wider output.dtype, or a smaller scaling_coefficient or weights."
             )
         return rounded
 
-    def _refuse_non_finite(self, rows: torch.Tensor) -> None:
-        if _surely_finite(rows):
-            return
-        for reader, row in zip(self._readers, rows, strict=True):
-            bad = int((~torch.isfinite(row)).sum())
-            if bad:
-                raise NonFiniteInputError(
-                    f"{reader.label}: {self._step.name} holds NaN or infinity ({bad} of the "
-                    f"{row.numel()} entries looked at); such a checkpoint cannot be merged."
-                )
+    def _refuse_non_finite(self, start: int, stop: int) -> None:
+        """Say which input it was: it is read again, as task vectors have taken its place."""
+        for reader, row in zip(self._readers, self._read(start, stop), strict=True):
+            self._refuse(reader, row)
+
+    def _refuse(self, reader: TensorReader, row: torch.Tensor) -> None:
+        bad = int((~torch.isfinite(row)).sum())
+        if bad:
+            raise NonFiniteInputError(
+                f"{reader.label}: {self._step.name} holds NaN or infinity ({bad} of the "
+                f"{row.numel()} entries looked at); such a checkpoint cannot be merged."
+            )
 
     def _unit_roundoff(self) -> float:
         dtypes = [reader.tensors[self._step.name].dtype for reader in self._readers]
@@ -219,16 +273,7 @@ def piece_of(step: Step) -> tuple[int, tuple[int, ...]]:
     return max(1, step.target.numel), shape
 
 
-def _surely_finite(values: torch.Tensor) -> bool:
-    """Say whether a sum is finite: then all its terms are. One pass, and no copy."""
-    wide = values.dtype if values.dtype is torch.float64 else torch.float32
-    return isfinite(values.sum(dtype=wide).item())
-
-
-def _all_equal(rows: torch.Tensor) -> bool:
-    """Say whether all rows hold the same bits."""
-    bits = rows.view(torch.int32)
-    first, glance = bits[0], bits[1:, :_GLANCE]
-    if len(rows) == 1 or not torch.equal(glance, first[:_GLANCE].expand_as(glance)):
-        return False
-    return all(torch.equal(row, first) for row in bits[1:])
+def _all_finite(values: torch.Tensor) -> bool:
+    if values.dtype is torch.float32:
+        return blocks.all_finite(values.numpy())
+    return bool(torch.isfinite(values).all())

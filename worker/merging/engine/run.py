@@ -18,16 +18,16 @@ import torch
 
 from app.contract.errors import IncompatibleCheckpointError, OutOfMemoryError
 from app.contract.recipe import Recipe
-from app.planning.plan import Plan, Step
+from app.planning.plan import Plan, Step, Treatment
 from app.sources.compatibility import CheckedTensors
 from app.sources.fetch import LocalCheckpoint
 from app.storage.artifacts import storage_error
-from worker.merging.engine.blocks import Inputs
+from worker.merging.engine.blocks import Blocks, Inputs
 from worker.merging.engine.companions import Companions
 from worker.merging.engine.groups import STRETCH_ENTRIES, Task, groups_of, structure_of
 from worker.merging.engine.journal import Entry
 from worker.merging.engine.reading import TensorReader
-from worker.merging.engine.steps import merge_stretch, survey_stretch
+from worker.merging.engine.steps import copy_stretch, merge_stretch, survey_stretch
 from worker.merging.engine.writing import OutputWriter
 
 # What torch's CPU allocator says, on Linux and elsewhere.
@@ -205,9 +205,9 @@ def _merge_all(
         """
         try:
             check()
-            if task.surveys:
-                return task, survey_stretch(task.stretch, inputs, task.surveys, check)
-            merged = merge_stretch(task.stretch, inputs, task.group.branches, writers, check)
+            merged = _worked_through(task, inputs, writers, check)
+            if isinstance(merged, bool):
+                return task, merged
             merged = [task.group.describe(number, entry) for number, entry in enumerate(merged)]
             for writer, entry in zip(writers, merged, strict=True):
                 writer.finished(entry)
@@ -262,6 +262,27 @@ def _merge_all(
     if failures:
         raise failures[0]
     return entries, adopted
+
+
+def _worked_through(
+    task: Task, inputs: Inputs, writers: Sequence[OutputWriter], check: Callable[[], None]
+) -> list[Entry] | bool:
+    """Return a merged stretch's entries, or whether the surveyed one is equal in all inputs.
+
+    A group that is one stretch goes through all its surveys to its merge at once.
+    """
+    stretch, group = task.stretch, task.group
+    if stretch.step.treatment is Treatment.COPY:
+        return copy_stretch(stretch, inputs, writers, check)
+    alone = len(group.stretches) == 1
+    again = alone and bool(task.surveys)
+    blocks = Blocks(stretch.step, inputs, stretch.origin, group.branches, again=again)
+    while task.surveys:
+        equal = survey_stretch(stretch, blocks, task.surveys, check)
+        if not alone:
+            return equal
+        (task,) = group.surveyed(task, equal)
+    return merge_stretch(stretch, blocks, group.branches, writers, check)
 
 
 class _Memory:

@@ -10,7 +10,7 @@ import torch
 
 from app.contract.errors import IncompatibleCheckpointError
 from app.planning.cost import BLOCK_ENTRIES
-from app.planning.plan import Step, Treatment
+from app.planning.plan import Step
 from worker.merging.engine.blocks import Blocks, Inputs, piece_of
 from worker.merging.engine.branches import Branch
 from worker.merging.engine.journal import Entry
@@ -38,10 +38,10 @@ class Stretch:
 
 
 def survey_stretch(
-    stretch: Stretch, inputs: Inputs, surveys: Sequence[Survey], check: Callable[[], None]
+    stretch: Stretch, blocks: Blocks, surveys: Sequence[Survey], check: Callable[[], None]
 ) -> bool:
     """Add the stretch to surveys; say whether all inputs are equal there. `check` interrupts."""
-    blocks, equal = Blocks(stretch.step, inputs, stretch.origin), True
+    equal = True
     for start in range(stretch.start, stretch.stop, blocks.width):
         check()
         equal &= blocks.survey(start, min(start + blocks.width, stretch.stop), surveys)
@@ -50,7 +50,7 @@ def survey_stretch(
 
 def merge_stretch(
     stretch: Stretch,
-    inputs: Inputs,
+    blocks: Blocks,
     branches: Sequence[Branch],
     writers: Sequence[OutputWriter],
     check: Callable[[], None],
@@ -60,10 +60,6 @@ def merge_stretch(
     `check` raises to interrupt.
     """
     step, digests = stretch.step, [StretchDigest() for _ in writers]
-    if step.treatment is Treatment.COPY:
-        _copy(stretch, inputs, writers, digests, check)
-        return [Entry(*stretch.key, digest.hexdigest()) for digest in digests]
-    blocks = Blocks(step, inputs, stretch.origin, branches)
     for start in range(stretch.start, stretch.stop, blocks.width):
         check()
         stop = min(start + blocks.width, stretch.stop)
@@ -84,15 +80,14 @@ def merge_stretch(
     return [entries[number] for number in range(len(writers))]
 
 
-def _copy(
+def copy_stretch(
     stretch: Stretch,
     inputs: Inputs,
     writers: Sequence[OutputWriter],
-    digests: Sequence[StretchDigest],
     check: Callable[[], None],
-) -> None:
+) -> list[Entry]:
     """Copy a tensor that is not floating point, which all inputs must agree on."""
-    name = stretch.step.name
+    name, digests = stretch.step.name, [StretchDigest() for _ in writers]
     others = [inputs.base, *inputs.experts] if inputs.base else list(inputs.experts)
     for start in range(stretch.start, stretch.stop, BLOCK_ENTRIES):
         check()
@@ -107,6 +102,7 @@ def _copy(
         values = raw.view(DTYPES[stretch.step.target.dtype])
         for writer, digest in zip(writers, digests, strict=True):
             writer.write(name, start, values, digest)
+    return [Entry(*stretch.key, digest.hexdigest()) for digest in digests]
 
 
 def stretches_of(step: Step, most_entries: int, origin: int = 0) -> list[Stretch]:

@@ -1,50 +1,96 @@
-"""Averages over the experts that agree with a sign elected entry by entry."""
+"""Sums of trimmed task vectors: over the experts whose signs agree, or within bands of sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from worker.merging.kernels import agreement
+from worker.merging.linalg.order_statistics import ALL, Boundary
+from worker.merging.linalg.sums import entries
 
-def elect_signs(votes: Sequence[Float[Tensor, "*shape"]]) -> Float[Tensor, "*shape"]:
-    """Return 1 where the sum of the votes is at least 0, else −1."""
-    # Begun with a positive zero, to which adding a negative one leaves it positive.
-    total = torch.zeros_like(votes[0])
-    for vote in votes:
-        total += vote
-    return torch.copysign(torch.ones_like(total), total, out=total)
+Band = tuple[Boundary, Boundary]
+"""What is kept by the first boundary, without what is kept by the second."""
 
 
 def agreeing_sum(
-    parts: Sequence[Float[Tensor, "*shape"]],
+    tensors: Float[Tensor, "experts *shape"],
     weights: Sequence[float],
-    signs: Float[Tensor, "*shape"],
+    boundaries: Sequence[Boundary] | None = None,
     *,
+    start: int = 0,
+    weighted_votes: bool = True,
     normalize: bool,
 ) -> tuple[Float[Tensor, "*shape"], int]:
     """Return Σ wᵢxᵢ over the i whose wᵢxᵢ has the elected sign, and how many such entries are.
 
-    With `normalize` it is divided by Σ wᵢ over the same i; where that is 0 the result is 0.
+    xᵢ is trimmed by its boundary, and the block begins at position `start`. Elected is the sign of
+    Σ wᵢxᵢ (of Σ xᵢ without `weighted_votes`) over all i, a zero counting as +. With `normalize`
+    the sum is divided by Σ wᵢ over the same i as it; where that is 0 the result is 0.
     """
-    total, divisor = torch.zeros_like(signs), torch.zeros_like(signs)
-    along = torch.empty_like(signs)
-    agreeing = 0
-    for part, weight in zip(parts, weights, strict=True):
-        torch.mul(part, signs, out=along)
-        if weight != 1.0:
-            along *= weight
-        total += along.relu_()
-        # Sums of zeros and ones are exact in float32 for as long a block as there is.
-        agreeing += int(along.sign_().sum())
-        divisor.add_(along, alpha=weight)
-    total *= signs
-    if not normalize:
-        return total, agreeing
-    if min(weights) < 0.0:
-        # Weights that cancel leave a sum that is divided by 0.
-        total *= divisor.abs().sign()
-    total /= divisor
-    return total.nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf), agreeing
+    boundaries = boundaries or [ALL] * len(tensors)
+    result = torch.empty(tensors.shape[1:])
+    agreeing = agreement.agreeing_sum(
+        entries(tensors),
+        np.array(weights, np.float32),
+        weighted_votes,
+        np.array([boundary.key for boundary in boundaries], np.int32),
+        np.array([boundary.split(start) for boundary in boundaries]),
+        normalize,
+        result.view(-1).numpy(),
+    )
+    return result, agreeing
+
+
+def banded_sum(
+    tensors: Float[Tensor, "experts *shape"],
+    weights: Sequence[float],
+    bands: Sequence[Band],
+    *,
+    start: int,
+) -> Float[Tensor, "*shape"]:
+    """Return Σ wᵢxᵢ over the i in whose band the entry is; the block begins at `start`."""
+    result = torch.empty(tensors.shape[1:])
+    agreement.banded_sum(
+        entries(tensors),
+        np.array(weights, np.float32),
+        np.array([[boundary.key for boundary in band] for band in bands], np.int32),
+        np.array([[boundary.split(start) for boundary in band] for band in bands]),
+        result.view(-1).numpy(),
+    )
+    return result
+
+
+def spread(tensors: Float[Tensor, "experts *shape"]) -> Float[Tensor, " n"]:
+    """Return the population standard deviation over the experts, flat: it ranks as variance does.
+
+    Worked out in float64 of differences to the first expert: 0 exactly where all are equal.
+    """
+    result = torch.empty(tensors[0].numel())
+    agreement.spread(entries(tensors), result.numpy())
+    return result
+
+
+def selected_energies(
+    tensors: Float[Tensor, "experts *shape"],
+    ranked: Float[Tensor, " n"],
+    boundary: Boundary,
+    start: int,
+) -> Float[Tensor, " experts"]:
+    """Return each expert's Σ xᵢ² over the entries whose number in `ranked` the boundary keeps."""
+    energies = np.zeros(len(tensors))
+    split = boundary.split(start)
+    agreement.add_energies(entries(tensors), ranked.numpy(), boundary.key, split, energies)
+    return torch.from_numpy(energies)
+
+
+def clear_unselected(
+    values: Float[Tensor, "*shape"], ranked: Float[Tensor, " n"], boundary: Boundary, start: int
+) -> None:
+    """Set to 0, in place, the entries whose number in `ranked` the boundary does not keep."""
+    split = boundary.split(start)
+    agreement.clear_unselected(values.view(-1).numpy(), ranked.numpy(), boundary.key, split)

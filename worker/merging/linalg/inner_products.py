@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_CHUNK_ENTRIES = 2**14
-"""Entries of each tensor that are widened at a time: a few experts' stay in a core's cache."""
+from worker.merging.kernels.sums import add_inner_products
+from worker.merging.linalg.sums import entries
 
 
 def inner_products(tensors: Float[Tensor, "experts *shape"]) -> Float[Tensor, "experts experts"]:
@@ -18,23 +16,9 @@ def inner_products(tensors: Float[Tensor, "experts *shape"]) -> Float[Tensor, "e
     Products of float32 entries are exact in float64, so that cosines keep what float32 would lose:
     experts of one base lie 1e-3 radians apart, where 1 − cos is 5e-7.
     """
-    flat = tensors.reshape(len(tensors), -1)
-    total = torch.zeros(len(flat), len(flat), dtype=torch.float64, device=flat.device)
-    for piece in _pieces(flat):
-        total.addmm_(piece, piece.mT)
-    upper = total.cpu().triu_()
+    upper = torch.zeros(len(tensors), len(tensors), dtype=torch.float64)
+    add_inner_products(entries(tensors), upper.numpy())
     return upper + upper.triu(1).mT
-
-
-def _pieces(flat: Float[Tensor, "experts n"]) -> Iterator[Float[Tensor, "experts m"]]:
-    """Yield pieces in float64, in one buffer."""
-    width = flat.shape[1] if flat.is_cuda else min(_CHUNK_ENTRIES, flat.shape[1])
-    buffer = torch.empty(len(flat), width, dtype=torch.float64, device=flat.device)
-    for start in range(0, flat.shape[1], max(1, width)):
-        piece = flat[:, start : start + width]
-        target = buffer[:, : piece.shape[1]]
-        target.copy_(piece)
-        yield target
 
 
 def cosines(gram: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:

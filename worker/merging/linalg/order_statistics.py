@@ -14,48 +14,52 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int32
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-_LOW_BITS = 17
-"""The rest tells the bucket: sign, exponent and 6 bits of the fraction, a table for the cache."""
-_SIGNED_BUCKETS = 1 << 15
-_MAGNITUDE = 0x7FFFFFFF
-_FINITE = 0x7F800000 >> _LOW_BITS
+from worker.merging.kernels import ranks
+from worker.merging.kernels.ranks import (
+    LOW_BITS,
+    MAGNITUDE,
+    bucket_from_top,
+    count_buckets,
+    find_between,
+    find_sizes_between,
+)
+
+_SIGNED_BUCKETS = 1 << (32 - LOW_BITS)
+_MAGNITUDE = int(MAGNITUDE)
+_FINITE = 0x7F800000 >> LOW_BITS
 """The first bucket of what is not finite."""
 
 
-def magnitude_keys(values: Float[Tensor, "*shape"]) -> Int32[Tensor, "*shape"]:
-    """Return integers that order as |x| does: not negative, 0 for 0."""
-    return values.view(torch.int32).bitwise_and(_MAGNITUDE)
-
-
-def ordered_keys(values: Float[Tensor, "*shape"]) -> Int32[Tensor, "*shape"]:
-    """Return integers that order as x does, 0 for 0; there must be no negative zeros."""
-    bits = values.view(torch.int32)
-    return (bits >> 31).bitwise_and_(_MAGNITUDE).bitwise_xor_(bits)
-
-
 def value_of(key: int) -> float:
-    """Return the number that a key, of either kind, stands for."""
+    """Return the number that a key stands for.
+
+    Keys are integers that order as |x| does (not negative) or as x does; 0 for 0 either way.
+    """
     bits = key if key >= 0 else key ^ _MAGNITUDE
     return float(np.array(bits, np.int32).view(np.float32))
 
 
 class Histogram:
-    """How many keys of each stream fall into each bucket of 2¹⁷ consecutive ones."""
+    """How many numbers of each stream fall into each bucket of 2¹⁷ consecutive keys.
+
+    They are ranked by magnitude; with `signed` as they are, negative zeros not allowed.
+    """
 
     def __init__(self, streams: int, *, signed: bool) -> None:
+        self.signed = signed
         self._lowest = -(_SIGNED_BUCKETS // 2) if signed else 0
-        self.counts = torch.zeros(streams, _SIGNED_BUCKETS // 2 - self._lowest, dtype=torch.int64)
+        # Of numpy: its zeros are pages that nobody has touched, which most of them stay.
+        buckets = _SIGNED_BUCKETS // 2 - self._lowest
+        self.counts = torch.from_numpy(np.zeros((streams, buckets), np.int64))
 
-    def add(self, stream: int, keys: Int32[Tensor, " n"]) -> None:
-        """Count a block's keys."""
-        buckets = keys >> _LOW_BITS
-        if self._lowest:
-            buckets -= self._lowest
-        self.counts[stream] += torch.bincount(buckets, minlength=self.counts.shape[1]).cpu()
+    def add(self, stream: int, values: Float[Tensor, " n"]) -> None:
+        """Count a block's numbers."""
+        counts = self.counts[stream].numpy()
+        count_buckets(values.numpy(), self.signed, self._lowest, counts)
 
     def join(self, later: Histogram) -> None:
         """Add what another histogram counted."""
@@ -67,21 +71,19 @@ class Histogram:
         return int(self.counts[0].sum())
 
     def largest(self, stream: int) -> float:
-        """Return a number that no key of a stream stands for more than; infinity at the worst."""
+        """Return a number that none of a stream is larger than; infinity at the worst."""
         filled = self.counts[stream].nonzero()
         bucket = self._lowest + int(filled[-1])
-        return value_of(((bucket + 1) << _LOW_BITS) - 1) if bucket < _FINITE else math.inf
+        return value_of(((bucket + 1) << LOW_BITS) - 1) if bucket < _FINITE else math.inf
 
-    def find(self, stream: int, ranks: Sequence[int]) -> list[Place]:
+    def find(self, stream: int, wanted: Sequence[int]) -> list[Place]:
         """Return where the keys of descending ranks (0 is the largest) lie."""
-        descending = self.counts[stream].flip(0).cumsum_(0)
-        indices = torch.searchsorted(descending, torch.tensor(ranks), right=True).tolist()
-        above = [int(descending[index - 1]) if index else 0 for index in indices]
-        highest = self._lowest + self.counts.shape[1] - 1
-        return [
-            Place(highest - index, rank - before)
-            for index, rank, before in zip(indices, ranks, above, strict=True)
-        ]
+        counts, places = self.counts[stream].numpy(), []
+        for rank in wanted:
+            index = bucket_from_top(counts, rank)
+            above = int(self.counts[stream, index + 1 :].sum())
+            places.append(Place(self._lowest + index, rank - above))
+        return places
 
 
 @dataclass(frozen=True)
@@ -104,14 +106,36 @@ class Boundary:
         """The number that the key stands for."""
         return value_of(self.key)
 
+    def split(self, start: int) -> int:
+        """Return how many entries of a block that begins at `start` come up to `last`."""
+        return max(self.last + 1 - start, 0)
 
-@dataclass
-class _Chunk:
+
+ALL = Boundary(0, 2**62)
+"""Keeps everything."""
+NONE = Boundary(_MAGNITUDE, -1)
+"""Keeps nothing."""
+
+
+def bucket_boundary(bucket: int) -> Boundary:
+    """Return the boundary that keeps what is larger than all of a bucket."""
+    return Boundary(((bucket + 1) << LOW_BITS) - 1, -1)
+
+
+@dataclass(frozen=True)
+class Chunk:
     """The keys of one block in one bucket, and where in the block they are."""
 
     start: int
     keys: NDArray[np.int32]
     offsets: NDArray[np.int32]
+
+    def kept(self, boundary: Boundary) -> NDArray[np.bool_]:
+        """Say of each whether the boundary keeps it."""
+        split = boundary.split(self.start)
+        kept: NDArray[np.bool_] = self.keys > boundary.key
+        kept |= (self.keys == boundary.key) & (self.offsets < split)
+        return kept
 
 
 @dataclass
@@ -122,24 +146,29 @@ class Candidates:
     """
 
     places: Sequence[Sequence[Place]]
-    _found: dict[tuple[int, int], list[_Chunk]] = field(default_factory=dict)
+    signed: bool = False
+    _found: dict[tuple[int, int], list[Chunk]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for stream, places in enumerate(self.places):
             for place in places:
                 self._found[stream, place.bucket] = []
 
-    def add(self, stream: int, keys: Int32[Tensor, " n"], start: int) -> None:
-        """Keep of a block that begins at position `start` what may be at a rank."""
-        numbers = keys.cpu().numpy()
-        upper = numbers >> _LOW_BITS
+    def add(self, stream: int, values: Float[Tensor, " n"], start: int) -> list[Chunk]:
+        """Keep of a block that begins at position `start` what may be at a rank; return it."""
+        added, find = [], find_between if self.signed else find_sizes_between
         for bucket in {place.bucket for place in self.places[stream]}:
-            offsets = np.flatnonzero(upper == bucket)
-            chosen = numbers[offsets]
-            if bucket == 0:
-                offsets, chosen = offsets[chosen != 0], chosen[chosen != 0]
-            if len(offsets):
-                self._found[stream, bucket].append(_Chunk(start, chosen, offsets.astype(np.int32)))
+            # One more than there can be: the kernel writes before it knows whether to keep.
+            keys = np.empty(len(values) + 1, np.int32)
+            offsets = np.empty_like(keys)
+            low = value_of(bucket << LOW_BITS)
+            high = value_of(((bucket + 1) << LOW_BITS) - 1)
+            count, _, _ = find(values.numpy(), low, high, keys, offsets)
+            if count:
+                chunk = Chunk(start, keys[:count].copy(), offsets[:count].copy())
+                self._found[stream, bucket].append(chunk)
+                added.append(chunk)
+        return added
 
     def join(self, later: Candidates) -> None:
         """Take over what was found in later blocks."""
@@ -175,14 +204,6 @@ def keep_largest(
     `start` is the position of the first entry. What is kept is the exact number: equal magnitudes
     are kept up to the boundary's position.
     """
-    threshold = boundary.value
-    if threshold == 0.0:
-        return values.clone()
-    below = float(np.nextafter(np.float32(threshold), np.float32(0.0)))
-    split = min(max(boundary.last + 1 - start, 0), len(values))
-    if split in (0, len(values)):
-        return torch.nn.functional.hardshrink(values, below if split else threshold)
     kept = torch.empty_like(values)
-    kept[:split] = torch.nn.functional.hardshrink(values[:split], below)
-    kept[split:] = torch.nn.functional.hardshrink(values[split:], threshold)
+    ranks.keep_largest(values.numpy(), boundary.key, boundary.split(start), kept.numpy())
     return kept

@@ -8,15 +8,9 @@ import torch
 
 from app.contract.catalogue.task_vector import Breadcrumbs
 from worker.merging.interface import About, MergeInputs, Survey
-from worker.merging.linalg.order_statistics import Boundary, keep_largest
-from worker.merging.linalg.sums import weighted_sum
+from worker.merging.linalg.agreement import Band, banded_sum
+from worker.merging.linalg.order_statistics import ALL, NONE
 from worker.merging.ranks import HistogramSurvey, RankSurvey
-
-Band = tuple[Boundary | None, Boundary | None]
-"""The boundaries of the sizes that are left out as too large, and of those not too small.
-
-None where there are none: nothing is too large, or nothing is kept.
-"""
 
 
 def survey(
@@ -32,28 +26,20 @@ def survey(
         dropped = math.floor(parameters.gamma * entries)
         kept = min(math.floor(parameters.density * entries), entries - dropped)
         if kept == 0:
-            return [(None, None)] * about.experts
+            return [(NONE, NONE)] * about.experts
         return finished.find([dropped - 1] * (dropped > 0) + [dropped + kept - 1])
     bands: list[Band] = [
-        (found[0] if len(found) > 1 else None, found[-1]) for found in finished.boundaries
+        (found[-1], found[0] if len(found) > 1 else NONE) for found in finished.boundaries
     ]
-    about.diagnostics["bands"] = [[b.value if b else None for b in band] for band in bands]
+    about.diagnostics["bands"] = [
+        [None if large is NONE else large.value, least.value] for least, large in bands
+    ]
     return bands
 
 
 def merge(inputs: MergeInputs, parameters: Breadcrumbs, bands: list[Band] | None) -> torch.Tensor:
     """Return Σ wᵢ·(dᵢ within its band), divided by Σ wᵢ where `normalize` is on."""
-    kept = inputs.tensors.flatten(1)
-    if bands is not None:
-        pairs = zip(kept, bands, strict=True)
-        kept = torch.stack([_within(values, band, inputs.start) for values, band in pairs])
-    merged = weighted_sum(kept, inputs.weights, normalize=parameters.normalize)
-    return merged.view(inputs.tensors.shape[1:])
-
-
-def _within(values: torch.Tensor, band: Band, start: int) -> torch.Tensor:
-    too_large, large_enough = band
-    if large_enough is None:
-        return torch.zeros_like(values)
-    kept = keep_largest(values, large_enough, start)
-    return kept if too_large is None else kept.sub_(keep_largest(values, too_large, start))
+    total = math.fsum(inputs.weights) if parameters.normalize else 1.0
+    shares = [weight / total for weight in inputs.weights]
+    bands = bands or [(ALL, NONE)] * len(shares)
+    return banded_sum(inputs.tensors, shares, bands, start=inputs.start)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -11,39 +11,35 @@ import torch
 
 from app.contract.catalogue.task_vector import Sce
 from worker.merging.interface import About, MergeInputs, Survey
-from worker.merging.linalg.agreement import agreeing_sum, elect_signs
-from worker.merging.linalg.order_statistics import Boundary, keep_largest, magnitude_keys
+from worker.merging.linalg.agreement import (
+    agreeing_sum,
+    clear_unselected,
+    selected_energies,
+    spread,
+)
+from worker.merging.linalg.order_statistics import (
+    ALL,
+    NONE,
+    Boundary,
+    Chunk,
+    Place,
+    bucket_boundary,
+)
 from worker.merging.ranks import HistogramSurvey, RankSurvey
-
-_MOST_BITS = 120
-"""A power of two beyond which float32 has no reciprocal."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The boundary of the selected entries' spreads; None where none is selected."""
-
-    boundary: Boundary | None
-
-    def mask(self, inputs: MergeInputs) -> torch.Tensor:
-        """Return 1 for the selected entries of a block, 0 for the others; flat."""
-        if self.boundary is None:
-            return torch.zeros_like(inputs.tensors[0]).reshape(-1)
-        return keep_largest(_spread(inputs.tensors), self.boundary, inputs.start).sign_()
 
 
 class SpreadSurvey(HistogramSurvey):
     """Ranks the entries by their standard deviation over the experts, and counts those above 0."""
 
     def __init__(self) -> None:
-        super().__init__(1, _spread_keys)
+        super().__init__(1, _spreads)
         self.nonzero = 0
 
     def add(self, inputs: MergeInputs) -> None:
         """Count a block's."""
-        (keys,) = self.keys(inputs)
-        self.nonzero += int(torch.count_nonzero(keys))
-        self.histogram.add(0, keys)
+        (spreads,) = self.ranked(inputs)
+        self.nonzero += int(torch.count_nonzero(spreads))
+        self.histogram.add(0, spreads)
 
     def join(self, later: Self) -> None:
         """Count those of later blocks."""
@@ -52,9 +48,9 @@ class SpreadSurvey(HistogramSurvey):
 
 
 class EnergySurvey(Survey):
-    """Sums the squares of each expert's selected changes."""
+    """Sums the squares of each expert's changes: of all, or of none."""
 
-    def __init__(self, experts: int, selection: Selection | None) -> None:
+    def __init__(self, experts: int, selection: Boundary) -> None:
         self.selection = selection
         self.energies = torch.zeros(experts, dtype=torch.float64)
 
@@ -65,81 +61,104 @@ class EnergySurvey(Survey):
 
     def add(self, inputs: MergeInputs) -> None:
         """Add those of a block."""
-        mask = None if self.selection is None else self.selection.mask(inputs)
-        for index, tensor in enumerate(inputs.tensors):
-            values = tensor.reshape(-1)
-            wide = (values if mask is None else values * mask).double()
-            self.energies[index] += torch.dot(wide, wide).cpu()
+        if self.selection is ALL:
+            ranked = inputs.tensors[0].reshape(-1)
+            self.energies += selected_energies(inputs.tensors, ranked, ALL, inputs.start)
 
     def join(self, later: Self) -> None:
         """Add those of later blocks."""
         self.energies += later.energies
 
 
+class SelectionSurvey(Survey):
+    """Finds the boundary of the selected spreads, and each expert's energy within it.
+
+    Above the boundary's bucket all is selected. What is in the bucket is kept aside with its
+    squares, until it is known where in the bucket the boundary is.
+    """
+
+    def __init__(self, experts: int, place: Place, ranks: RankSurvey) -> None:
+        self._ranks = ranks
+        self._place = place
+        self._surely = bucket_boundary(place.bucket)
+        self._energies = torch.zeros(experts, dtype=torch.float64)
+        self._doubtful: list[tuple[Chunk, torch.Tensor]] = []
+
+    @property
+    def question(self) -> Hashable:
+        """Which spread is looked for."""
+        return type(self), len(self._energies), self._place
+
+    def add(self, inputs: MergeInputs) -> None:
+        """Add a block's."""
+        ranked = spread(inputs.tensors)
+        self._energies += selected_energies(inputs.tensors, ranked, self._surely, inputs.start)
+        for chunk in self._ranks.candidates.add(0, ranked, inputs.start):
+            changes = inputs.tensors.flatten(1)[:, torch.from_numpy(chunk.offsets)]
+            self._doubtful.append((chunk, changes.double().square()))
+
+    def join(self, later: Self) -> None:
+        """Add those of later blocks."""
+        self._ranks.join(later._ranks)
+        self._energies += later._energies
+        self._doubtful += later._doubtful
+
+    @property
+    def selection(self) -> Boundary:
+        """The boundary of the selected spreads."""
+        return self._ranks.boundaries[0][0]
+
+    @property
+    def energies(self) -> torch.Tensor:
+        """Each expert's Σ dᵢ² over the selected entries, float64."""
+        boundary, total = self.selection, self._energies.clone()
+        for chunk, squares in self._doubtful:
+            total += squares[:, torch.from_numpy(chunk.kept(boundary))].sum(1)
+        return total
+
+
 @dataclass(frozen=True)
 class Known:
-    """The experts' coefficients qᵢ, and which entries are selected (None: all)."""
+    """The experts' coefficients qᵢ, and the boundary of the selected spreads."""
 
     coefficients: tuple[float, ...]
-    selection: Selection | None
+    selection: Boundary
 
 
 def survey(
     about: About,
     parameters: Sce,
-    finished: SpreadSurvey | RankSurvey | EnergySurvey | None,
+    finished: SpreadSurvey | SelectionSurvey | EnergySurvey | None,
 ) -> Survey | Known:
     """Return the selection and the coefficients; equal ones where no change is selected."""
     experts = about.experts
-    if isinstance(finished, EnergySurvey):
-        total = finished.energies.sum()
-        shares = finished.energies / total if total > 0.0 else torch.full((experts,), 1.0 / experts)
+    if isinstance(finished, EnergySurvey | SelectionSurvey):
+        energies = finished.energies
+        total = energies.sum()
+        shares = energies / total if total > 0.0 else torch.full((experts,), 1.0 / experts)
         about.diagnostics["coefficients"] = shares.tolist()
         return Known(tuple(shares.tolist()), finished.selection)
     if isinstance(finished, SpreadSurvey):
         kept = math.floor(parameters.select_topk * finished.nonzero)
         about.diagnostics["selected"] = kept
-        return finished.find([kept - 1]) if kept else EnergySurvey(experts, Selection(None))
-    if isinstance(finished, RankSurvey):
-        return EnergySurvey(experts, Selection(finished.boundaries[0][0]))
+        if kept == 0:
+            return EnergySurvey(experts, NONE)
+        (place,) = finished.histogram.find(0, [kept - 1])
+        return SelectionSurvey(experts, place, finished.find([kept - 1]))
     # A single expert varies nowhere: there is nothing to select it away for.
     everything = parameters.select_topk == 1.0 or experts == 1
-    return EnergySurvey(experts, None) if everything else SpreadSurvey()
+    return EnergySurvey(experts, ALL) if everything else SpreadSurvey()
 
 
 def merge(inputs: MergeInputs, parameters: Sce, known: Known) -> torch.Tensor:
     """Return the weighted mean of the selected changes that have the majority's sign."""
-    parts = [tensor.reshape(-1) for tensor in inputs.tensors]
-    merged, agreeing = agreeing_sum(parts, known.coefficients, elect_signs(parts), normalize=True)
+    parts = inputs.tensors
+    merged, agreeing = agreeing_sum(parts, known.coefficients, weighted_votes=False, normalize=True)
     inputs.count("agreeing", agreeing)
-    if known.selection is not None:
-        merged *= known.selection.mask(inputs)
-    return merged.view(inputs.tensors.shape[1:])
+    if known.selection is not ALL:
+        clear_unselected(merged, spread(parts), known.selection, inputs.start)
+    return merged
 
 
-def _spread_keys(inputs: MergeInputs) -> list[torch.Tensor]:
-    """Return one stream, in the order of the spreads."""
-    return [magnitude_keys(_spread(inputs.tensors))]
-
-
-def _spread(tensors: torch.Tensor) -> torch.Tensor:
-    """Return the population standard deviation over the experts, flat: it ranks as variance does.
-
-    Of differences to the first expert, which are 0 where all are equal, scaled by a power of two,
-    so that squares neither vanish nor overflow.
-    """
-    flat = tensors.flatten(1)
-    count, differences = len(flat), flat[1:] - flat[0]
-    low, high = differences.aminmax()
-    exponent = math.frexp(max(-float(low), float(high)))[1]
-    scale = 2.0 ** min(max(-exponent, -_MOST_BITS), _MOST_BITS)
-    differences *= scale
-    mean = torch.zeros_like(flat[0])
-    for row in differences:
-        mean += row
-    mean /= count
-    variance = mean * mean
-    for row in differences:
-        row -= mean
-        variance.addcmul_(row, row)
-    return variance.div_(count).sqrt_().mul_(1.0 / scale)
+def _spreads(inputs: MergeInputs) -> Sequence[torch.Tensor]:
+    return [spread(inputs.tensors)]

@@ -8,8 +8,8 @@ import torch
 
 from app.contract.catalogue.task_vector import Ties
 from worker.merging.interface import About, MergeInputs, Survey
-from worker.merging.linalg.agreement import agreeing_sum, elect_signs
-from worker.merging.linalg.order_statistics import Boundary, keep_largest
+from worker.merging.linalg.agreement import agreeing_sum
+from worker.merging.linalg.order_statistics import Boundary
 from worker.merging.ranks import HistogramSurvey, RankSurvey
 
 
@@ -32,12 +32,12 @@ def survey(
 
 def merge(inputs: MergeInputs, parameters: Ties, boundaries: list[Boundary] | None) -> torch.Tensor:
     """Return the mean (or sum) of what agrees."""
-    trimmed = [tensor.reshape(-1) for tensor in inputs.tensors]
-    if boundaries is not None:
-        pairs = zip(trimmed, boundaries, strict=True)
-        trimmed = [keep_largest(values, b, inputs.start) for values, b in pairs]
-    weighted = zip(trimmed, inputs.weights, strict=True)
-    signs = elect_signs([part if weight == 1.0 else part * weight for part, weight in weighted])
-    merged, agreeing = agreeing_sum(trimmed, inputs.weights, signs, normalize=parameters.normalize)
+    merged, agreeing = agreeing_sum(
+        inputs.tensors,
+        inputs.weights,
+        boundaries,
+        start=inputs.start,
+        normalize=parameters.normalize,
+    )
     inputs.count("agreeing", agreeing)
-    return merged.view(inputs.tensors.shape[1:])
+    return merged

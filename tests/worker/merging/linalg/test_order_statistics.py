@@ -14,9 +14,6 @@ from worker.merging.linalg.order_statistics import (
     Candidates,
     Histogram,
     keep_largest,
-    magnitude_keys,
-    ordered_keys,
-    value_of,
 )
 
 NUMBERS = st.lists(
@@ -27,12 +24,12 @@ NUMBERS = st.lists(
 )
 
 
-def boundaries(keys, ranks, *, signed, block):
+def boundaries(values, ranks, *, signed, block):
     histogram = Histogram(1, signed=signed)
-    for piece in keys.split(block):
+    for piece in values.split(block):
         histogram.add(0, piece)
-    candidates = Candidates([histogram.find(0, ranks)])
-    for number, piece in enumerate(keys.split(block)):
+    candidates = Candidates([histogram.find(0, ranks)], signed)
+    for number, piece in enumerate(values.split(block)):
         candidates.add(0, piece, number * block)
     return candidates.boundaries(0)
 
@@ -42,7 +39,7 @@ def test_the_number_at_every_rank_of_magnitudes_is_found(numbers, data):
     values = torch.tensor(numbers)
     ranks = data.draw(st.lists(st.integers(0, len(values) - 1), min_size=1, max_size=3))
     block = data.draw(st.integers(1, 12))
-    found = boundaries(magnitude_keys(values), ranks, signed=False, block=block)
+    found = boundaries(values, ranks, signed=False, block=block)
     expected = values.abs().sort(descending=True).values
     assert [boundary.value for boundary in found] == [float(expected[rank]) for rank in ranks]
 
@@ -51,7 +48,7 @@ def test_the_number_at_every_rank_of_magnitudes_is_found(numbers, data):
 def test_the_number_at_every_rank_of_signed_numbers_is_found(numbers, data):
     values = torch.tensor(numbers) + 0.0
     ranks = data.draw(st.lists(st.integers(0, len(values) - 1), min_size=1, max_size=3))
-    found = boundaries(ordered_keys(values), ranks, signed=True, block=7)
+    found = boundaries(values, ranks, signed=True, block=7)
     expected = values.sort(descending=True).values
     assert [boundary.value for boundary in found] == [float(expected[rank]) for rank in ranks]
 
@@ -60,7 +57,7 @@ def test_the_number_at_every_rank_of_signed_numbers_is_found(numbers, data):
 def test_exactly_the_largest_are_kept_and_of_equal_ones_the_first(numbers, data):
     values = torch.tensor(numbers)
     count = data.draw(st.integers(1, len(values)))
-    (boundary,) = boundaries(magnitude_keys(values), [count - 1], signed=False, block=5)
+    (boundary,) = boundaries(values, [count - 1], signed=False, block=5)
     order = np.argsort(-values.abs().numpy(), kind="stable")[:count]
     expected = torch.zeros_like(values)
     expected[order] = values[order]
@@ -69,21 +66,12 @@ def test_exactly_the_largest_are_kept_and_of_equal_ones_the_first(numbers, data)
     assert torch.equal(torch.cat(blocks), expected)
 
 
-@given(NUMBERS)
-def test_keys_stand_for_their_numbers_and_order_like_them(numbers):
-    values = torch.tensor(numbers) + 0.0
-    keys = ordered_keys(values)
-    assert [value_of(int(key)) for key in keys] == values.tolist()
-    assert torch.equal(values[keys.argsort()], values.sort().values)
-    assert [value_of(int(key)) for key in magnitude_keys(values)] == values.abs().tolist()
-
-
 def test_the_largest_is_bounded_by_its_bucket():
     histogram = Histogram(1, signed=False)
     assert histogram.entries == 0
-    histogram.add(0, magnitude_keys(torch.tensor([0.5, -3.0])))
+    histogram.add(0, torch.tensor([0.5, -3.0]))
     assert 3.0 <= histogram.largest(0) < 3.1
-    histogram.add(0, magnitude_keys(torch.tensor([3.4e38])))
+    histogram.add(0, torch.tensor([3.4e38]))
     assert 3.4e38 <= histogram.largest(0) <= math.inf
 
 

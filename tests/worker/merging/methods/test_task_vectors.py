@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from app.contract.catalogue import parse_parameters
 from worker.merging.methods import load
+from worker.merging.methods.pcb import _SAMPLE, _stride
 
 SHAPES = [(1, 7), (24, 24), (150, 40), (333,), (6, 5, 3)]
 
@@ -217,6 +218,11 @@ class TestPcb:
         tensors = scale * vectors(experts, shape)
         result = merge("pcb", tensors, ratio=ratio)
         assert close(result, pcb(tensors.double(), ratio), 1e-4)
+
+    def test_a_sample_that_misleads_changes_nothing(self, merge):
+        tensors = vectors(3, (300, 400))
+        tensors.flatten(1)[:, :: _stride(300 * 400 // _SAMPLE)] *= 10.0
+        assert close(merge("pcb", tensors), pcb(tensors.double(), 0.1), 1e-4)
 
     @pytest.mark.parametrize("one", [torch.zeros(9, 7), torch.full((9, 7), 0.5)])
     def test_a_zero_or_constant_expert_has_no_say(self, merge, one):
