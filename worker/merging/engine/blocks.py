@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -21,6 +21,7 @@ from app.planning.cost import BLOCK_ENTRIES, RESIDENT_ENTRIES
 from app.planning.plan import Step, Treatment
 from worker.merging.engine.branches import Branch, naming
 from worker.merging.engine.reading import DTYPES, TensorReader
+from worker.merging.engine.scaling import scaled
 from worker.merging.interface import MergeInputs, Survey
 from worker.merging.kernels import blocks
 from worker.merging.linalg.sums import weighted_sum
@@ -135,38 +136,56 @@ class Blocks:
             survey.add(self.merge_inputs[0])
         return equal
 
-    def merged(self, start: int, stop: int) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
-        """Yield outputs by number, with their entries `start` to `stop`, flat, as they are stored.
+    def merged(self, start: int, stop: int) -> Iterator[tuple[Sequence[int], int, torch.Tensor]]:
+        """Yield outputs by number, with a place and the entries there, flat, as they are stored.
 
-        The entries may be overwritten when the next are asked for.
+        Together they are the entries `start` to `stop` of every output. They may be overwritten
+        when the next are asked for.
         """
         if self._keep:
-            yield range(len(self._inputs.points)), self._rounded(self._read(start, stop)[0])
+            everything = range(len(self._inputs.points))
+            yield everything, start, self._rounded(self._read(start, stop)[0])
             return
         rows, equal = self._task_vectors(start, stop)
         handed_over = False
         for branch, inputs in zip(self._branches, self.merge_inputs, strict=True):
-            merged = None
             averaged = equal and self._copies_equal_inputs(branch)
+            rest: dict[float, Sequence[int]] = {}
             for scale, numbers in branch.outputs.items():
+                if not averaged and not (self._subtracts and scale == 0.0):
+                    rest[scale] = numbers
+                    continue
                 with naming(self._inputs.points, numbers):
-                    if averaged or (self._subtracts and scale == 0.0):
-                        result = self._rounded(rows[0])
-                    else:
-                        if not handed_over:
-                            self._hand_over(start, rows)
-                            handed_over = True
-                        if merged is None:
-                            merged = self._call(inputs, branch)
-                        result = self._rounded(self._scaled(rows[0], merged, scale))
-                yield numbers, result
+                    copied = self._rounded(rows[0])
+                yield numbers, start, copied
+            if not rest:
+                continue
+            if not handed_over:
+                self._hand_over(start, rows)
+                handed_over = True
+            with naming(self._inputs.points, branch.numbers):
+                merged = self._call(inputs, branch)
+            for numbers, place, values in self._outputs(rows[0], merged, rest):
+                yield numbers, start + place, values
 
-    def _scaled(self, base: torch.Tensor, merged: torch.Tensor, scale: float) -> torch.Tensor:
+    def _outputs(
+        self, base: torch.Tensor, merged: torch.Tensor, outputs: Mapping[float, Sequence[int]]
+    ) -> Iterator[tuple[Sequence[int], int, torch.Tensor]]:
+        """Yield outputs by number, with a place in the block and the entries there, rounded."""
         if not self._subtracts:
-            return merged
-        scaled = torch.empty_like(merged)
-        blocks.add_scaled(base.numpy(), scale, merged.numpy(), scaled.numpy())
-        return scaled
+            numbers = [number for same in outputs.values() for number in same]
+            with naming(self._inputs.points, numbers):
+                rounded = self._rounded(merged)
+            yield numbers, 0, rounded
+            return
+        for place, scales, rows, finite in scaled(base, merged, list(outputs)):
+            results = rows.to(self._out_dtype)
+            if not finite or (results is not rows and not _all_finite(results)):
+                for row, scale in zip(rows, scales, strict=True):
+                    with naming(self._inputs.points, outputs[scale]):
+                        self._rounded(row)
+            for row, scale in zip(results, scales, strict=True):
+                yield outputs[scale], place, row
 
     def _task_vectors(self, start: int, stop: int) -> tuple[torch.Tensor, bool]:
         """Return the base, if there is one, and under it task vectors, or whole experts.

@@ -63,9 +63,9 @@ def merge_stretch(
     for start in range(stretch.start, stretch.stop, blocks.width):
         check()
         stop = min(start + blocks.width, stretch.stop)
-        for numbers, values in blocks.merged(start, stop):
+        for numbers, place, values in blocks.merged(start, stop):
             for number in numbers:
-                writers[number].write(step.name, start, values, digests[number])
+                writers[number].write(step.name, place, values, digests[number])
     entries: dict[int, Entry] = {}
     for branch, said in zip(branches, blocks.merge_inputs, strict=True):
         warnings = tuple({"code": w.code, "message": w.message} for w in said.warnings)

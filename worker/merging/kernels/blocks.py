@@ -12,6 +12,9 @@ _EXPONENT = np.int32(0x7F800000)
 
 FINITE, EQUAL = 1, 2
 
+_CACHED = 4096
+"""Entries that stay in a core's first cache while they are scaled by one λ after the other."""
+
 
 @kernel("i8(f4[:, ::1])")
 def inspect(rows: NDArray[np.float32]) -> int:
@@ -54,13 +57,22 @@ def all_finite(values: NDArray[np.float32]) -> bool:
     return bool(worst != _EXPONENT)
 
 
-@kernel("void(f4[::1], f4, f4[::1], f4[::1])")
+@kernel("b1(f4[::1], f4[::1], f4[::1], f4[:, ::1])")
 def add_scaled(
     base: NDArray[np.float32],
-    scale: float,
+    scales: NDArray[np.float32],
     values: NDArray[np.float32],
-    result: NDArray[np.float32],
-) -> None:
-    """Write base + scale·values into `result`, which may be `values`."""
-    for j in range(len(base)):
-        result[j] = base[j] + scale * values[j]
+    results: NDArray[np.float32],
+) -> bool:
+    """Write base + scale·values into a row of `results` for each scale; say if all is finite."""
+    worst = np.int32(0)
+    for first in range(0, len(base), _CACHED):
+        last = min(first + _CACHED, len(base))
+        start, change = base[first:last], values[first:last]
+        for i in range(len(scales)):
+            result, scale = results[i, first:last], scales[i]
+            bits = result.view(np.int32)
+            for j in range(len(start)):
+                result[j] = start[j] + scale * change[j]
+                worst = max(worst, bits[j] & _EXPONENT)
+    return bool(worst != _EXPONENT)
