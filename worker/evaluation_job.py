@@ -15,7 +15,7 @@ from app.contract.evaluation import (
     Utterance,
 )
 from app.services.preparation import source_policy
-from app.sources.datasets import check_readable, resolve_file
+from app.sources.datasets import check_readable, resolve_dataset
 from app.sources.fetch import LocalCheckpoint, fetch
 from app.sources.manifests import Manifest, audio_path, read_manifest
 from app.sources.policy import SourcePolicy
@@ -90,8 +90,8 @@ def _systems(spec: EvaluationSpec, merge: Any) -> Iterator[_System]:
 
 
 def _manifest(dataset: DatasetSpec, policy: SourcePolicy) -> Manifest:
-    path = resolve_file(dataset.uri, policy, param=f"dataset {dataset.name}")
-    return read_manifest(path, label=dataset.uri)
+    path = resolve_dataset(dataset.uri, policy, param=f"dataset {dataset.name}")
+    return read_manifest(path, label=dataset.uri, roots=policy.file_roots)
 
 
 def _fetch(attempt: Attempt, system: _System, policy: SourcePolicy) -> LocalCheckpoint:

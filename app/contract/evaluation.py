@@ -68,7 +68,8 @@ class DatasetSpec(_Model):
     uri: str = Field(
         min_length=1,
         max_length=2048,
-        description="The manifest: JSON lines with audio_filepath and text, audio beside it.",
+        description="The manifest, or its folder, audio beside it: JSON lines with audio_filepath "
+        "and text, AudioFolder's metadata.csv or metadata.jsonl, or a Kaldi data folder.",
         examples=["file:///data/eval/parliament.jsonl"],
     )
     group: Group = Field("other", description="The averages that the set counts in.")

@@ -58,13 +58,14 @@ def _policy(backend: Backend) -> SourcePolicy:
 def _evaluation_checks(
     backend: Backend, evaluation: EvaluationSpec, policy: SourcePolicy, prefix: str
 ) -> list[Callable[[], object]]:
-    from app.sources.datasets import resolve_file
+    from app.sources.datasets import resolve_dataset
     from app.sources.manifests import read_manifest
 
     def manifest(index: int, uri: str) -> None:
         param = f"{prefix}datasets[{index}].uri"
         try:
-            read_manifest(resolve_file(uri, policy, param=param), label=uri)
+            path = resolve_dataset(uri, policy, param=param)
+            read_manifest(path, label=uri, roots=policy.file_roots)
         except SourceError as error:
             problems = [Problem(problem.message, param) for problem in error.as_problems()]
             raise type(error)(error.message, param=param, problems=problems) from None

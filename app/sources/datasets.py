@@ -1,4 +1,4 @@
-"""Single files that an evaluation needs: a manifest by URI, and audio by path."""
+"""What an evaluation reads: a manifest (or its folder) by URI, and audio by path."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from app.sources.blobs import BlobCache
 from app.sources.checkpoint import SourceFile
 from app.sources.fetch import link_snapshot
 from app.sources.layout import check_quota
-from app.sources.local import regular_file
+from app.sources.local import allowed_path, regular_file
+from app.sources.manifest_kaldi import FILES as KALDI_FILES
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import with_param
 from app.sources.uris import FilePlace, WebPlace, parse_uri
 from app.sources.web import WebClient
 
 
-def resolve_file(uri: str, policy: SourcePolicy, *, param: str | None = None) -> Path:
-    """Return the path of the one file at a `file://` or `https://` URI, downloaded if need be.
+def resolve_dataset(uri: str, policy: SourcePolicy, *, param: str | None = None) -> Path:
+    """Return the path of a manifest at a `file://` or `https://` URI, downloaded if need be.
 
-    A downloaded file keeps its name, in a folder of its own in the cache.
+    On this machine it may be the folder that holds the manifest. A downloaded file keeps its
+    name, in a folder of its own in the cache.
 
     Raises:
         SourceError: with `param` as given: it is not there, not allowed, or too large.
@@ -28,13 +30,19 @@ def resolve_file(uri: str, policy: SourcePolicy, *, param: str | None = None) ->
     try:
         place = parse_uri(uri, policy)
         if isinstance(place, FilePlace):
+            if allowed_path(place.path, policy.file_roots, uri).is_dir():
+                return place.path.absolute()
             _, status = regular_file(place.path, policy.file_roots, uri)
             check_quota(uri, status.st_size, policy.max_source_bytes)
             # A linked file keeps its name and place: its suffix and its neighbours count.
             return place.path.absolute()
         if isinstance(place, WebPlace):
+            if place.name in KALDI_FILES:
+                raise SourceNotAllowedError(
+                    f"{uri}: a Kaldi folder is read from file:// only, its files belong together"
+                )
             return _download(uri, place, policy)
-        raise SourceNotAllowedError(f"{uri}: a single file is given by a file:// or https:// URI")
+        raise SourceNotAllowedError(f"{uri}: a manifest is given by a file:// or https:// URI")
     except SourceError as error:
         raise with_param(error, param) from None
 

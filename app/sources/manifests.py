@@ -1,14 +1,12 @@
-"""Reads a dataset's manifest: every line checked, every fault named by file and line."""
+"""Reads a dataset's manifest in any of its forms; every fault is named by file and line."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from app.contract.errors import (
     InvalidManifestError,
@@ -16,10 +14,16 @@ from app.contract.errors import (
     SourceNotFoundError,
     SourceTooLargeError,
 )
-from app.contract.evaluation import Utterance, language_code
+from app.contract.evaluation import Utterance
+from app.sources import manifest_kaldi as kaldi
+from app.sources.local import regular_file
+from app.sources.manifest_fields import Reading
+from app.sources.manifest_tables import parse_csv, parse_json_lines
 
 MAX_MANIFEST_BYTES = 256 * 1024**2
 MAX_PROBLEMS = 10
+# What a folder is taken for by the file that it holds.
+IN_FOLDERS = ("wav.scp", "metadata.jsonl", "metadata.csv", "manifest.jsonl")
 
 
 @dataclass(frozen=True)
@@ -31,34 +35,38 @@ class Manifest:
     manifest_sha256: str
 
 
-class _LineError(ValueError):
-    """What is wrong with one line, without its place."""
+def read_manifest(path: Path, *, label: str, roots: tuple[Path, ...] | None = None) -> Manifest:
+    """Return the manifest at a path: a file, or the folder that it lies in.
 
+    JSON lines (NeMo's, or AudioFolder's metadata.jsonl), AudioFolder's metadata.csv, or a Kaldi
+    data folder (or its wav.scp). `label` is what messages call the dataset. `path` itself may lie
+    anywhere; whatever else is read must lie under `roots`, links followed (None: anywhere).
+    Audio is not looked at.
 
-def read_manifest(path: Path, *, label: str) -> Manifest:
-    """Return the manifest in a file of JSON lines, as NeMo writes them.
+    Raises:
+        SourceNotFoundError: there is no such file.
+        SourceNotAllowedError: a file is not a regular one, or outside the roots.
+        SourceTooLargeError: a file has over 256 MB.
+        InvalidManifestError: lists the first ten faults with their lines.
 
-    `label` is what messages call the dataset. Audio is not looked at. Raises SourceNotFoundError
-    without a file, SourceTooLargeError over 256 MB, and InvalidManifestError that lists the first
-    ten faults with their lines.
     """
-    parse = _parser_for(path, label)
-    content = _read(path, label)
-    utterances: list[Utterance] = []
-    problems: list[Problem] = []
-    for number, line in _lines(content):
-        try:
-            utterances.append(parse(line, len(utterances)))
-        except _LineError as error:
-            place = f"{path.name}, line {number}"
-            problems.append(Problem(f"{place}: {error}"))
-    if problems:
-        raise _refusal(label, problems)
-    if not utterances:
+    file = _in_folder(path, label) if path.is_dir() else path
+    trusted = None if file is path else roots
+    reading = Reading()
+    if file.name in kaldi.FILES:
+        contents = _read_kaldi(file.parent, label, roots)
+        kaldi.parse_kaldi(contents, reading)
+    else:
+        contents = {file.name: _read(file, label, trusted)}
+        parse = parse_csv if _is_csv(file, label) else parse_json_lines
+        parse(file.name, contents[file.name], reading)
+    if reading.problems:
+        raise _refusal(label, reading.problems)
+    if not reading.utterances:
         raise InvalidManifestError(
-            f"{label}: {path.name} holds no utterances; write one JSON object a line."
+            f"{label}: {file.name} holds no utterances; write one on each line."
         )
-    return Manifest(path.parent, tuple(utterances), hashlib.sha256(content).hexdigest())
+    return Manifest(file.parent, tuple(reading.utterances), _digest(contents))
 
 
 def audio_path(manifest: Manifest, utterance: Utterance) -> Path:
@@ -66,34 +74,55 @@ def audio_path(manifest: Manifest, utterance: Utterance) -> Path:
     return manifest.folder / utterance.audio
 
 
-def _parser_for(path: Path, label: str) -> Callable[[bytes, int], Utterance]:
-    # AudioFolder (metadata.csv) and Kaldi folders get their parsers here.
-    if path.is_dir() or path.suffix.lower() in {".csv", ".scp", ".tsv"}:
+def _in_folder(folder: Path, label: str) -> Path:
+    found = [name for name in IN_FOLDERS if os.path.lexists(folder / name)]
+    if not found:
         raise InvalidManifestError(
-            f"{label}: {path.name} is not a file of JSON lines; give a manifest with one object "
-            'a line, each with "audio_filepath" and "text".'
+            f"{label}: the folder holds no manifest; there must be one of {', '.join(IN_FOLDERS)}, "
+            "or give the manifest's own path."
         )
-    return _parse_nemo
+    if len(found) > 1:
+        raise InvalidManifestError(
+            f"{label}: the folder holds {' and '.join(found)}; give the path of the one to use."
+        )
+    return folder / found[0]
 
 
-def _read(path: Path, label: str) -> bytes:
+def _is_csv(file: Path, label: str) -> bool:
+    suffix = file.suffix.lower()
+    if suffix in {".scp", ".tsv", ".parquet"}:
+        raise InvalidManifestError(
+            f"{label}: {file.name} is no manifest; give JSON lines (audio_filepath and text, or "
+            "file_name and text), AudioFolder's metadata.csv, or a Kaldi folder with its wav.scp."
+        )
+    return suffix == ".csv"
+
+
+def _read_kaldi(folder: Path, label: str, roots: tuple[Path, ...] | None) -> dict[str, bytes]:
+    there = [name for name in kaldi.OPTIONAL if os.path.lexists(folder / name)]
+    return {name: _read(folder / name, label, roots) for name in (*kaldi.NEEDED, *there)}
+
+
+def _read(path: Path, label: str, roots: tuple[Path, ...] | None) -> bytes:
+    place = label if label.endswith(path.name) else f"{label}: {path.name}"
+    real, status = regular_file(path, roots, place)
+    if status.st_size > MAX_MANIFEST_BYTES:
+        raise SourceTooLargeError(
+            f"{place} has more than {MAX_MANIFEST_BYTES // 1024**2} MB; split it."
+        )
     try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise SourceTooLargeError(
-                f"{label}: {path.name} has more than {MAX_MANIFEST_BYTES // 1024**2} MB; split it."
-            )
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise SourceNotFoundError(f"{label}: there is no manifest {path}.") from None
+        return real.read_bytes()
     except OSError as error:
-        raise SourceNotFoundError(f"{label}: {path} cannot be read: {error.strerror}.") from None
+        raise SourceNotFoundError(f"{place} cannot be read: {error.strerror}.") from None
 
 
-def _lines(content: bytes) -> Iterator[tuple[int, bytes]]:
-    body = content.removeprefix(b"\xef\xbb\xbf")
-    for number, line in enumerate(body.split(b"\n"), start=1):
-        if line.strip():
-            yield number, line
+def _digest(contents: Mapping[str, bytes]) -> str:
+    """Return the sha256 of the one file, or of the names and digests of several."""
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    listed = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def _refusal(label: str, problems: list[Problem]) -> InvalidManifestError:
@@ -101,83 +130,3 @@ def _refusal(label: str, problems: list[Problem]) -> InvalidManifestError:
     rest = len(problems) - 1
     more = f" ({rest} more lines are wrong too)" if rest else ""
     return InvalidManifestError(f"{label}: {problems[0].message}{more}", problems=shown)
-
-
-def _parse_nemo(line: bytes, index: int) -> Utterance:
-    entry = _object(line)
-    audio = _text(entry, "audio_filepath")
-    reference = _text(entry, "text")
-    if audio is None or reference is None:
-        missing = [name for name in ("audio_filepath", "text") if entry.get(name) is None]
-        raise _LineError(f"{' and '.join(missing)} missing; each line needs both")
-    if not audio:
-        raise _LineError("audio_filepath is empty")
-    return Utterance(
-        index=index,
-        audio=audio,
-        reference=reference,
-        duration_seconds=_seconds(entry, "duration"),
-        offset_seconds=_seconds(entry, "offset"),
-        language=_language(entry),
-        speaker=_label(entry, "speaker"),
-        session=_label(entry, "session"),
-    )
-
-
-def _object(line: bytes) -> dict[str, Any]:
-    try:
-        entry = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise _LineError(f"not UTF-8 (byte {error.start + 1} of the line)") from None
-    except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", "nested too deeply or a number too long")
-        raise _LineError(f"not JSON: {reason}") from None
-    if not isinstance(entry, dict):
-        raise _LineError(f"a JSON object is needed, this is {_kind(entry)}")
-    return entry
-
-
-def _text(entry: dict[str, Any], name: str) -> str | None:
-    value = entry.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise _LineError(f"{name} must be a string, not {_kind(value)}")
-    # Neither can be stored: databases and file systems refuse them much later.
-    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        raise _LineError(f"{name} holds a NUL or half of a surrogate pair")
-    return value
-
-
-def _seconds(entry: dict[str, Any], name: str) -> float | None:
-    value = entry.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _LineError(f"{name} must be a number of seconds, not {_kind(value)}")
-    try:
-        seconds = float(value)
-    except OverflowError:
-        seconds = math.inf
-    if not math.isfinite(seconds) or seconds < 0:
-        raise _LineError(f"{name} must be a number of seconds from 0 up")
-    return seconds
-
-
-def _language(entry: dict[str, Any]) -> str | None:
-    value = _text(entry, "language") or _text(entry, "lang")
-    try:
-        return str(language_code(value)) if value else None
-    except ValueError as error:
-        raise _LineError(f"language: {error}") from None
-
-
-def _label(entry: dict[str, Any], name: str) -> str | None:
-    value = entry.get(name)
-    # Speaker and session numbers are as common as names.
-    return str(value) if isinstance(value, int) else _text(entry, name)
-
-
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
-    return names.get(type(value), "null" if value is None else "a number")

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint.")],
     manifest: Annotated[
-        list[Path], typer.Option("--manifest", "-m", help="Manifest of speech; may be repeated.")
+        list[Path],
+        typer.Option(
+            "--manifest", "-m", help="Manifest of speech, or its folder; may be repeated."
+        ),
     ],
     language: Annotated[str | None, typer.Option(help="What is spoken: pt, en, ...")] = None,
     normalizer: Annotated[
@@ -63,7 +66,7 @@ def evaluate(
 
 
 def _spec(manifests: list[Path], **options: object) -> EvaluationSpec:
-    """Return the evaluation; a manifest is called by its name, or its folder's."""
+    """Return the evaluation; a dataset is called as its manifest, or as the folder of that."""
     from pydantic import ValidationError
 
     from app.contract.errors import InvalidRequestError
@@ -71,11 +74,15 @@ def _spec(manifests: list[Path], **options: object) -> EvaluationSpec:
     from app.contract.problems import problems_of
 
     paths = [path.expanduser().absolute() for path in manifests]
-    datasets = [
-        {"name": path.parent.name if path.stem == "manifest" else path.stem, "uri": str(path)}
-        for path in paths
-    ]
+    datasets = [{"name": _name(path), "uri": str(path)} for path in paths]
     try:
         return EvaluationSpec.model_validate({"datasets": datasets, **options})
     except ValidationError as error:
         raise InvalidRequestError.of(problems_of(error, EvaluationSpec)) from None
+
+
+def _name(path: Path) -> str:
+    if path.is_dir():
+        return path.name
+    unnamed = {"manifest", "metadata", "wav"}
+    return path.parent.name if path.stem in unnamed else path.stem

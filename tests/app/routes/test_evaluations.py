@@ -141,6 +141,21 @@ def test_what_is_wrong_with_an_evaluation_is_said_at_once(
     assert [e["param"] for e in document["errors"]] == ["datasets[1].uri", "datasets[2].uri"]
 
 
+def test_a_dataset_may_be_the_folder_of_its_manifest(
+    client: TestClient, finished: str, spec: dict[str, Any], models: Path
+):
+    for name, files in {
+        "kaldi": {"wav.scp": "a a.wav\n", "text": "a olá\n"},
+        "hub": {"metadata.csv": "file_name,text\na.wav,olá\n"},
+    }.items():
+        (models / name).mkdir()
+        for file, content in files.items():
+            (models / name / file).write_text(content)
+        dataset = {"name": name, "uri": f"file://{models}/{name}"}
+        answer = client.post(f"/merges/{finished}/evaluations", json=spec | {"datasets": [dataset]})
+        assert answer.status_code == 202, answer.text
+
+
 def test_an_evaluation_belongs_to_its_merge(
     client: TestClient, finished: str, spec: dict[str, Any], recipe: dict[str, Any]
 ):

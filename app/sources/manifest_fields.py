@@ -1,0 +1,102 @@
+"""Checks the fields of one entry of a manifest, and gathers what was read and what was wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.contract.errors import Problem
+from app.contract.evaluation import Utterance, language_code
+
+
+class EntryError(ValueError):
+    """What is wrong with one entry, without its place."""
+
+
+@dataclass
+class Reading:
+    """The utterances of a manifest so far, and its faults."""
+
+    utterances: list[Utterance] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    @contextmanager
+    def at(self, file: str, line: int) -> Iterator[None]:
+        """Note an EntryError as a fault of this line, and go on."""
+        try:
+            yield
+        except EntryError as error:
+            self.problems.append(Problem(f"{file}, line {line}: {error}"))
+
+
+def lines_of(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield (number from 1, line) for each line that is not blank; a byte order mark is dropped."""
+    body = content.removeprefix(b"\xef\xbb\xbf")
+    for number, line in enumerate(body.split(b"\n"), start=1):
+        if line.strip():
+            yield number, line
+
+
+def decoded(line: bytes) -> str:
+    """Return the line as text; EntryError if it is not UTF-8."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise EntryError(f"not UTF-8 (byte {error.start + 1} of the line)") from None
+
+
+def text_of(entry: Mapping[str, Any], name: str) -> str | None:
+    """Return a field that is a string, or None without it."""
+    value = entry.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise EntryError(f"{name} must be a string, not {kind(value)}")
+    return storable(value, name)
+
+
+def storable(text: str, name: str) -> str:
+    """Return the text; EntryError if databases or file systems would refuse it much later."""
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise EntryError(f"{name} holds a NUL or half of a surrogate pair")
+    return text
+
+
+def seconds_of(entry: Mapping[str, Any], name: str) -> float | None:
+    """Return a field that is a number of seconds from 0 up, or None without it."""
+    value = entry.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise EntryError(f"{name} must be a number of seconds, not {kind(value)}")
+    try:
+        seconds = float(value)
+    except OverflowError:
+        seconds = math.inf
+    if not math.isfinite(seconds) or seconds < 0:
+        raise EntryError(f"{name} must be a number of seconds from 0 up")
+    return seconds
+
+
+def language_of(entry: Mapping[str, Any]) -> str | None:
+    """Return the language's code from `language` or `lang`, without its region."""
+    value = text_of(entry, "language") or text_of(entry, "lang")
+    try:
+        return str(language_code(value)) if value else None
+    except ValueError as error:
+        raise EntryError(f"language: {error}") from None
+
+
+def label_of(entry: Mapping[str, Any], name: str) -> str | None:
+    """Return a speaker or a session; numbers are as common there as names."""
+    value = entry.get(name)
+    return str(value) if isinstance(value, int) else text_of(entry, name) or None
+
+
+def kind(value: object) -> str:
+    """Return what a value is called in a message."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
+    return names.get(type(value), "null" if value is None else "a number")
