@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -19,6 +22,7 @@ _ROUNDING_SECONDS = 0.1
 _SHORTFALL_SECONDS = 0.5
 _LOWEST_RATE = 1_000
 _BLOCK_FRAMES = 1 << 20
+_UNKNOWN_LENGTH = 0x7FFF_0000
 
 
 class AudioError(Exception):
@@ -83,7 +87,7 @@ def read_segment(segment: Segment) -> NDArray[np.float32]:
     blocks = []
     missing = segment.frames
     with _open(segment.path) as sound:
-        sound.seek(segment.start)
+        _skip(sound, segment.start)
         while missing > 0:
             block = sound.read(min(_BLOCK_FRAMES, missing), dtype="float32", always_2d=True)
             if not len(block):
@@ -101,6 +105,36 @@ def read_segment(segment: Segment) -> NDArray[np.float32]:
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
+def _skip(sound: soundfile.SoundFile, frames: int) -> None:
+    if sound.seekable():
+        sound.seek(frames)
+        return
+    # Telephony's codecs in wav (GSM 6.10, G.721) can only be read from the beginning.
+    while frames > 0:
+        frames -= len(sound.read(min(_BLOCK_FRAMES, frames), dtype="float32")) or frames
+
+
+def _check_whole(handle: BinaryIO) -> None:
+    """Raise AudioError for a wav that ends before its header says.
+
+    libsndfile takes what is there and says nothing: all words would be expected of half the sound.
+    """
+    handle.seek(0)
+    header = handle.read(12)
+    if header[:4] != b"RIFF" or header[8:] != b"WAVE":
+        return
+    size = os.fstat(handle.fileno()).st_size
+    while len(chunk := handle.read(8)) == 8:
+        name, length = struct.unpack("<4sI", chunk)
+        if name == b"data":
+            missing = length - (size - handle.tell())
+            # A program that writes to a pipe cannot know the length, and states the largest.
+            if missing > 1 and length < _UNKNOWN_LENGTH:
+                raise AudioError(f"the file is damaged: its last {missing:,} bytes are missing")
+            return
+        handle.seek(length + length % 2, os.SEEK_CUR)
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[soundfile.SoundFile]:
     # By handle, so that the content decides the format, not the name.
@@ -108,6 +142,7 @@ def _open(path: Path) -> Iterator[soundfile.SoundFile]:
         with path.open("rb") as handle:
             if not handle.read(1):
                 raise AudioError("the file is empty")
+            _check_whole(handle)
             handle.seek(0)
             with soundfile.SoundFile(handle) as sound:
                 yield sound

@@ -88,10 +88,44 @@ def test_missing_files_folders_and_empty_audio_are_named(tmp_path: Path) -> None
         find_segment(tmp_path / "zero.wav")
 
 
-def test_the_content_decides_the_format_not_the_name(tmp_path: Path, make_sound: MakeSound) -> None:
-    soundfile.write(tmp_path / "sound.flac", make_sound(1.0), 16_000)
-    mislabelled = (tmp_path / "sound.flac").rename(tmp_path / "sound.mp3")
+@pytest.mark.parametrize(("real", "claimed"), [("flac", "mp3"), ("mp3", "wav"), ("ogg", "flac")])
+def test_the_content_decides_the_format_not_the_name(
+    tmp_path: Path, make_sound: MakeSound, real: str, claimed: str
+) -> None:
+    soundfile.write(tmp_path / f"sound.{real}", make_sound(1.0), 16_000)
+    mislabelled = (tmp_path / f"sound.{real}").rename(tmp_path / f"sound.{claimed}")
     assert len(read_segment(find_segment(mislabelled))) == 16_000
+
+
+@pytest.mark.parametrize("subtype", ["GSM610", "G721_32"])
+def test_telephony_codecs_are_read_from_any_offset(
+    tmp_path: Path, make_sound: MakeSound, subtype: str
+) -> None:
+    path = tmp_path / "call.wav"
+    soundfile.write(path, make_sound(2.0, rate=8_000), 8_000, subtype=subtype)
+    whole = read_segment(find_segment(path))
+    part = read_segment(find_segment(path, 0.5, 1.0))
+    assert len(part) == 16_000
+    assert np.corrcoef(part[800:-800], whole[8_800:23_200])[0, 1] > 0.99
+
+
+def test_six_channels_become_one(tmp_path: Path, make_sound: MakeSound) -> None:
+    path = tmp_path / "sound.wav"
+    soundfile.write(path, np.stack([make_sound(1.0)] * 6, axis=1), 16_000)
+    assert read_segment(find_segment(path)).shape == (16_000,)
+
+
+def test_a_wav_that_was_cut_off_is_named(tmp_path: Path, make_sound: MakeSound) -> None:
+    path = tmp_path / "sound.wav"
+    soundfile.write(path, make_sound(2.0), 16_000)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(AudioError, match=r"its last 32,\d\d\d bytes are missing"):
+        find_segment(path)
+    streamed = bytearray(content)
+    streamed[4:8] = streamed[40:44] = b"\xff" * 4
+    path.write_bytes(streamed)
+    assert find_segment(path).seconds == 2.0
 
 
 def test_an_eight_hour_file_is_named_before_it_is_read(
