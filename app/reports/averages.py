@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
+import numpy as np
+
 from app.contract.evaluation import ErrorCounts, Group
-from app.reports.scoring import Metric, total
+from app.reports.alignments import Metric
+from app.reports.confidence import Floats, describe
+from app.reports.scoring import total
 
 # The paper's "Full Avg.": in-domain and out-of-domain sets together.
 FULL = frozenset({"in_domain", "out_of_domain"})
@@ -16,20 +20,26 @@ ALWAYS_SHOWN = ("in_domain", "out_of_domain", "full", "all")
 
 @dataclass(frozen=True)
 class DatasetRate:
-    """What an average needs of one dataset's score; `counts` are in the metric's units."""
+    """What an average needs of one dataset's score; `counts` are in the metric's units.
+
+    `replicates` are the rates of the bootstrap's replicates, which draws `unit`s.
+    """
 
     name: str
     group: Group
     metric: Metric
     counts: ErrorCounts
+    replicates: Floats | None = field(default=None, compare=False)
+    unit: str = "utterance"
 
 
 def average(rates: Iterable[DatasetRate]) -> dict[str, dict[str, Any]]:
-    """Return `{"macro", "micro", "datasets"}` of each group, of `full` and of `all`.
+    """Return `{"macro", "micro", "datasets", "ci95"}` of each group, of `full` and of `all`.
 
     Of several results of one name the last counts. Rates are fractions; macro is the mean of the
     sets that have a rate, and None without any. Groups beyond the paper's two are there if a
-    set is in them.
+    set is in them. `ci95` is of the macro average over these very sets: units are drawn in each,
+    no sets are.
     """
     latest = list({rate.name: rate for rate in rates}.values())
     averages = {}
@@ -43,7 +53,8 @@ def average(rates: Iterable[DatasetRate]) -> dict[str, dict[str, Any]]:
 
 
 def _average(rates: list[DatasetRate]) -> dict[str, Any]:
-    known = [rate.counts.rate for rate in rates if rate.counts.rate is not None]
+    rated = [rate for rate in rates if rate.counts.rate is not None]
+    known = [rate.counts.rate for rate in rated if rate.counts.rate is not None]
     pooled = {
         metric: total(rate.counts for rate in rates if rate.metric == metric).rate
         for metric in get_args(Metric)
@@ -53,8 +64,17 @@ def _average(rates: list[DatasetRate]) -> dict[str, Any]:
         "macro": sum(known) / len(known) if known else None,
         "micro": next(iter(pooled.values())) if len(pooled) == 1 else None,
         "datasets": len(known),
+        "ci95": _confidence(rated),
         **_both(pooled),
     }
+
+
+def _confidence(rates: list[DatasetRate]) -> dict[str, Any] | None:
+    drawn = [rate.replicates for rate in rates if rate.replicates is not None]
+    if not drawn or len(drawn) < len(rates):
+        return None
+    units = {rate.unit for rate in rates}
+    return describe(np.mean(drawn, axis=0), units.pop() if len(units) == 1 else "mixed")
 
 
 def _both(pooled: Mapping[str, float | None]) -> dict[str, Any]:

@@ -1,18 +1,20 @@
-"""Counts the errors of hypotheses against references; the alignment is jiwer's."""
+"""Counts the errors of hypotheses against references."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-import jiwer
 
 from app.contract.evaluation import ErrorCounts, UtteranceResult
+from app.reports.alignments import (
+    Alignment,
+    Metric,
+    align_characters,
+    align_words,
+    count_errors,
+)
 from app.reports.normalizers import Normalizer
-
-Metric = Literal["wer", "cer"]
 
 # Languages written without spaces between words (by Whisper's codes): words cannot be counted.
 UNSPACED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue", "km"})
@@ -22,13 +24,14 @@ HIGHEST_COMPRESSION_RATIO = 2.4
 
 @dataclass(frozen=True)
 class UtteranceScore:
-    """An utterance's normalised texts and what differs between them."""
+    """An utterance's normalised texts and what differs; `alignment` is in the metric's units."""
 
     index: int
     reference: str
     hypothesis: str
     words: ErrorCounts
     characters: ErrorCounts
+    alignment: Alignment
     compression_ratio: float
 
     def counts(self, metric: Metric) -> ErrorCounts:
@@ -51,38 +54,23 @@ def score(
     """
     references = [normalizer(utterance.reference) for utterance in utterances]
     hypotheses = [normalizer(utterance.hypothesis) for utterance in utterances]
-    words = count_word_errors(references, hypotheses)
+    words = align_words(references, hypotheses)
+    spoken, heard = references, hypotheses
     if metric == "cer":
-        characters = count_character_errors(_joined(references), _joined(hypotheses))
-    else:
-        characters = count_character_errors(references, hypotheses)
+        spoken, heard = _joined(references), _joined(hypotheses)
+    characters = align_characters(spoken, heard)
     return tuple(
         UtteranceScore(
             index=utterance.index,
             reference=references[position],
             hypothesis=hypotheses[position],
-            words=words[position],
-            characters=characters[position],
+            words=count_errors(words[position]),
+            characters=count_errors(characters[position]),
+            alignment=(words if metric == "wer" else characters)[position],
             compression_ratio=compression_ratio(utterance.hypothesis),
         )
         for position, utterance in enumerate(utterances)
     )
-
-
-def count_word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> list[ErrorCounts]:
-    """Return the counts of each pair of texts, in words; an empty reference has insertions only."""
-    if not references:
-        return []
-    return _counts(jiwer.process_words(list(references), list(hypotheses)).alignments)
-
-
-def count_character_errors(
-    references: Sequence[str], hypotheses: Sequence[str]
-) -> list[ErrorCounts]:
-    """Return the counts of each pair of texts, in characters."""
-    if not references:
-        return []
-    return _counts(jiwer.process_characters(list(references), list(hypotheses)).alignments)
 
 
 def total(counts: Iterable[ErrorCounts]) -> ErrorCounts:
@@ -105,22 +93,3 @@ def compression_ratio(text: str) -> float:
 
 def _joined(texts: Sequence[str]) -> list[str]:
     return ["".join(text.split()) for text in texts]
-
-
-def _counts(alignments: Sequence[Sequence[jiwer.AlignmentChunk]]) -> list[ErrorCounts]:
-    counts = []
-    for alignment in alignments:
-        lengths = {"equal": 0, "substitute": 0, "delete": 0, "insert": 0}
-        for chunk in alignment:
-            in_reference = chunk.ref_end_idx - chunk.ref_start_idx
-            in_hypothesis = chunk.hyp_end_idx - chunk.hyp_start_idx
-            lengths[chunk.type] += in_hypothesis if chunk.type == "insert" else in_reference
-        counts.append(
-            ErrorCounts(
-                substitutions=lengths["substitute"],
-                deletions=lengths["delete"],
-                insertions=lengths["insert"],
-                hits=lengths["equal"],
-            )
-        )
-    return counts

@@ -3,41 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from app.contract.evaluation import EvaluatedDataset, NormalizerName
-from app.reports.averages import DatasetRate, average
-from app.reports.normalizers import Normalizer, find_normalizer
-from app.reports.scoring import (
-    HIGHEST_COMPRESSION_RATIO,
-    Metric,
-    UtteranceScore,
-    metric_for,
-    score,
-    sentence_error_rate,
-    total,
-)
-
-
-@dataclass(frozen=True)
-class ScoredDataset:
-    """A system's result on one dataset, scored."""
-
-    evaluated: EvaluatedDataset
-    normalizer: Normalizer
-    metric: Metric
-    scores: tuple[UtteranceScore, ...]
-
-    @property
-    def rate(self) -> DatasetRate:
-        """What the averages need."""
-        return DatasetRate(
-            name=self.evaluated.name,
-            group=self.evaluated.group,
-            metric=self.metric,
-            counts=total(score.counts(self.metric) for score in self.scores),
-        )
+from app.reports.averages import average
+from app.reports.comparison import compare
+from app.reports.confidence import describe
+from app.reports.scored import ScoredDataset, score_dataset
+from app.reports.scoring import HIGHEST_COMPRESSION_RATIO, sentence_error_rate, total
 
 
 def build_wer(
@@ -62,9 +35,7 @@ def build_wer(
     return {
         "merge_id": merge_id,
         "status": status,
-        "datasets": [
-            {**_describe(scored), "compared_with": _compare(scored, others)} for scored in merged
-        ],
+        "datasets": [{**_describe(scored), **_compared(scored, others)} for scored in merged],
         "averages": average(scored.rate for scored in merged),
         "systems": {
             name: {
@@ -76,14 +47,11 @@ def build_wer(
     }
 
 
-def score_dataset(
-    evaluated: EvaluatedDataset, normalizer: NormalizerName | None = None
-) -> ScoredDataset:
-    """Return the dataset's scores under its own normaliser, or the one given."""
-    chosen = find_normalizer(normalizer or evaluated.normalizer)
-    metric = metric_for(evaluated.result.language)
-    scores = score(evaluated.result.utterances, chosen, metric=metric)
-    return ScoredDataset(evaluated, chosen, metric, scores)
+def _compared(
+    scored: ScoredDataset, others: Mapping[str, Sequence[ScoredDataset]]
+) -> dict[str, Any]:
+    differences, reasons = compare(scored, others)
+    return {"compared_with": differences, "not_compared_with": reasons}
 
 
 def _describe(scored: ScoredDataset) -> dict[str, Any]:
@@ -111,6 +79,7 @@ def _describe(scored: ScoredDataset) -> dict[str, Any]:
         },
         "utterances": len(scored.scores),
         "sentence_error_rate": sentence_error_rate(scored.scores, scored.metric),
+        "ci95": describe(scored.replicates, scored.sampling.unit, scored.sampling.units),
         "audio_seconds": round(audio_seconds, 3),
         "decode_seconds": round(decode_seconds, 3),
         "rtfx": round(audio_seconds / decode_seconds, 2) if decode_seconds else None,
@@ -132,40 +101,4 @@ def _warnings(scored: ScoredDataset) -> dict[str, Any]:
             score.compression_ratio > HIGHEST_COMPRESSION_RATIO for score in scored.scores
         ),
         "skipped": [skipped.model_dump() for skipped in scored.evaluated.result.skipped],
-    }
-
-
-def _compare(
-    scored: ScoredDataset, others: Mapping[str, Sequence[ScoredDataset]]
-) -> dict[str, dict[str, Any]]:
-    compared = {}
-    for name, results in others.items():
-        alike = [other for other in results if _comparable(scored, other)]
-        if alike:
-            compared[name] = _difference(scored, alike[-1])
-    return compared
-
-
-def _comparable(one: ScoredDataset, other: ScoredDataset) -> bool:
-    """Say whether two results are of one text, scored and searched alike."""
-    first, second = one.evaluated, other.evaluated
-    return (
-        first.name == second.name
-        and first.result.manifest_sha256 == second.result.manifest_sha256
-        and one.normalizer.as_record() == other.normalizer.as_record()
-        and first.result.decoding.num_beams == second.result.decoding.num_beams
-    )
-
-
-def _difference(merged: ScoredDataset, other: ScoredDataset) -> dict[str, Any]:
-    # Over what both decoded: an utterance that one of them skipped would favour that one.
-    mine = {score.index: score.counts(merged.metric) for score in merged.scores}
-    theirs = {score.index: score.counts(merged.metric) for score in other.scores}
-    shared = mine.keys() & theirs.keys()
-    rate = total(mine[index] for index in shared).rate
-    other_rate = total(theirs[index] for index in shared).rate
-    return {
-        merged.metric: other_rate,
-        "delta": None if rate is None or other_rate is None else rate - other_rate,
-        "utterances": len(shared),
     }

@@ -38,10 +38,30 @@ _EXAMPLE: dict[str, Any] = {
             "hits": 831,
             "reference_words": 906,
             "utterances": 60,
-            "compared_with": {"base": {"wer": 0.1562, "delta": -0.0635, "utterances": 60}},
+            "ci95": {
+                "low": 0.0741,
+                "high": 0.1128,
+                "method": "bootstrap",
+                "replicates": 1000,
+                "unit": "speaker",
+                "units": 24,
+                "seed": 0,
+            },
+            "compared_with": {
+                "base": {
+                    "wer": 0.1562,
+                    "delta": -0.0635,
+                    "delta_ci95": {"low": -0.0862, "high": -0.0411},
+                    "utterances": 60,
+                    "segments": 71,
+                    "mapsswe_p": 0.0004,
+                    "probability_of_improvement": 0.999,
+                }
+            },
+            "not_compared_with": {"telephone": "it was not evaluated on this dataset"},
         }
     ],
-    "averages": {"in_domain": {"macro": 0.0927, "micro": 0.0927, "datasets": 1}},
+    "averages": {"in_domain": {"macro": 0.0927, "micro": 0.0927, "datasets": 1, "ci95": None}},
     "systems": {"base": {"datasets": ["..."], "averages": {"...": "..."}}},
 }
 

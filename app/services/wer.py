@@ -105,12 +105,10 @@ def _part(evaluated: EvaluatedDataset, first: int, last: int) -> EvaluatedDatase
 def _entries(
     evaluated: EvaluatedDataset, normalizer: NormalizerName | None
 ) -> list[dict[str, Any]]:
-    from app.reports.wer import score_dataset
-    from app.services.alignments import align
+    from app.reports.alignments import stretches
+    from app.reports.scored import score_dataset
 
     scored = score_dataset(evaluated, normalizer)
-    pairs = [(score.reference, score.hypothesis) for score in scored.scores]
-    alignments = align(pairs, unit="characters" if scored.metric == "cer" else "words")
     return [
         {
             "dataset": evaluated.name,
@@ -119,11 +117,11 @@ def _entries(
             "metric": scored.metric,
             scored.metric: score.counts(scored.metric).rate,
             **score.counts(scored.metric).model_dump(),
-            "alignment": alignment,
+            "alignment": stretches(
+                score.reference, score.hypothesis, score.alignment, scored.metric
+            ),
         }
-        for utterance, score, alignment in zip(
-            evaluated.result.utterances, scored.scores, alignments, strict=True
-        )
+        for utterance, score in zip(evaluated.result.utterances, scored.scores, strict=True)
     ]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,12 @@ def rate(name: str, group: str, errors: int, words: int, metric: str = "wer") ->
 
 def test_macro_counts_sets_and_micro_counts_words() -> None:
     averages = average([rate("a", "in_domain", 1, 10), rate("b", "in_domain", 45, 90)])
-    assert averages["in_domain"] == {"macro": pytest.approx(0.3), "micro": 0.46, "datasets": 2}
+    assert averages["in_domain"] == {
+        "macro": pytest.approx(0.3),
+        "micro": 0.46,
+        "datasets": 2,
+        "ci95": None,
+    }
 
 
 def test_full_is_in_domain_and_out_of_domain_and_all_is_everything() -> None:
@@ -34,7 +40,7 @@ def test_full_is_in_domain_and_out_of_domain_and_all_is_everything() -> None:
 
 def test_the_papers_groups_are_there_without_datasets() -> None:
     assert average([]) == {
-        group: {"macro": None, "micro": None, "datasets": 0}
+        group: {"macro": None, "micro": None, "datasets": 0, "ci95": None}
         for group in ("in_domain", "out_of_domain", "full", "all")
     }
 
@@ -45,19 +51,43 @@ def test_words_are_never_pooled_with_characters() -> None:
         "macro": pytest.approx(0.2),
         "micro": None,
         "datasets": 2,
+        "ci95": None,
         "micro_by_metric": {"wer": 0.1, "cer": 0.3},
     }
 
 
 def test_one_result_a_name_counts_the_last() -> None:
     averages = average([rate("a", "in_domain", 9, 10), rate("a", "in_domain", 1, 10)])
-    assert averages["in_domain"] == {"macro": 0.1, "micro": 0.1, "datasets": 1}
+    assert averages["in_domain"]["macro"] == averages["in_domain"]["micro"] == 0.1
+    assert averages["in_domain"]["datasets"] == 1
 
 
 def test_a_set_without_reference_words_has_no_rate_but_its_insertions_count() -> None:
     silent = DatasetRate("silence", "in_domain", "wer", ErrorCounts(insertions=5))
     averages = average([silent, rate("a", "in_domain", 1, 10)])
-    assert averages["in_domain"] == {"macro": 0.1, "micro": 0.6, "datasets": 1}
+    assert (averages["in_domain"]["macro"], averages["in_domain"]["micro"]) == (0.1, 0.6)
+    assert averages["in_domain"]["datasets"] == 1
+
+
+def test_the_interval_of_a_macro_average_is_of_the_mean_of_the_replicates() -> None:
+    counts = ErrorCounts(substitutions=1, hits=9)
+    rates = [
+        DatasetRate("a", "in_domain", "wer", counts, np.linspace(0.1, 0.3, 1000), "speaker"),
+        DatasetRate("b", "out_of_domain", "wer", counts, np.linspace(0.5, 0.3, 1000), "session"),
+    ]
+    averages = average(rates)
+    assert averages["in_domain"]["ci95"] == {
+        "low": pytest.approx(0.105),
+        "high": pytest.approx(0.295),
+        "method": "bootstrap",
+        "replicates": 1000,
+        "unit": "speaker",
+        "seed": 0,
+    }
+    full = averages["full"]["ci95"]
+    assert (full["low"], full["high"], full["unit"]) == (*[pytest.approx(0.3)] * 2, "mixed")
+    unknown = DatasetRate("c", "in_domain", "wer", counts)
+    assert average([*rates, unknown])["in_domain"]["ci95"] is None
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 50)), min_size=1, max_size=8))

@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.contract.evaluation import ErrorCounts
+from app.reports.alignments import align_characters, align_words, count_errors
 from app.reports.normalizers import find_normalizer
 from app.reports.scoring import (
     compression_ratio,
-    count_character_errors,
-    count_word_errors,
     metric_for,
     score,
     sentence_error_rate,
@@ -26,6 +25,14 @@ WORDS = {
     "chinese": list("今天天气很好我们去公园散步吧"),
 }
 PAIRS = st.lists(st.tuples(st.text("ab ", max_size=12), st.text("ab ", max_size=12)), min_size=1)
+
+
+def count_word_errors(references: list[str], hypotheses: list[str]) -> list[ErrorCounts]:
+    return [count_errors(alignment) for alignment in align_words(references, hypotheses)]
+
+
+def count_character_errors(references: list[str], hypotheses: list[str]) -> list[ErrorCounts]:
+    return [count_errors(alignment) for alignment in align_characters(references, hypotheses)]
 
 
 def naive(reference: list[str], hypothesis: list[str]) -> int:

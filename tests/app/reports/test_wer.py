@@ -19,12 +19,12 @@ def document(make_dataset) -> dict:
         "succeeded",
         [
             make_dataset("parliament", *PAIRS),
-            make_dataset("street", ("olá", "olá"), group="out_of_domain"),
+            make_dataset("street", ("olá", "olá"), group="out_of_domain", manifest="1" * 64),
         ],
         {
             "base": [
                 make_dataset("parliament", *((text, "") for text, _ in PAIRS)),
-                make_dataset("street", ("olá", "ola"), group="out_of_domain"),
+                make_dataset("street", ("olá", "ola"), group="out_of_domain", manifest="1" * 64),
             ],
             "telephone": [make_dataset("parliament", *((text, text) for text, _ in PAIRS))],
         },
@@ -59,12 +59,29 @@ def test_the_document_is_json_without_nan(document: dict) -> None:
 
 def test_systems_are_compared_set_by_set(document: dict) -> None:
     first, second = document["datasets"]
-    assert first["compared_with"]["base"] == {"wer": 1.0, "delta": -0.5, "utterances": 3}
+    base = first["compared_with"]["base"]
+    assert (base["wer"], base["delta"], base["utterances"], base["segments"]) == (1.0, -0.5, 3, 3)
+    assert base["mapsswe_p"] is not None
+    assert base["probability_of_improvement"] > 0.5
     assert first["compared_with"]["telephone"]["delta"] == 0.5
+    assert first["not_compared_with"] == {}
     assert set(second["compared_with"]) == {"base"}
+    assert second["not_compared_with"] == {"telephone": "it was not evaluated on this dataset"}
     assert "compared_with" not in document["systems"]["base"]["datasets"][0]
     assert document["systems"]["base"]["averages"]["full"]["macro"] == 1.0
-    assert document["averages"]["full"] == {"macro": 0.25, "micro": 3 / 7, "datasets": 2}
+    full = document["averages"]["full"]
+    assert (full["macro"], full["micro"], full["datasets"]) == (0.25, 3 / 7, 2)
+
+
+def test_a_rate_has_an_interval_where_there_is_something_to_draw(document: dict) -> None:
+    parliament, street = document["datasets"]
+    interval = parliament["ci95"]
+    assert interval["low"] <= parliament["wer"] <= interval["high"]
+    assert (interval["unit"], interval["units"], interval["replicates"]) == ("utterance", 3, 1000)
+    assert street["ci95"] is None  # one utterance
+    assert document["averages"]["in_domain"]["ci95"]["low"] == interval["low"]
+    assert document["averages"]["full"]["ci95"] is None
+    assert document["systems"]["base"]["datasets"][0]["ci95"]["low"] == 1.0
 
 
 def test_another_normaliser_scores_everything_again(make_dataset) -> None:
@@ -84,31 +101,20 @@ def test_what_one_system_skipped_favours_nobody(make_dataset) -> None:
         {"base": [make_dataset("set", *pairs)]},
     )
     (dataset,) = document["datasets"]
-    assert dataset["compared_with"]["base"] == {"wer": 0.0, "delta": 0.0, "utterances": 1}
+    base = dataset["compared_with"]["base"]
+    assert (base["wer"], base["delta"], base["utterances"]) == (0.0, 0.0, 1)
     assert dataset["status"] == "partial"
     assert dataset["warnings"]["skipped"] == [
         {"index": 1, "audio": "1.wav", "reason": "the file is empty"}
     ]
 
 
-@pytest.mark.parametrize(
-    "other", [{"num_beams": 1}, {"manifest": "1" * 64}, {"normalizer": "none"}]
-)
-def test_only_like_is_compared_with_like(make_dataset, other: dict) -> None:
-    systems = {"base": [make_dataset("set", *PAIRS, **other)]}
-    document = build_wer("mrg_1", "succeeded", [make_dataset("set", *PAIRS)], systems)
-    assert document["datasets"][0]["compared_with"] == {}
-
-
 def test_a_language_without_spaces_is_compared_by_character(make_dataset) -> None:
     merge = [make_dataset("set", ("今天天气", "今天天汽"), language="zh")]
     document = build_wer("mrg_1", "succeeded", merge, {"base": merge})
     assert (document["datasets"][0]["metric"], document["datasets"][0]["cer"]) == ("cer", 0.25)
-    assert document["datasets"][0]["compared_with"]["base"] == {
-        "cer": 0.25,
-        "delta": 0.0,
-        "utterances": 1,
-    }
+    base = document["datasets"][0]["compared_with"]["base"]
+    assert (base["cer"], base["delta"], base["segments"]) == (0.25, 0.0, 1)
     assert document["averages"]["in_domain"]["micro"] == 0.25
 
 
@@ -140,6 +146,11 @@ def test_csv_has_a_row_a_system_and_dataset_then_averages(document: dict) -> Non
     ]
     first = rows[0]
     assert (float(first["wer"]), first["language"], first["normalizer"]) == (0.5, "pt", "basic")
+    assert float(first["ci95_low"]) <= 0.5 <= float(first["ci95_high"])
+    assert (first["ci95_unit"], first["delta"]) == ("utterance", "")
+    base = next(row for row in rows if (row["system"], row["name"]) == ("base", "parliament"))
+    assert float(base["delta"]) == -0.5
+    assert float(base["probability_of_improvement"]) > 0.5
     full = next(row for row in rows if (row["system"], row["name"]) == ("merge", "full"))
     assert (float(full["macro"]), full["datasets"]) == (0.25, "2")
 

@@ -1,0 +1,126 @@
+"""Bootstrap: confidence intervals of error rates, and how often one system beats another.
+
+Bisani & Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation",
+ICASSP 2004. Utterances of one speaker, or of one session, are not independent: where the manifest
+names them, whole speakers (or sessions) are drawn.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.contract.evaluation import UtteranceResult
+
+REPLICATES = 1000
+SEED = 0
+_PERCENT = (2.5, 97.5)
+# Draws made at once: bounds the memory, whatever the size of the set.
+_DRAWS = 2_000_000
+
+Unit = Literal["speaker", "session", "utterance"]
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What is drawn from a dataset: its units, by number; `members[i]` is the unit of utterance i.
+
+    `name` is the dataset's: with the seed it decides the draws, so that every system's replicates
+    are of the same units, and those of two datasets are independent.
+    """
+
+    name: str
+    unit: Unit
+    members: Counts
+    units: int
+
+
+def sampling(name: str, utterances: Sequence[UtteranceResult]) -> Sampling:
+    """Return the units of a dataset: speakers, else sessions, else utterances.
+
+    Speakers or sessions count if every utterance has one and there are two of them at least: from
+    one speaker alone nothing is learnt of others, only of what else that one might say.
+    """
+    by_unit: tuple[tuple[Unit, list[str | None]], ...] = (
+        ("speaker", [utterance.speaker for utterance in utterances]),
+        ("session", [utterance.session for utterance in utterances]),
+    )
+    for unit, labels in by_unit:
+        if all(labels) and len(set(labels)) > 1:
+            numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+            members = np.array([numbers[label] for label in labels])
+            return Sampling(name, unit, members, len(numbers))
+    return Sampling(name, "utterance", np.arange(len(utterances)), len(utterances))
+
+
+def resample(sampling: Sampling, values: Counts) -> Counts:
+    """Return the sums of each column of `values` (utterances, columns) in each replicate.
+
+    A replicate draws as many units as there are, with replacement; (REPLICATES, columns).
+    """
+    totals = np.zeros((sampling.units, values.shape[1]), dtype=np.int64)
+    np.add.at(totals, sampling.members, values)
+    columns = [np.concatenate(parts) for parts in zip(*_sums(sampling, totals), strict=True)]
+    return np.stack(columns, axis=1)
+
+
+def rates(sampling: Sampling, errors: Counts, lengths: Counts) -> Floats | None:
+    """Return the error rate of each replicate; NaN where nothing was to be said.
+
+    None if there are fewer than two units, or no reference has any words.
+    """
+    if sampling.units < 2 or not lengths.any():
+        return None
+    sums = resample(sampling, np.stack([errors, lengths], axis=1))
+    return ratio(sums[:, 0], sums[:, 1])
+
+
+def ratio(errors: Counts, lengths: Counts) -> Floats:
+    """Return errors over lengths, NaN where a length is 0."""
+    found = np.full(errors.shape, np.nan)
+    np.divide(errors, lengths, out=found, where=lengths > 0)
+    return found
+
+
+def interval(replicates: Floats) -> dict[str, float]:
+    """Return the middle 95 % of replicates as `{"low", "high"}` (the percentile method)."""
+    low, high = np.nanpercentile(replicates, _PERCENT)
+    return {"low": float(low), "high": float(high)}
+
+
+def describe(
+    replicates: Floats | None, unit: str, units: int | None = None
+) -> dict[str, Any] | None:
+    """Return the interval with how it was made, as the answer of `/wer` shows it."""
+    if replicates is None:
+        return None
+    how: dict[str, Any] = {"method": "bootstrap", "replicates": REPLICATES, "unit": unit}
+    if units is not None:
+        how["units"] = units
+    return {**interval(replicates), **how, "seed": SEED}
+
+
+def probability_of_improvement(errors: Counts, other_errors: Counts) -> float:
+    """Return the fraction of replicates with fewer errors than the other system has there.
+
+    Bisani & Ney's poi; both are of the same draws. A tie is half an improvement, so that a system
+    against itself has 0.5, and the two of a pair add up to 1.
+    """
+    difference = errors - other_errors
+    return float(np.mean((difference < 0) + 0.5 * (difference == 0)))
+
+
+def _sums(sampling: Sampling, totals: Counts) -> Iterator[list[Counts]]:
+    generator = np.random.default_rng([SEED, zlib.crc32(sampling.name.encode())])
+    at_once = max(1, _DRAWS // sampling.units)
+    for start in range(0, REPLICATES, at_once):
+        shape = (min(at_once, REPLICATES - start), sampling.units)
+        drawn = generator.integers(0, sampling.units, size=shape)
+        yield [column[drawn].sum(axis=1) for column in totals.T]
