@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
@@ -224,6 +224,11 @@ class DecodingRecord(_Model):
     dtype: Dtype
     device_type: str = "cpu"
     versions: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was asked of the decoder: only results of equal settings are one another's like."""
+        return self.model_dump(exclude={"device_type", "versions"})
 
 
 class DatasetResult(_Model):

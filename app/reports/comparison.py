@@ -17,9 +17,6 @@ from app.reports.confidence import (
 from app.reports.scored import ScoredDataset
 from app.reports.significance import mapsswe
 
-# Where it ran and by which releases is shown, and no reason not to compare.
-_NO_SETTINGS = frozenset({"device_type", "versions"})
-
 
 def compare(
     scored: ScoredDataset, others: Mapping[str, Sequence[ScoredDataset]]
@@ -97,9 +94,7 @@ def _why_not(one: ScoredDataset, other: ScoredDataset) -> str | None:
     mine, its = one.evaluated.result, other.evaluated.result
     if mine.manifest_sha256 != its.manifest_sha256:
         return f"its manifest is another (sha256 {its.manifest_sha256})"
-    settings, others = (
-        result.decoding.model_dump(exclude=set(_NO_SETTINGS)) for result in (mine, its)
-    )
+    settings, others = mine.decoding.settings, its.decoding.settings
     changed = [name for name in settings if settings[name] != others[name]]
     if changed:
         found = ", ".join(f"{name} {others[name]} instead of {settings[name]}" for name in changed)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from app.contract.evaluation import EvaluatedDataset
+from app.contract.evaluation import DecodingRecord, EvaluatedDataset
 from app.services.backend import Backend
 from app.services.evaluations import find as find_evaluation
 from app.services.merges import find as find_merge
@@ -59,9 +58,8 @@ def unpack(row: Row) -> EvaluatedDataset:
 
 
 def _key(row: Row) -> tuple[object, ...]:
-    decoding: Mapping[str, Any] = row["result"]["result"]["decoding"]
-    settings = tuple(decoding.get(name) for name in ("num_beams", "language", "task", "dtype"))
-    return (row["system"], row["dataset"], *settings)
+    decoding = DecodingRecord.model_validate(row["result"]["result"]["decoding"])
+    return (row["system"], row["dataset"], *decoding.settings.items())
 
 
 def _order(systems: Iterable[str], merge: Row) -> list[str]:

@@ -188,6 +188,29 @@ def test_error_rates_of_all_systems(
     assert {row["system"] for row in rows} == {"merge", "base", "two"}
 
 
+def test_another_merge_is_compared_with(
+    client: TestClient, backend: Backend, finished: str, spec: dict[str, Any]
+):
+    unknown = spec | {"compare_with": ["merge://mrg_01ARZ3NDEKTSV4RRFFQ69G5FAV"]}
+    answer = client.post(f"/merges/{finished}/evaluations", json=unknown)
+    assert "there is no such merge" in refusal(answer, 422, "invalid_request")["detail"]
+    spec |= {"compare_with": [f"merge://{finished}"]}
+    stored = {"merge": result(PERFECT), finished: result(WORSE, num_beams=1)}
+    evaluate(client, backend, finished, spec, stored)
+    [dataset] = client.get(f"/merges/{finished}/wer").json()["datasets"]
+    assert (dataset["compared_with"], dataset["not_compared_with"]) == (
+        {},
+        {finished: "it was decoded with num_beams 1 instead of 5"},
+    )
+    evaluate(client, backend, finished, spec, {finished: result(WORSE)})
+    [dataset] = client.get(f"/merges/{finished}/wer").json()["datasets"]
+    difference = dataset["compared_with"][finished]
+    assert (difference["wer"], difference["delta"]) == pytest.approx((3 / 9, -3 / 9))
+    assert difference["segments"] == 3
+    assert difference["probability_of_improvement"] == 1.0
+    assert dataset["ci95"]["unit"] == "speaker"
+
+
 def test_the_newest_result_that_succeeded_counts(
     client: TestClient, backend: Backend, finished: str, spec: dict[str, Any]
 ):
