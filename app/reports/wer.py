@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from app.contract.evaluation import EvaluatedDataset, NormalizerName
@@ -11,6 +12,29 @@ from app.reports.comparison import compare
 from app.reports.confidence import describe
 from app.reports.scored import ScoredDataset, score_dataset
 from app.reports.scoring import HIGHEST_COMPRESSION_RATIO, sentence_error_rate, total
+
+
+@dataclass(frozen=True)
+class ScoredSystems:
+    """What a merge did on its datasets, and others by name in the order to show; oldest first."""
+
+    merge: tuple[ScoredDataset, ...]
+    others: Mapping[str, tuple[ScoredDataset, ...]]
+
+
+def score_systems(
+    datasets: Sequence[EvaluatedDataset],
+    systems: Mapping[str, Sequence[EvaluatedDataset]],
+    normalizer: NormalizerName | None = None,
+) -> ScoredSystems:
+    """Return the results scored, each by its own normaliser or all by the one given."""
+
+    def scored(results: Sequence[EvaluatedDataset]) -> tuple[ScoredDataset, ...]:
+        return tuple(score_dataset(evaluated, normalizer) for evaluated in results)
+
+    return ScoredSystems(
+        scored(datasets), {name: scored(results) for name, results in systems.items()}
+    )
 
 
 def build_wer(
@@ -27,22 +51,22 @@ def build_wer(
     experts and other merges by name, in the order to show. `normalizer` scores everything with
     another one than each dataset's own. Rates are fractions; None where a reference has no words.
     """
-    merged = [score_dataset(evaluated, normalizer) for evaluated in datasets]
-    others = {
-        name: [score_dataset(evaluated, normalizer) for evaluated in results]
-        for name, results in systems.items()
-    }
+    return document_of(merge_id, status, score_systems(datasets, systems, normalizer))
+
+
+def document_of(merge_id: str, status: str, scored: ScoredSystems) -> dict[str, Any]:
+    """Return the document of `build_wer` from what is scored already."""
     return {
         "merge_id": merge_id,
         "status": status,
-        "datasets": [{**_describe(scored), **_compared(scored, others)} for scored in merged],
-        "averages": average(scored.rate for scored in merged),
+        "datasets": [{**_describe(one), **_compared(one, scored.others)} for one in scored.merge],
+        "averages": average(one.rate for one in scored.merge),
         "systems": {
             name: {
-                "datasets": [_describe(scored) for scored in results],
-                "averages": average(scored.rate for scored in results),
+                "datasets": [_describe(one) for one in results],
+                "averages": average(one.rate for one in results),
             }
-            for name, results in others.items()
+            for name, results in scored.others.items()
         },
     }
 

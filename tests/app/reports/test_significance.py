@@ -170,7 +170,7 @@ def test_nists_program_agrees(seed: int, expected: tuple[int, float, float]) -> 
     assert result.p == pytest.approx(math.erfc(abs(expected[2]) / math.sqrt(2)), abs=1e-3)
 
 
-@pytest.mark.skipif(SC_STATS is None, reason="sctk is not installed")
+@pytest.mark.skipif(SC_STATS is None, reason="sctk (apt-get install sctk) is not installed")
 @pytest.mark.parametrize("seed", range(3, 6))
 def test_nists_program_agrees_where_it_is_installed(seed: int) -> None:
     texts = corpus(seed, 300)
