@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worker.merging.linalg.products import gram, symmetric_product
+from worker.merging.linalg.kernels import symmetric_product
+from worker.merging.linalg.products import gram
 
 COEFFICIENTS = (
     (4.0848, -6.8946, 2.9270),

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worker.merging.linalg.products import multiply, symmetric_product
+from worker.merging.linalg.kernels import symmetric_product
+from worker.merging.linalg.products import multiply
 from worker.merging.linalg.svd import Decomposition, decompose
 
 _RESOLUTION = torch.finfo(torch.float32).eps

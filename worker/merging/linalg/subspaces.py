@@ -17,7 +17,8 @@ from worker.merging.linalg.newton_schulz import (
     newton_schulz_multiplier,
 )
 from worker.merging.linalg.polar import polar_factor, polar_multiplier, procrustes_svd
-from worker.merging.linalg.products import multiply, multiply_in_place, symmetric_product
+from worker.merging.linalg.kernels import symmetric_product
+from worker.merging.linalg.products import multiply, multiply_in_place
 from worker.merging.linalg.svd import Decomposition
 
 Orthogonalization = Literal["polar", "newton_schulz", "svd"]

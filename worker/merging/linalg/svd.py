@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worker.merging.linalg.products import gram, multiply
+from worker.merging.linalg.products import multiply, upper_gram
 from worker.merging.linalg.tridiagonal import Eigenproblem
 
 _DIRECT = 128
@@ -25,13 +25,13 @@ class Decomposition:
 
     Attributes:
         matrix: the float32 matrix that was decomposed (not copied), tall or square: the transpose
-            of a wide one.
+            of a wide one. None where only its Gram matrix was there.
         transposed: whether it is the transpose.
         singular_values: all of them, float64, descending.
         short_vectors: makes the first r right singular vectors of `matrix`, float64 columns.
     """
 
-    matrix: Float[Tensor, "*batch long short"]
+    matrix: Float[Tensor, "*batch long short"] | None
     transposed: bool
     singular_values: Float[Tensor, "*batch short"]
     short_vectors: Callable[[int], Float[Tensor, "*batch short r"]]
@@ -43,11 +43,21 @@ class Decomposition:
         M·v / σ. A product in float32 errs by about u₃₂·rms(σ)/σᵣ in them; where that would show,
         it is made in float64.
         """
+        if self.matrix is None:
+            raise ValueError("A Gram matrix has no long side; multiply rows by its long_factor.")
         short = self.short_vectors(rank)
-        scaled = short / self.singular_values[..., None, :rank]
-        long = multiply(self.matrix, scaled if self._is_delicate(rank) else scaled.float())
+        long = multiply(self.matrix, self._long_factor(short))
         pair = long, short.to(torch.float32)
         return pair[::-1] if self.transposed else pair
+
+    def long_factor(self, rank: int) -> Float[Tensor, "*batch short r"]:
+        """Return F with `multiply(matrix, F)` the vectors of the longer side: V·diag(1/σ)."""
+        return self._long_factor(self.short_vectors(rank))
+
+    def _long_factor(self, short: Float[Tensor, "*batch short r"]) -> Tensor:
+        rank = short.shape[-1]
+        scaled = short / self.singular_values[..., None, :rank]
+        return scaled if self._is_delicate(rank) else scaled.float()
 
     def _is_delicate(self, rank: int) -> bool:
         rms = self.singular_values.square().mean(-1).sqrt()
@@ -67,8 +77,19 @@ def decompose(matrix: Float[Tensor, "*batch m n"]) -> Decomposition:
     if max(matrix.shape[-2:]) <= _DIRECT:
         _, values, vh = torch.linalg.svd(tall.to(torch.float64), full_matrices=False)
         return Decomposition(tall, transposed, values, lambda rank: vh[..., :rank, :].mT)
-    squares, vectors = _eigenvectors(gram(tall))
-    return Decomposition(tall, transposed, squares.clamp(min=0.0).sqrt(), vectors)
+    return _decomposition(upper_gram(tall), tall, transposed)
+
+
+def decompose_gram(squares: Float[Tensor, "n n"]) -> Decomposition:
+    """Return the decomposition of a tall matrix M of which MᵀM is there, float64, upper half."""
+    return _decomposition(squares, None, transposed=False)
+
+
+def _decomposition(
+    squares: Float[Tensor, "*batch n n"], tall: Tensor | None, transposed: bool
+) -> Decomposition:
+    values, vectors = _eigenvectors(squares)
+    return Decomposition(tall, transposed, values.clamp(min=0.0).sqrt(), vectors)
 
 
 def _eigenvectors(
@@ -78,5 +99,5 @@ def _eigenvectors(
     if squares.ndim == 2 and squares.device.type == "cpu":
         problem = Eigenproblem(squares)
         return problem.values, problem.vectors
-    values, vectors = torch.linalg.eigh(squares)
+    values, vectors = torch.linalg.eigh(squares, UPLO="U")
     return values.flip(-1), lambda rank: vectors.flip(-1)[..., :rank]

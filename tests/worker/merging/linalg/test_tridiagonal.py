@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.merging.linalg.products import gram, symmetric_product
+from worker.merging.linalg.kernels import symmetric_product
+from worker.merging.linalg.products import gram
 from worker.merging.linalg.tridiagonal import Eigenproblem
 
 
