@@ -125,8 +125,9 @@ def _step(
     elif base is not None and (treatment is Treatment.COPY or _uses_base(assignment)):
         sources.insert(0, base[target.name])
     parameters = assignment.parameters if treatment is Treatment.MERGE else None
-    blockwise = parameters is None or parameters.blockwise
-    passes = 1 if parameters is None else parameters.passes
+    shape = target.shape
+    blockwise = parameters is None or parameters.streams(shape)
+    passes = 1 if parameters is None else parameters.passes_over(shape)
     cost = cost_of(target, sources, blockwise=blockwise, passes=passes)
     return Step(target, treatment, assignment, passes, cost)
 

@@ -5,7 +5,7 @@ A method is `merge(inputs: MergeInputs, parameters: P) -> torch.Tensor` in
 "weights" the merged block, in the space "task_vectors" the merged task vector before λ. Reading,
 subtracting the base, `base + λ·merged`, dtypes, ties, tensors that are equal everywhere and those
 that a spectral method does not take are the engine's. A block is the tensor, or where the
-catalogue calls the method blockwise a flat piece of it (whole rows, if it asks for them).
+method streams tensors of its shape a flat piece of it (whole rows, if it asks for them).
 
 A method that must know something of the whole tensor before it can merge any block of it (the
 experts' Gram matrix, a threshold) has beside `merge` a function
@@ -84,6 +84,11 @@ class MergeInputs:
             self.shared[key] = make()
         found: T = self.shared[key]
         return found
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The block's: of a tensor that is merged whole, the tensor's."""
+        return tuple(self.tensors.shape[1:])
 
     def count(self, name: str, entries: int) -> None:
         """Add `entries` to the count of that name."""

@@ -45,7 +45,10 @@ class MethodParameters(BaseModel):
     min_experts: ClassVar[int] = 1
     max_experts: ClassVar[int | None] = None
     spectral: ClassVar[bool] = False
-    """Works on tensors with exactly two dimensions; others get the mean of the task vectors."""
+    """Works on tensors with exactly two dimensions; others get the mean of the task vectors.
+
+    They are merged whole, but for tall ones (the embedding), of which Gram matrices tell enough.
+    """
     blockwise: ClassVar[bool] = False
     """Works block by block; what it must know of the tensor first, surveys of the blocks tell."""
     counts_base: ClassVar[bool] = False
@@ -73,3 +76,11 @@ class MethodParameters(BaseModel):
     def whole_model(self) -> bool:
         """Whether the surveys go over all tensors that the method merges, not over each alone."""
         return False
+
+    def streams(self, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor of this shape is merged block by block, and not in memory whole."""
+        return self.blockwise
+
+    def passes_over(self, shape: tuple[int, ...]) -> int:
+        """How often a tensor of this shape is read."""
+        return self.passes

@@ -25,6 +25,11 @@ _NO_TASK_LEFT_BEHIND = Paper(
 )
 
 
+_TALL = 8
+_LARGE = 2**22
+"""Entries from which on a tall tensor is read several times rather than kept in memory."""
+
+
 class SpectralParameters(MethodParameters):
     """What all methods of the family have in common."""
 
@@ -43,6 +48,27 @@ class SpectralParameters(MethodParameters):
         "of the stored weights, times this factor, are left out. 0 leaves out only what float32 "
         "arithmetic cannot resolve.",
     )
+
+    @property
+    def row_blocks(self) -> bool:
+        """Whole rows, always."""
+        return True
+
+    @property
+    def needs_whole(self) -> bool:
+        """Whether a tall tensor's Gram matrices do not tell enough."""
+        return getattr(self, "orthogonalization", "polar") == "svd"
+
+    def streams(self, shape: tuple[int, ...]) -> bool:
+        """Whether the tensor is large, and so tall that its Gram matrices are small beside it."""
+        if len(shape) != 2 or self.needs_whole:
+            return False
+        rows, columns = shape
+        return rows >= _TALL * columns and rows * columns >= _LARGE
+
+    def passes_over(self, shape: tuple[int, ...]) -> int:
+        """Gram matrices of the task vectors, then of their bases, then the merge."""
+        return 3 if self.streams(shape) else 1
 
 
 class TsvM(SpectralParameters):
@@ -112,6 +138,10 @@ class IsoC(SpectralParameters):
         "Adds up the task vectors and gives the sum a flat spectrum: each singular value becomes "
         "the mean of all, so that directions of single experts are not drowned by shared ones."
     )
+
+    def passes_over(self, shape: tuple[int, ...]) -> int:
+        """The sum's Gram matrix, then the merge."""
+        return 2 if self.streams(shape) else 1
 
 
 class IsoCts(SpectralParameters):

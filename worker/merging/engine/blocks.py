@@ -284,12 +284,13 @@ class Blocks:
 def piece_of(step: Step) -> tuple[int, tuple[int, ...]]:
     """Return how many entries must stay together in a block, and a block's shape."""
     parameters, shape = step.assignment.parameters, step.target.shape
-    merged = step.treatment is Treatment.MERGE and parameters is not None
-    if not merged or parameters is None or (parameters.blockwise and not parameters.row_blocks):
+    if step.treatment is not Treatment.MERGE or parameters is None:
         return 1, (-1,)
-    if parameters.blockwise and len(shape) > 1:
+    if not parameters.streams(shape):
+        return max(1, step.target.numel), shape
+    if parameters.row_blocks and len(shape) > 1:
         return max(1, prod(shape[1:])), (-1, *shape[1:])
-    return max(1, step.target.numel), shape
+    return 1, (-1,)
 
 
 def _all_finite(values: torch.Tensor) -> bool:

@@ -61,6 +61,8 @@ class Group:
         ]
         self._asking: list[list[Inquiry]] = []
         self._surveys: dict[int, tuple[Survey, ...]] = {}
+        self._first: tuple[Survey, ...] = ()
+        self._joined = 0
         self._all_equal = True
 
     def start(self, done: Iterable[tuple[str, int, int]]) -> list[Task]:
@@ -77,16 +79,17 @@ class Group:
         """Note that a stretch is surveyed; return what can be done now that could not before."""
         self._all_equal &= equal
         self._surveys[task.number] = task.surveys
-        if len(self._surveys) < len(self.stretches):
+        # Joined as soon as those before them are: what they hold need not wait for the last.
+        while (later := self._surveys.pop(self._joined, None)) is not None:
+            for first, one in zip(self._first, later, strict=True):
+                if first is not one:
+                    first.join(one)
+            self._joined += 1
+        if self._joined < len(self.stretches):
             return []
         assert self._method is not None
         assert self._method.survey is not None
-        in_order = [self._surveys.pop(number) for number in range(len(self.stretches))]
-        for inquiries, (first, *others) in zip(
-            self._asking, zip(*in_order, strict=True), strict=True
-        ):
-            for later in others:
-                first.join(later)
+        for inquiries, first in zip(self._asking, self._first, strict=True):
             for inquiry in inquiries:
                 inquiry.finished = first
         return self._next(self._method.survey, [i for same in self._asking for i in same])
@@ -128,7 +131,8 @@ class Group:
                 made.append(answer)
         if not made:
             return self._merges()
-        each = [tuple(made)]
+        self._first, self._joined = tuple(made), 0
+        each = [self._first]
         each += [tuple(same[0].ask(survey) for same in self._asking) for _ in self.stretches[1:]]
         return [
             Task(self, stretch, number, surveys)

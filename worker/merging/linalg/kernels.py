@@ -21,8 +21,10 @@ _ONE = {"s": ctypes.byref(ctypes.c_float(1.0)), "d": ctypes.byref(ctypes.c_doubl
 
 def add_symmetric(matrix: Float[Tensor, "m n"], total: Float[Tensor, "n n"]) -> None:
     """Add MᵀM to the upper triangle of the contiguous `total`, of the same dtype, on the CPU."""
-    data, length, transposed = _as_stored(matrix)
     rows, n = matrix.shape
+    if matrix.numel() == 0:
+        return
+    data, length, transposed = _as_stored(matrix)
     letter = _LETTERS[matrix.dtype]
     # What is stored row by row is the transpose to BLAS, and the upper triangle the lower one.
     call(f"{letter}syrk", b"L", b"T" if transposed else b"N", n, rows, _ONE[letter],
@@ -36,7 +38,7 @@ def mirror(total: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
 
 
 def symmetric_product(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch n n"]:
-    """Return MᵀM in the matrix's dtype, symmetric to the bit on the CPU, at half a product's cost."""
+    """Return MᵀM in the matrix's dtype; on the CPU symmetric to the bit, at half a product's cost."""
     if matrix.ndim > 2 or matrix.is_cuda:
         return matrix.mT @ matrix
     total = matrix.new_zeros((matrix.shape[1], matrix.shape[1]))
@@ -64,7 +66,7 @@ def product(
 
 
 def _as_stored(matrix: Float[Tensor, "m n"]) -> tuple[Tensor, int, bool]:
-    """Return the matrix as BLAS can read it, the length of a line, and whether lines are columns."""
+    """Return the matrix as BLAS can read it, a line's length, and whether lines are columns."""
     rows, columns = matrix.shape
     down, across = matrix.stride()
     if (across == 1 or columns == 1) and (down >= columns or rows == 1):

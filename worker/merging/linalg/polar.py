@@ -8,33 +8,38 @@ from torch import Tensor
 
 from worker.merging.linalg.kernels import symmetric_product
 from worker.merging.linalg.products import multiply
-from worker.merging.linalg.svd import Decomposition, decompose
+from worker.merging.linalg.svd import Decomposition, decompose, decompose_gram
 
 _RESOLUTION = torch.finfo(torch.float32).eps
 _DELICATE = 8.0
 """Up to this rms(σ)·rms(1/σ), a product in float32 keeps the polar factor to 5e-7 of it."""
 
 
-def polar_multiplier(matrix: Float[Tensor, "*batch long short"]) -> Float[Tensor, "*batch k k"]:
+def polar_multiplier(squares: Float[Tensor, "k k"], rows: int) -> Float[Tensor, "k k"]:
     """Return S with `multiply(matrix, S)` the polar factor of a float32 matrix, tall or square.
 
-    Directions whose σ is under ε₃₂·√long·σ₁ are rounding and get 0 instead of a vector that noise
-    would choose: of a rank-deficient matrix this is the unique partial isometry with the same
-    kernel (two equal experts thus give what one of them gives). S is float64 where float32 would
-    show.
+    `squares` is its Gram matrix in float64, `rows` its longer side. Directions whose σ is under
+    ε₃₂·√rows·σ₁ are rounding and get 0 instead of a vector that noise would choose: of a
+    rank-deficient matrix this is the unique partial isometry with the same kernel (two equal
+    experts thus give what one of them gives). S is float64 where float32 would show.
     """
-    spectrum = decompose(matrix)
+    return _polar_multiplier(decompose_gram(squares), rows)
+
+
+def _polar_multiplier(spectrum: Decomposition, rows: int) -> Float[Tensor, "*batch k k"]:
     values = spectrum.singular_values
-    floor = _RESOLUTION * matrix.shape[-2] ** 0.5 * values[..., :1]
+    floor = _RESOLUTION * rows**0.5 * values[..., :1]
     return _inverse_root(spectrum, torch.where(values > floor, values.reciprocal(), 0.0))
 
 
-def partial_isometry(spectrum: Decomposition, rank: int) -> Float[Tensor, "*batch m n"]:
-    """Return U·Vᵀ of the first `rank` singular directions, float32, as the matrix was given."""
+def isometry_multiplier(spectrum: Decomposition, rank: int) -> Float[Tensor, "*batch k k"]:
+    """Return V·diag(1/σ)·Vᵀ of the first `rank` directions: by it, rows of M become rows of U·Vᵀ.
+
+    Of a wide matrix, for the rows of its transpose.
+    """
     inverse = torch.zeros_like(spectrum.singular_values)
     inverse[..., :rank] = spectrum.singular_values[..., :rank].reciprocal()
-    factor = multiply(spectrum.matrix, _inverse_root(spectrum, inverse))
-    return factor.mT if spectrum.transposed else factor
+    return _inverse_root(spectrum, inverse)
 
 
 def _inverse_root(
@@ -50,11 +55,17 @@ def _inverse_root(
     return multiplier if bool((error > _DELICATE * used).any()) else multiplier.float()
 
 
-def polar_factor(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch m n"]:
-    """Return U·Vᵀ of a float32 matrix M = U·diag(σ)·Vᵀ, in float32; of zeros, zeros."""
+def polar_factor(
+    matrix: Float[Tensor, "*batch m n"], squares: Float[Tensor, "k k"] | None = None
+) -> Float[Tensor, "*batch m n"]:
+    """Return U·Vᵀ of a float32 matrix M = U·diag(σ)·Vᵀ, in float32; of zeros, zeros.
+
+    `squares` is the Gram matrix of a tall or square one, if it is there.
+    """
     if matrix.shape[-2] < matrix.shape[-1]:
         return polar_factor(matrix.mT).mT
-    return multiply(matrix, polar_multiplier(matrix))
+    spectrum = decompose(matrix, squares)
+    return multiply(matrix, _polar_multiplier(spectrum, matrix.shape[-2]))
 
 
 def procrustes_svd(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch m n"]:

@@ -3,39 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import combinations
-from typing import Literal
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worker.merging.linalg.newton_schulz import (
-    is_tall,
-    newton_schulz,
-    newton_schulz_multiplier,
-)
-from worker.merging.linalg.polar import polar_factor, polar_multiplier, procrustes_svd
-from worker.merging.linalg.kernels import symmetric_product
-from worker.merging.linalg.products import multiply, multiply_in_place
+from worker.merging.linalg.kernels import product
+from worker.merging.linalg.orthogonal import Orthogonalization, orthogonalize, row_factor
+from worker.merging.linalg.products import gram, multiply, multiply_in_place
 from worker.merging.linalg.svd import Decomposition
-
-Orthogonalization = Literal["polar", "newton_schulz", "svd"]
+from worker.merging.linalg.task_spectra import TaskSpectrum
 
 
 class Bases:
-    """The dominant singular directions of several matrices side by side: Û and V̂, float32.
+    """The dominant singular directions of several matrices side by side, Û and V̂, float32.
 
     Attributes:
         ranks: how many directions each matrix has given.
+        factors: Fᵢ with Uᵢ = Mᵢ·Fᵢ, for matrices of which only the Gram matrix is there.
     """
 
-    def __init__(self, shape: tuple[int, int], most: int) -> None:
-        """Make room for up to `most` directions of matrices of this shape."""
-        self._u = torch.empty(shape[0], most, dtype=torch.float32)
+    def __init__(self, shape: tuple[int, int], most: int, *, whole: bool = True) -> None:
+        """Make room for up to `most` directions of matrices of this shape.
+
+        If they are not there whole, no Û is made.
+        """
+        self.shape = shape
+        self._u = torch.empty(shape[0] if whole else 0, most, dtype=torch.float32)
         self._v = torch.empty(shape[1], most, dtype=torch.float32)
         self.ranks: list[int] = []
+        self.factors: list[Tensor] = []
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], spectra: Sequence[TaskSpectrum], rank: int) -> Bases:
+        """Make room for this many directions of each of these matrices."""
+        whole = all(spectrum.decomposition.matrix is not None for spectrum in spectra)
+        return cls((shape[0], shape[1]), rank * len(spectra), whole=whole)
 
     @property
     def u(self) -> Float[Tensor, "m r"]:
@@ -47,6 +52,16 @@ class Bases:
         """V̂ = [V₁ … V_N]."""
         return self._v[:, : sum(self.ranks)]
 
+    @cached_property
+    def left(self) -> Float[Tensor, "r r"]:
+        """ÛᵀÛ in float64, once all are added."""
+        return gram(self.u)
+
+    @cached_property
+    def right(self) -> Float[Tensor, "r r"]:
+        """V̂ᵀV̂ in float64, once all are added."""
+        return gram(self.v)
+
     def add(self, decomposition: Decomposition, strengths: Float[Tensor, " r"]) -> Tensor:
         """Add the first r singular directions, and return their strengths; of strengths 0, none.
 
@@ -54,49 +69,30 @@ class Bases:
         """
         rank = len(strengths) if bool(strengths.any()) else 0
         first = sum(self.ranks)
-        self._u = self._u.to(decomposition.matrix.device)
-        self._v = self._v.to(decomposition.matrix.device)
+        self._u = self._u.to(strengths.device)
+        self._v = self._v.to(strengths.device)
         place = slice(first, first + rank)
-        self._u[:, place], self._v[:, place] = decomposition.bases(rank)
+        if decomposition.matrix is None:
+            factor, self._v[:, place] = decomposition.factors(rank)
+            self.factors.append(factor)
+        else:
+            self._u[:, place], self._v[:, place] = decomposition.bases(rank)
         self.ranks.append(rank)
         return strengths[:rank]
 
+    def rows(self, matrices: Float[Tensor, "experts rows n"]) -> Float[Tensor, "rows r"]:
+        """Return the rows of Û that belong to these rows of the matrices."""
+        parts = [multiply(m, f) for m, f in zip(matrices, self.factors, strict=True)]
+        return torch.cat(parts, dim=1)
 
-def kept_rank(task_vectors: Float[Tensor, "experts m n"], fraction: float | None) -> int:
+
+def kept_rank(shape: tuple[int, ...], experts: int, fraction: float | None) -> int:
     """Return k = max(1, ⌊min(m, n)·fraction⌋); the fraction is one over the experts if None.
 
     A fraction such as 0.29 of 100 is 29 although its product in binary is 28.999999999999996.
     """
-    experts, full = len(task_vectors), min(task_vectors.shape[-2:])
+    full = min(shape)
     return max(1, full // experts if fraction is None else math.floor(full * fraction + 1e-9))
-
-
-def interference(bases: Bases, strengths: Float[Tensor, " r"]) -> dict[str, float]:
-    """Return how much the subspaces overlap, as diagnostics.
-
-    `left_overlap` and `right_overlap` are ‖UᵢᵀUⱼ‖² / min(kᵢ, kⱼ), averaged over the pairs (0:
-    orthogonal, 1: one within the other; two random ones: about k/m). `singular_task_interference`
-    is ‖(ÛᵀÛ − I)·Σ̂·(V̂ᵀV̂ − I)‖₁ (Gargiulo et al. 2025).
-    """
-    left, right = symmetric_product(bases.u), symmetric_product(bases.v)
-    report = {
-        "left_overlap": _overlap(left, bases.ranks),
-        "right_overlap": _overlap(right, bases.ranks),
-    }
-    for products in (left, right):
-        products.diagonal().sub_(1.0)
-    total = (left @ (strengths.to(left.dtype)[:, None] * right)).abs().sum(dtype=torch.float64)
-    return report | {"singular_task_interference": float(total)}
-
-
-def _overlap(products: Float[Tensor, "r r"], ranks: Sequence[int]) -> float:
-    blocks = [row.split(list(ranks), dim=1) for row in products.split(list(ranks))]
-    pairs = [
-        float(blocks[i][j].square().sum()) / min(ranks[i], ranks[j])
-        for i, j in combinations(range(len(ranks)), 2)
-        if min(ranks[i], ranks[j]) > 0
-    ]
-    return sum(pairs) / len(pairs) if pairs else 0.0
 
 
 def orthogonal_sum(
@@ -107,33 +103,52 @@ def orthogonal_sum(
     if len(strengths) == 0:
         return u.new_zeros((u.shape[0], v.shape[0]))
     if v.shape[0] > u.shape[0]:
-        return _sum(v, strengths, u, orthogonalization).mT.contiguous()
-    return _sum(u, strengths, v, orthogonalization)
+        wide = _sum(v, bases.right, strengths, u, bases.left, orthogonalization)
+        return wide.mT.contiguous()
+    return _sum(u, bases.left, strengths, v, bases.right, orthogonalization)
+
+
+def rows_of_sum(
+    bases: Bases, strengths: Float[Tensor, " r"], orthogonalization: Orthogonalization
+) -> Callable[[Float[Tensor, "experts rows n"]], Float[Tensor, "rows n"]]:
+    """Return what makes rows of the orthogonal sum from these rows of the matrices.
+
+    `bases.left` must be known: it is summed over the rows of Û.
+    """
+    if len(strengths) == 0:
+        return lambda matrices: torch.zeros_like(matrices[0])
+    right = _right(strengths, bases.v, bases.right, orthogonalization)
+    factor = row_factor(bases.left, bases.shape[0], right, orthogonalization)
+    return lambda matrices: multiply(bases.rows(matrices), factor)
 
 
 def _sum(
     long: Float[Tensor, "m r"],
+    long_squares: Float[Tensor, "r r"],
     strengths: Float[Tensor, " r"],
     short: Float[Tensor, "n r"],
+    short_squares: Float[Tensor, "r r"],
     orthogonalization: Orthogonalization,
 ) -> Float[Tensor, "m n"]:
     """Multiply from the short side on: the long basis is read once, and becomes the result."""
-    right = strengths.to(torch.float32)[:, None] * orthogonalize(short, orthogonalization).mT
-    if not is_tall(long) or orthogonalization == "svd":
-        return orthogonalize(long, orthogonalization) @ right
-    multiplier = _MULTIPLIERS[orthogonalization](long)
-    factor = multiplier @ right.to(multiplier.dtype)
+    right = _right(strengths, short, short_squares, orthogonalization)
+    if long.shape[0] < _TALL * long.shape[1] or orthogonalization == "svd":
+        return product(orthogonalize(long, orthogonalization, long_squares), right)
+    factor = row_factor(long_squares, long.shape[0], right, orthogonalization)
     if factor.shape[0] == factor.shape[1] and long.is_contiguous():
         return multiply_in_place(long, factor)
     return multiply(long, factor)
 
 
-def orthogonalize(
-    matrix: Float[Tensor, "m n"], orthogonalization: Orthogonalization
-) -> Float[Tensor, "m n"]:
-    """Return the float32 matrix with its columns (or rows) made orthonormal in the given way."""
-    return _FACTORS[orthogonalization](matrix)
+def _right(
+    strengths: Float[Tensor, " r"],
+    short: Float[Tensor, "n r"],
+    squares: Float[Tensor, "r r"],
+    orthogonalization: Orthogonalization,
+) -> Float[Tensor, "r n"]:
+    """Return diag(σ̂)·orth(V̂)ᵀ."""
+    return strengths.float()[:, None] * orthogonalize(short, orthogonalization, squares).mT
 
 
-_FACTORS = {"polar": polar_factor, "newton_schulz": newton_schulz, "svd": procrustes_svd}
-_MULTIPLIERS = {"polar": polar_multiplier, "newton_schulz": newton_schulz_multiplier}
+_TALL = 1.5
+"""From this ratio of its sides on, a matrix is cheaper to orthogonalise by its Gram matrix."""

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worker.merging.linalg.products import multiply, upper_gram
-from worker.merging.linalg.tridiagonal import Eigenproblem
+from worker.merging.linalg.tridiagonal import Eigenproblem, eigenvalues
 
 _DIRECT = 128
 """Matrices with no side above this are decomposed directly: it costs nothing, and the Gram matrix
@@ -36,53 +36,81 @@ class Decomposition:
     singular_values: Float[Tensor, "*batch short"]
     short_vectors: Callable[[int], Float[Tensor, "*batch short r"]]
 
+    @property
+    def long_side(self) -> Float[Tensor, "*batch long short"]:
+        """The matrix, where it is there."""
+        if self.matrix is None:
+            raise ValueError("Only the matrix's Gram matrix is there, its rows are not.")
+        return self.matrix
+
+    def factors(
+        self, rank: int
+    ) -> tuple[Float[Tensor, "*batch short r"], Float[Tensor, "*batch short r"]]:
+        """Return F and V: `multiply(matrix, F)` and V are the first `rank` singular vectors.
+
+        F = V·diag(1/σ), for singular values that are not zero, V is float32. A product in float32
+        errs by about u₃₂·rms(σ)/σᵣ in a vector; where that would show, F is float64.
+        """
+        short = self.short_vectors(rank)
+        scaled = short / self.singular_values[..., None, :rank]
+        delicate = is_delicate(self.singular_values, self.singular_values[..., :rank])
+        return scaled if delicate else scaled.float(), short.float()
+
     def bases(self, rank: int) -> tuple[Float[Tensor, "*batch m r"], Float[Tensor, "*batch n r"]]:
         """Return U[:, :rank] and V[:, :rank] of the matrix as it was given, in float32.
 
-        The first `rank` singular values must not be zero: the vectors of the longer side are
-        M·v / σ. A product in float32 errs by about u₃₂·rms(σ)/σᵣ in them; where that would show,
-        it is made in float64.
+        The first `rank` singular values must not be zero.
         """
-        if self.matrix is None:
-            raise ValueError("A Gram matrix has no long side; multiply rows by its long_factor.")
-        short = self.short_vectors(rank)
-        long = multiply(self.matrix, self._long_factor(short))
-        pair = long, short.to(torch.float32)
+        factor, short = self.factors(rank)
+        pair = multiply(self.long_side, factor), short
         return pair[::-1] if self.transposed else pair
 
-    def long_factor(self, rank: int) -> Float[Tensor, "*batch short r"]:
-        """Return F with `multiply(matrix, F)` the vectors of the longer side: V·diag(1/σ)."""
-        return self._long_factor(self.short_vectors(rank))
 
-    def _long_factor(self, short: Float[Tensor, "*batch short r"]) -> Tensor:
-        rank = short.shape[-1]
-        scaled = short / self.singular_values[..., None, :rank]
-        return scaled if self._is_delicate(rank) else scaled.float()
-
-    def _is_delicate(self, rank: int) -> bool:
-        rms = self.singular_values.square().mean(-1).sqrt()
-        last = self.singular_values[..., rank - 1 : rank]
-        return bool((rms[..., None] > _DELICATE * last).any())
+def is_delicate(values: Float[Tensor, "*batch n"], kept: Float[Tensor, "*batch r"]) -> bool:
+    """Say whether float32 would show in M·v / σ: M's singular values, and those divided by."""
+    rms = values.square().mean(-1).sqrt()
+    return bool((rms[..., None] > _DELICATE * kept[..., -1:]).any())
 
 
-def decompose(matrix: Float[Tensor, "*batch m n"]) -> Decomposition:
+def decompose(
+    matrix: Float[Tensor, "*batch m n"], squares: Float[Tensor, "k k"] | None = None
+) -> Decomposition:
     """Return the decomposition of float32 matrices, exact to float64 rounding of the Gram matrix.
 
     A singular value σ carries an error of about 1e-16·σ₁²/σ, and the space of the first k vectors
     one of 1e-16·σ₁² / (σₖ² − σₖ₊₁²); a float32 SVD, 6e-8·σ₁ and 6e-8·σ₁ / (σₖ − σₖ₊₁). The Gram
-    matrix in float64 is the more exact for every σ over 1e-8·σ₁, and the cheaper one.
+    matrix in float64 is the more exact for every σ over 1e-8·σ₁, and the cheaper one. `squares`
+    is that of the shorter side, its upper half, if it is there.
     """
     transposed = matrix.shape[-2] < matrix.shape[-1]
     tall = matrix.mT if transposed else matrix
     if max(matrix.shape[-2:]) <= _DIRECT:
         _, values, vh = torch.linalg.svd(tall.to(torch.float64), full_matrices=False)
         return Decomposition(tall, transposed, values, lambda rank: vh[..., :rank, :].mT)
-    return _decomposition(upper_gram(tall), tall, transposed)
+    return _decomposition(upper_gram(tall) if squares is None else squares, tall, transposed)
 
 
 def decompose_gram(squares: Float[Tensor, "n n"]) -> Decomposition:
     """Return the decomposition of a tall matrix M of which MᵀM is there, float64, upper half."""
     return _decomposition(squares, None, transposed=False)
+
+
+def singular_values(matrix: Float[Tensor, "m n"]) -> Float[Tensor, " p"]:
+    """Return the singular values alone, float64, descending, as `decompose` would."""
+    tall = matrix.mT if matrix.shape[0] < matrix.shape[1] else matrix
+    if max(matrix.shape) <= _DIRECT:
+        values: Tensor = torch.linalg.svdvals(tall.to(torch.float64))
+        return values
+    return singular_values_of_gram(upper_gram(tall))
+
+
+def singular_values_of_gram(squares: Float[Tensor, "n n"]) -> Float[Tensor, " n"]:
+    """Return the singular values of a tall matrix M of which MᵀM is there, as `decompose_gram`."""
+    if squares.device.type == "cpu":
+        values = eigenvalues(squares)
+    else:
+        values = torch.linalg.eigvalsh(squares, UPLO="U").flip(-1)
+    return values.clamp(min=0.0).sqrt()
 
 
 def _decomposition(

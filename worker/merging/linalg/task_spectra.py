@@ -14,29 +14,28 @@ from worker.merging.linalg.svd import Decomposition, decompose
 
 
 @dataclass(frozen=True)
-class TaskSpectrum:
-    """One expert's task matrix, without its weight, λ or boost: what sweeps over those reuse.
+class Spectrum:
+    """The singular values of a task matrix, with those that are noise set apart.
 
     Attributes:
-        decomposition: of the whole task matrix.
-        singular_values: those above the noise floor, float64, descending.
+        everything: all of them, float64, descending.
+        singular_values: those above the noise floor.
         floor: τ.
     """
 
-    decomposition: Decomposition
+    everything: Float[Tensor, " p"]
     singular_values: Float[Tensor, " r"]
     floor: float
 
     @property
     def noise_directions(self) -> int:
         """How many singular directions are at or under the floor."""
-        return len(self.decomposition.singular_values) - len(self.singular_values)
+        return len(self.everything) - len(self.singular_values)
 
     def describe(self, rank: int) -> dict[str, Any]:
         """Return the diagnostics of an expert of whom `rank` directions are kept."""
-        everything = self.decomposition.singular_values
         return {
-            "norm": float(everything.norm()),
+            "norm": float(self.everything.norm()),
             "stable_rank": stable_rank(self.singular_values),
             "effective_rank": effective_rank(self.singular_values),
             "kept_rank": min(rank, len(self.singular_values)),
@@ -44,6 +43,17 @@ class TaskSpectrum:
             "noise_floor": self.floor,
             "noise_directions": self.noise_directions,
         }
+
+
+@dataclass(frozen=True)
+class TaskSpectrum(Spectrum):
+    """One expert's task matrix, without its weight, λ or boost: what sweeps over those reuse.
+
+    Attributes:
+        decomposition: of the whole task matrix.
+    """
+
+    decomposition: Decomposition
 
 
 @dataclass(frozen=True)
@@ -78,18 +88,29 @@ class Rounding:
         `largest` is the largest singular value of the data that the matrix was computed from,
         where it is not its own.
         """
-        decomposition = decompose(matrix)
-        values = decomposition.singular_values
+        return self.separate(decompose(matrix), (matrix.shape[0], matrix.shape[1]), largest)
+
+    def separate(
+        self, decomposition: Decomposition, shape: tuple[int, int], largest: float | None = None
+    ) -> TaskSpectrum:
+        """Set the noise of a decomposed matrix of this shape apart."""
+        found = self.values(decomposition.singular_values, shape, largest)
+        return TaskSpectrum(found.everything, found.singular_values, found.floor, decomposition)
+
+    def values(
+        self, values: Float[Tensor, " p"], shape: tuple[int, int], largest: float | None = None
+    ) -> Spectrum:
+        """Set the noise of a matrix of this shape and these singular values apart."""
         if largest is None:
             largest = float(values[0]) if len(values) else 0.0
         floor = noise_floor(
             largest,
-            (matrix.shape[0], matrix.shape[1]),
+            shape,
             unit_roundoff=self.unit_roundoff,
             base_rms=self.base_rms,
             factor=self.factor,
         )
-        return TaskSpectrum(decomposition, values[: int((values > floor).sum())], floor)
+        return Spectrum(values, values[: int((values > floor).sum())], floor)
 
 
 def task_spectra(

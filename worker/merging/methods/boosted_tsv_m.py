@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from app.contract.catalogue.subspace import BoostedTsvM
-from worker.merging.interface import MergeInputs
+from worker.merging.interface import About, MergeInputs
+from worker.merging.linalg.overlap import interference
 from worker.merging.linalg.spectra import boost, effective_rank, stable_rank
-from worker.merging.linalg.subspaces import Bases, interference, kept_rank, orthogonal_sum
+from worker.merging.linalg.subspaces import Bases, kept_rank, orthogonal_sum
 from worker.merging.linalg.task_spectra import TaskSpectrum, task_spectra
+from worker.merging.tall import BasisGram, Rows, TaskGrams
 
 
-def merge(inputs: MergeInputs, parameters: BoostedTsvM) -> torch.Tensor:
+def survey(about: About, parameters: BoostedTsvM, finished: TaskGrams | BasisGram | None) -> Any:
+    """Return what makes the rows of a tall tensor's merge; None of one that is merged whole."""
+    if not parameters.streams(about.shape):
+        return None
+    if finished is None:
+        return TaskGrams()
+    if isinstance(finished, BasisGram):
+        return finished.finish(about, parameters)
+    grams = finished
+    return BasisGram(*grams.once(parameters, lambda: _keep_rows(about, grams, parameters)))
+
+
+def merge(inputs: MergeInputs, parameters: BoostedTsvM, rows: Rows | None) -> torch.Tensor:
     """Return the sum of each expert's first k directions, boosted, made orthogonal; 2-D only."""
+    if rows is not None:
+        return rows(inputs.tensors)
     factor = parameters.noise_floor
     spectra = inputs.once(
         ("task_spectra", factor),
@@ -29,18 +46,35 @@ def combine(
     inputs: MergeInputs, spectra: Sequence[TaskSpectrum], parameters: BoostedTsvM
 ) -> torch.Tensor:
     """Return the merged task matrix of experts already decomposed."""
-    rank = kept_rank(inputs.tensors, parameters.rank_fraction)
+    bases, strengths = keep(inputs, spectra, parameters)
+    inputs.diagnostics.update(interference(bases, strengths))
+    return orthogonal_sum(bases, strengths, parameters.orthogonalization)
+
+
+def _keep_rows(
+    about: About, grams: TaskGrams, parameters: BoostedTsvM
+) -> tuple[Bases, torch.Tensor]:
+    factor = parameters.noise_floor
+    spectra = grams.once(("task_spectra", factor), lambda: grams.spectra(about.shape, factor))
+    return keep(about, spectra, parameters)
+
+
+def keep(
+    tensor: About | MergeInputs, spectra: Sequence[TaskSpectrum], parameters: BoostedTsvM
+) -> tuple[Bases, torch.Tensor]:
+    """Return the experts' bases and boosted strengths, and describe them."""
+    rank = kept_rank(tensor.shape, len(spectra), parameters.rank_fraction)
     boosted = [boost(s.singular_values, parameters.beta, parameters.energy) for s in spectra]
-    bases = Bases((inputs.tensors.shape[1], inputs.tensors.shape[2]), rank * len(spectra))
+    bases = Bases.of(tensor.shape, spectra, rank)
     strengths = torch.cat(
         [
             bases.add(spectrum.decomposition, weight * values[:rank])
-            for spectrum, (values, _), weight in zip(spectra, boosted, inputs.weights, strict=True)
+            for spectrum, (values, _), weight in zip(spectra, boosted, tensor.weights, strict=True)
         ]
     )
-    before = _strengths([s.singular_values[:rank] for s in spectra], inputs.weights)
+    before = _strengths([s.singular_values[:rank] for s in spectra], tensor.weights)
     after = strengths.abs()
-    inputs.diagnostics.update(
+    tensor.diagnostics.update(
         experts=[
             spectrum.describe(rank) | {"singular_value_at_beta": threshold}
             for spectrum, (_, threshold) in zip(spectra, boosted, strict=True)
@@ -49,9 +83,8 @@ def combine(
         stable_rank_after=stable_rank(after),
         effective_rank_before=effective_rank(before),
         effective_rank_after=effective_rank(after),
-        **interference(bases, strengths),
     )
-    return orthogonal_sum(bases, strengths, parameters.orthogonalization)
+    return bases, strengths
 
 
 def _strengths(spectra: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:

@@ -3,33 +3,90 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 
 import torch
 
 from app.contract.catalogue.subspace import IsoC
-from worker.merging.interface import MergeInputs
-from worker.merging.linalg.polar import partial_isometry
+from worker.merging.interface import About, MergeInputs
+from worker.merging.linalg.polar import isometry_multiplier
+from worker.merging.linalg.products import multiply
 from worker.merging.linalg.sums import weighted_sum
-from worker.merging.linalg.task_spectra import Rounding
+from worker.merging.linalg.svd import decompose_gram
+from worker.merging.linalg.task_spectra import Rounding, TaskSpectrum
+from worker.merging.tall import Sums
 
 
-def merge(inputs: MergeInputs, parameters: IsoC) -> torch.Tensor:
+class SumGram(Sums):
+    """MᵀM of M = Σ wᵢdᵢ, and the experts' inner products."""
+
+    @property
+    def question(self) -> Hashable:
+        """The same for all parameters."""
+        return "the Gram matrix of the sum"
+
+    def gather(self, inputs: MergeInputs) -> None:
+        """Add the block's."""
+        self.add_gram("sum", weighted_sum(inputs.tensors, inputs.weights, normalize=False))
+        products = _inner_products(inputs.tensors)
+        self.sums["experts"] = self.sums.get("experts", 0.0) + products
+
+
+def survey(about: About, parameters: IsoC, finished: SumGram | None) -> torch.Tensor | None:
+    """Return what a tall tensor's rows are multiplied by; None of one that is merged whole."""
+    if not parameters.streams(about.shape):
+        return None
+    if finished is None:
+        return SumGram()
+    rounding, (m, n) = (
+        _rounding_of_sum(finished.rounding(parameters.noise_floor), about),
+        about.shape,
+    )
+    spectrum = rounding.separate(decompose_gram(finished.sums["sum"]), (m, n))
+    return _flattened(spectrum, finished.sums["experts"], about)
+
+
+def merge(inputs: MergeInputs, parameters: IsoC, factor: torch.Tensor | None) -> torch.Tensor:
     """Return the sum with every singular value above its noise floor made their mean; 2-D only.
 
     The mean is taken over all min(m, n) places, of which those of noise count as 0.
     """
-    rounding = Rounding.of(
+    total = weighted_sum(inputs.tensors, inputs.weights, normalize=False)
+    if factor is not None:
+        return multiply(total, factor)
+    stored = Rounding.of(
         inputs.base, unit_roundoff=inputs.unit_roundoff, factor=parameters.noise_floor
     )
-    total = weighted_sum(inputs.tensors, inputs.weights, normalize=False)
-    spectrum = rounding.times(math.hypot(*inputs.weights)).spectrum(total)
-    rank, full = len(spectrum.singular_values), min(total.shape)
+    spectrum = _rounding_of_sum(stored, inputs).spectrum(total)
+    factor = _flattened(spectrum, _inner_products(inputs.tensors), inputs)
+    result = multiply(spectrum.decomposition.long_side, factor)
+    return result.mT.contiguous() if spectrum.decomposition.transposed else result
+
+
+def _rounding_of_sum(stored: Rounding, tensor: About | MergeInputs) -> Rounding:
+    return stored.times(math.hypot(*tensor.weights))
+
+
+def _flattened(
+    spectrum: TaskSpectrum, products: torch.Tensor, tensor: About | MergeInputs
+) -> torch.Tensor:
+    """Return what makes rows of mean(σ)·U·Vᵀ from rows of the sum (or of its transpose)."""
+    rank, full = len(spectrum.singular_values), min(tensor.shape)
     mean = float(spectrum.singular_values.sum()) / full
-    inputs.diagnostics.update(
-        experts=[{"norm": float(torch.linalg.vector_norm(d))} for d in inputs.tensors],
+    norms = products.diagonal().sqrt()
+    cosines = products / (norms[:, None] * norms).clamp(min=torch.finfo(norms.dtype).tiny)
+    tensor.diagnostics.update(
+        experts=[{"norm": norm} for norm in norms.tolist()],
+        cosines=cosines.round(decimals=6).tolist(),
         sum=spectrum.describe(full),
         mean_singular_value=mean,
         stable_rank_after=float(rank),
         effective_rank_after=float(rank),
     )
-    return partial_isometry(spectrum.decomposition, rank).mul_(mean).contiguous()
+    return isometry_multiplier(spectrum.decomposition, rank).mul_(mean)
+
+
+def _inner_products(tensors: torch.Tensor) -> torch.Tensor:
+    """Return ⟨dᵢ, dⱼ⟩ of a block, float64, exact enough to look at."""
+    flat = tensors.flatten(1)
+    return (flat @ flat.mT).double()

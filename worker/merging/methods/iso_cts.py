@@ -3,52 +3,44 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
 from app.contract.catalogue.subspace import IsoCts
-from worker.merging.interface import MergeInputs
-from worker.merging.linalg.subspaces import Bases, interference, orthogonal_sum
+from worker.merging.interface import About, MergeInputs
+from worker.merging.linalg.outside import OutsideBases
+from worker.merging.linalg.overlap import interference
+from worker.merging.linalg.subspaces import Bases, orthogonal_sum
 from worker.merging.linalg.sums import weighted_sum
-from worker.merging.linalg.task_spectra import Rounding, TaskSpectrum
+from worker.merging.linalg.svd import decompose_gram, singular_values, singular_values_of_gram
+from worker.merging.linalg.task_spectra import Rounding, Spectrum
+from worker.merging.tall import BasisGram, CommonGrams, Rows
 
 
-def merge(inputs: MergeInputs, parameters: IsoCts) -> torch.Tensor:
+def survey(about: About, parameters: IsoCts, finished: CommonGrams | BasisGram | None) -> Any:
+    """Return what makes the rows of a tall tensor's merge; None of one that is merged whole."""
+    if not parameters.streams(about.shape):
+        return None
+    if finished is None:
+        return CommonGrams()
+    if isinstance(finished, BasisGram):
+        return finished.finish(about, parameters)
+    grams = finished
+    return BasisGram(*grams.once(parameters, lambda: _keep_rows(about, grams, parameters)))
+
+
+def merge(inputs: MergeInputs, parameters: IsoCts, rows: Rows | None) -> torch.Tensor:
     """Return mean(σ)·orth(Û)·orth(V̂)ᵀ: the common block and the experts' own; 2-D only.
 
     The common block holds the top c directions of Σ wᵢdᵢ, an expert's block the top k of what the
     left projection dᵢ − U_c·U_cᵀ·dᵢ leaves of it. The mean is taken over all c + N·k places, of
     which those whose direction is noise count as 0.
     """
-    rounding = Rounding.of(
-        inputs.base, unit_roundoff=inputs.unit_roundoff, factor=parameters.noise_floor
-    )
-    m, n = inputs.tensors.shape[-2:]
-    shared, own = places(min(m, n), len(inputs.tensors), parameters.common_space_fraction)
-    bases = Bases((m, n), shared + own * len(inputs.tensors))
-    strengths = [_add_common(bases, inputs, rounding, shared)]
-    common = bases.u
-    experts = []
-    for matrix, weight in zip(inputs.tensors, inputs.weights, strict=True):
-        spectrum = rounding.spectrum(matrix)
-        left = _residual(matrix, spectrum, common, rounding)
-        strengths.append(bases.add(left.decomposition, weight * left.singular_values[:own]))
-        experts.append(
-            spectrum.describe(own)
-            | {
-                "kept_rank": len(strengths[-1]),
-                "energy_in_common_space": _explained(spectrum, left),
-            }
-        )
-    every = torch.cat(strengths)
-    mean = float(every.abs().sum()) / max(1, shared + own * len(experts))
-    flat = mean * every.sign()
-    inputs.diagnostics.update(
-        experts=experts,
-        common_rank=len(strengths[0]),
-        mean_singular_value=mean,
-        **interference(bases, flat),
-    )
+    if rows is not None:
+        return rows(inputs.tensors)
+    bases, flat = _keep(inputs, parameters)
+    inputs.diagnostics.update(interference(bases, flat))
     return orthogonal_sum(bases, flat, parameters.orthogonalization)
 
 
@@ -60,25 +52,71 @@ def places(full: int, experts: int, fraction: float) -> tuple[int, int]:
     return max(0, full - own * experts), own
 
 
-def _add_common(bases: Bases, inputs: MergeInputs, rounding: Rounding, rank: int) -> torch.Tensor:
-    """Add the top directions of the sum; what they were taken from is not kept."""
+def _keep(inputs: MergeInputs, parameters: IsoCts) -> tuple[Bases, torch.Tensor]:
+    """Return the bases of a tensor in memory and their flat strengths, and describe them."""
+    rounding = Rounding.of(
+        inputs.base, unit_roundoff=inputs.unit_roundoff, factor=parameters.noise_floor
+    )
+    m, n = inputs.shape
+    shared, own = places(min(m, n), len(inputs.tensors), parameters.common_space_fraction)
+    bases = Bases((m, n), shared + own * len(inputs.tensors))
     total = weighted_sum(inputs.tensors, inputs.weights, normalize=False)
     spectrum = rounding.times(math.hypot(*inputs.weights)).spectrum(total)
-    return bases.add(spectrum.decomposition, spectrum.singular_values[:rank])
+    strengths = [bases.add(spectrum.decomposition, spectrum.singular_values[:shared])]
+    common = bases.u
+    del total, spectrum
+    described = []
+    for matrix, weight in zip(inputs.tensors, inputs.weights, strict=True):
+        expert = rounding.values(singular_values(matrix), (m, n))
+        # U·(Uᵀ·d), never (U·Uᵀ)·d: of an embedding, U·Uᵀ has billions of entries.
+        rest = torch.addmm(matrix, common, common.mT @ matrix, alpha=-1.0)
+        left = rounding.spectrum(rest, largest=_largest(expert))
+        strengths.append(bases.add(left.decomposition, weight * left.singular_values[:own]))
+        described.append(_describe(expert, left, own, len(strengths[-1])))
+    return bases, _flat(inputs, strengths, shared + own * len(described), described)
 
 
-def _residual(
-    matrix: torch.Tensor, spectrum: TaskSpectrum, u: torch.Tensor, rounding: Rounding
-) -> TaskSpectrum:
-    """Return the spectrum of the matrix without the columns' part in the space of U."""
-    values = spectrum.decomposition.singular_values
-    # U·(Uᵀ·d), never (U·Uᵀ)·d: of an embedding, U·Uᵀ has billions of entries.
-    rest = torch.addmm(matrix, u, u.mT @ matrix, alpha=-1.0)
-    return rounding.spectrum(rest, largest=float(values[0]) if len(values) else 0.0)
+def _keep_rows(about: About, grams: CommonGrams, parameters: IsoCts) -> tuple[Bases, torch.Tensor]:
+    """Return the bases of a tall tensor, as `_keep` does."""
+    rounding, (m, n) = grams.rounding(parameters.noise_floor), about.shape
+    shared, own = places(min(m, n), about.experts, parameters.common_space_fraction)
+    bases = OutsideBases((m, n), shared + own * about.experts, about.weights)
+    spectrum = rounding.times(math.hypot(*about.weights)).separate(
+        decompose_gram(grams.sums["sum"]), (m, n)
+    )
+    strengths = [bases.add(spectrum.decomposition, spectrum.singular_values[:shared])]
+    described = []
+    for number, weight in enumerate(about.weights):
+        squares = grams.squares(number)
+        expert = rounding.values(singular_values_of_gram(squares), (m, n))
+        outside, inside = bases.residual(squares, grams.with_sum(number))
+        left = rounding.separate(outside, (m, n), largest=_largest(expert))
+        kept = weight * left.singular_values[:own]
+        strengths.append(bases.add_own(outside, inside, expert.everything, kept))
+        described.append(_describe(expert, left, own, len(strengths[-1])))
+    return bases, _flat(about, strengths, shared + own * about.experts, described)
 
 
-def _explained(spectrum: TaskSpectrum, left: TaskSpectrum) -> float:
-    """Return which share of the task vector's energy lies in the common space; 1 of nothing."""
-    before = float(spectrum.decomposition.singular_values.square().sum())
-    after = float(left.decomposition.singular_values.square().sum())
-    return min(max(1 - after / before, 0.0), 1.0) if before > 0 else 1.0
+def _largest(spectrum: Spectrum) -> float:
+    return float(spectrum.everything[0]) if len(spectrum.everything) else 0.0
+
+
+def _describe(expert: Spectrum, left: Spectrum, own: int, kept: int) -> dict[str, Any]:
+    before, after = (float(s.everything.square().sum()) for s in (expert, left))
+    explained = min(max(1 - after / before, 0.0), 1.0) if before > 0 else 1.0
+    return expert.describe(own) | {"kept_rank": kept, "energy_in_common_space": explained}
+
+
+def _flat(
+    tensor: About | MergeInputs,
+    strengths: list[torch.Tensor],
+    count: int,
+    described: list[dict[str, Any]],
+) -> torch.Tensor:
+    """Return the mean strength of all places for those that are taken, with their signs."""
+    every = torch.cat(strengths)
+    mean = float(every.abs().sum()) / max(1, count)
+    tensor.diagnostics.update(
+        experts=described, common_rank=len(strengths[0]), mean_singular_value=mean
+    )
+    return mean * every.sign()

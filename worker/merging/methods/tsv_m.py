@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from app.contract.catalogue.subspace import TsvM
-from worker.merging.interface import MergeInputs
+from worker.merging.interface import About, MergeInputs
+from worker.merging.linalg.overlap import interference
 from worker.merging.linalg.spectra import effective_rank, stable_rank
-from worker.merging.linalg.subspaces import Bases, interference, kept_rank, orthogonal_sum
+from worker.merging.linalg.subspaces import Bases, kept_rank, orthogonal_sum
 from worker.merging.linalg.task_spectra import TaskSpectrum, task_spectra
+from worker.merging.tall import BasisGram, Rows, TaskGrams
 
 
-def merge(inputs: MergeInputs, parameters: TsvM) -> torch.Tensor:
+def survey(about: About, parameters: TsvM, finished: TaskGrams | BasisGram | None) -> Any:
+    """Return what makes the rows of a tall tensor's merge; None of one that is merged whole."""
+    if not parameters.streams(about.shape):
+        return None
+    if finished is None:
+        return TaskGrams()
+    if isinstance(finished, BasisGram):
+        return finished.finish(about, parameters)
+    grams = finished
+    return BasisGram(*grams.once(parameters, lambda: _keep_rows(about, grams, parameters)))
+
+
+def merge(inputs: MergeInputs, parameters: TsvM, rows: Rows | None) -> torch.Tensor:
     """Return the sum of each expert's first k singular directions, made orthogonal; 2-D only."""
+    if rows is not None:
+        return rows(inputs.tensors)
     factor = parameters.noise_floor
     spectra = inputs.once(
         ("task_spectra", factor),
@@ -27,18 +44,34 @@ def merge(inputs: MergeInputs, parameters: TsvM) -> torch.Tensor:
 
 def combine(inputs: MergeInputs, spectra: Sequence[TaskSpectrum], parameters: TsvM) -> torch.Tensor:
     """Return the merged task matrix of experts already decomposed."""
-    rank = kept_rank(inputs.tensors, parameters.rank_fraction)
-    bases = Bases((inputs.tensors.shape[1], inputs.tensors.shape[2]), rank * len(spectra))
+    bases, strengths = keep(inputs, spectra, parameters)
+    inputs.diagnostics.update(interference(bases, strengths))
+    return orthogonal_sum(bases, strengths, parameters.orthogonalization)
+
+
+def _keep_rows(
+    about: About, grams: TaskGrams, parameters: TsvM
+) -> tuple[Bases, torch.Tensor]:
+    factor = parameters.noise_floor
+    spectra = grams.once(("task_spectra", factor), lambda: grams.spectra(about.shape, factor))
+    return keep(about, spectra, parameters)
+
+
+def keep(
+    tensor: About | MergeInputs, spectra: Sequence[TaskSpectrum], parameters: TsvM
+) -> tuple[Bases, torch.Tensor]:
+    """Return the experts' bases of the merged rank and their strengths, and describe them."""
+    rank = kept_rank(tensor.shape, len(spectra), parameters.rank_fraction)
+    bases = Bases.of(tensor.shape, spectra, rank)
     strengths = torch.cat(
         [
             bases.add(spectrum.decomposition, weight * spectrum.singular_values[:rank])
-            for spectrum, weight in zip(spectra, inputs.weights, strict=True)
+            for spectrum, weight in zip(spectra, tensor.weights, strict=True)
         ]
     )
-    inputs.diagnostics.update(
+    tensor.diagnostics.update(
         experts=[spectrum.describe(rank) for spectrum in spectra],
         stable_rank=stable_rank(strengths.abs()),
         effective_rank=effective_rank(strengths.abs()),
-        **interference(bases, strengths),
     )
-    return orthogonal_sum(bases, strengths, parameters.orthogonalization)
+    return bases, strengths
