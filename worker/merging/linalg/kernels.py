@@ -38,7 +38,7 @@ def mirror(total: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
 
 
 def symmetric_product(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch n n"]:
-    """Return MᵀM in the matrix's dtype; on the CPU symmetric to the bit, at half a product's cost."""
+    """Return MᵀM in the matrix's dtype; on the CPU symmetric to the bit, at half the cost."""
     if matrix.ndim > 2 or matrix.is_cuda:
         return matrix.mT @ matrix
     total = matrix.new_zeros((matrix.shape[1], matrix.shape[1]))

@@ -82,13 +82,20 @@ class Rounding:
         """Return that of a sum of task matrices: of weights w, ‖w‖ times that of one."""
         return Rounding(self.unit_roundoff, self.base_rms, self.factor * size)
 
-    def spectrum(self, matrix: Float[Tensor, "m n"], largest: float | None = None) -> TaskSpectrum:
+    def spectrum(
+        self,
+        matrix: Float[Tensor, "m n"],
+        largest: float | None = None,
+        *,
+        complete: bool = False,
+    ) -> TaskSpectrum:
         """Decompose a task matrix, and set its noise apart.
 
         `largest` is the largest singular value of the data that the matrix was computed from,
-        where it is not its own.
+        where it is not its own; `complete` says that all vectors will be wanted.
         """
-        return self.separate(decompose(matrix), (matrix.shape[0], matrix.shape[1]), largest)
+        decomposition = decompose(matrix, complete=complete)
+        return self.separate(decomposition, (matrix.shape[0], matrix.shape[1]), largest)
 
     def separate(
         self, decomposition: Decomposition, shape: tuple[int, int], largest: float | None = None

@@ -42,7 +42,7 @@ def survey(about: About, parameters: IsoC, finished: SumGram | None) -> torch.Te
         _rounding_of_sum(finished.rounding(parameters.noise_floor), about),
         about.shape,
     )
-    spectrum = rounding.separate(decompose_gram(finished.sums["sum"]), (m, n))
+    spectrum = rounding.separate(decompose_gram(finished.sums["sum"], complete=True), (m, n))
     return _flattened(spectrum, finished.sums["experts"], about)
 
 
@@ -57,7 +57,7 @@ def merge(inputs: MergeInputs, parameters: IsoC, factor: torch.Tensor | None) ->
     stored = Rounding.of(
         inputs.base, unit_roundoff=inputs.unit_roundoff, factor=parameters.noise_floor
     )
-    spectrum = _rounding_of_sum(stored, inputs).spectrum(total)
+    spectrum = _rounding_of_sum(stored, inputs).spectrum(total, complete=True)
     factor = _flattened(spectrum, _inner_products(inputs.tensors), inputs)
     result = multiply(spectrum.decomposition.long_side, factor)
     return result.mT.contiguous() if spectrum.decomposition.transposed else result

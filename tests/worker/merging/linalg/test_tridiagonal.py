@@ -30,12 +30,35 @@ def test_values_and_vectors_solve_the_problem(n):
 
 @settings(max_examples=20, deadline=None)
 @given(n=st.integers(1, 40), rank=st.integers(1, 40), count=st.integers(0, 40))
-def test_leading_vectors_are_the_first_of_all(n, rank, count):
-    problem = Eigenproblem(squares(n, rank))
+def test_leading_vectors_are_those_of_the_largest_values(n, rank, count):
+    matrix = squares(n, rank)
+    problem = Eigenproblem(matrix)
     count = min(n, count)
     some = problem.vectors(count)
     assert some.shape == (n, count)
-    assert torch.allclose(some, problem.vectors(n)[:, :count], rtol=0, atol=1e-12)
+    assert torch.dist(some.T @ some, torch.eye(count, dtype=torch.float64)) < 1e-9
+    expected = some * torch.linalg.eigvalsh(matrix).flip(0)[:count]
+    assert torch.dist(matrix @ some, expected) < 1e-12 * n * float(matrix.norm())
+
+
+@pytest.mark.parametrize("count", [1, 40, 100])
+def test_some_vectors_span_what_all_of_them_do(count):
+    matrix = squares(200)
+    some = Eigenproblem(matrix).vectors(count)
+    every = Eigenproblem(matrix, complete=True).vectors(200)[:, :count]
+    assert torch.allclose((some.T @ every).abs().diagonal(), torch.ones(count).double())
+
+
+@pytest.mark.parametrize("count", [1, 20, 70])
+def test_some_vectors_of_equal_eigenvalues_are_orthonormal(count):
+    generator = torch.Generator().manual_seed(3)
+    turn, _ = torch.linalg.qr(torch.randn(150, 150, dtype=torch.float64, generator=generator))
+    for values in (torch.ones(150), torch.arange(150) // 50, torch.arange(150) < 30):
+        for matrix in (values.double().diag(), (turn * values) @ turn.T):
+            problem = Eigenproblem(matrix)
+            some = problem.vectors(count)
+            assert torch.dist(some.T @ some, torch.eye(count, dtype=torch.float64)) < 1e-9
+            assert torch.dist(matrix @ some, some * problem.values[:count]) < 1e-10
 
 
 def test_equal_and_zero_eigenvalues_have_orthonormal_vectors():
