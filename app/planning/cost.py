@@ -13,10 +13,13 @@ BLOCK_ENTRIES = 2**17
 # Tensors that are read more than once stay in memory if all inputs have this many entries at most.
 RESIDENT_ENTRIES = 2**23
 _WORKING_BYTES = 4  # arithmetic is in float32
-# A thin SVD of an m x n matrix, m >= n, takes about 14 m n² + 8 n³ operations (Golub & Van Loan).
-_SVD_TALL, _SVD_SQUARE = 14, 8
-# Task vectors, their bases and the concatenation are in memory together.
-_SPECTRAL_COPIES = 3
+# Of an m x n matrix, m >= n: a Gram matrix and a product with its long side, m·n² and 2·m·n², and
+# the Gram matrix's eigenvectors, about 8·n³ in all.
+_TALL_FLOPS, _SQUARE_FLOPS = 3, 8
+_GRAM_BYTES = 8
+# A matrix merged whole: beside the inputs a sum or residual, the product, the result; per expert an
+# eigenproblem, and a few square matrices for making bases orthogonal.
+_WHOLE_COPIES, _EIGENPROBLEM, _SQUARES = 3, 2, 8
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,38 @@ def cost_of(
     """Return an estimate for one tensor with these inputs, read `passes` times."""
     count, entries = len(sources), target.numel
     bytes_read = passes * sum(source.size_bytes for source in sources)
-    if blockwise or len(target.shape) != 2:
-        memory = (2 * count + 1) * min(entries, BLOCK_ENTRIES) * _WORKING_BYTES
-        if passes > 1 and count * entries <= RESIDENT_ENTRIES:
-            memory += count * entries * _WORKING_BYTES
-        return Cost(2 * passes * count * entries, bytes_read, memory)
+    memory = (2 * count + 1) * (min(entries, BLOCK_ENTRIES) if blockwise else entries)
+    memory += _resident(count * entries, passes) if blockwise else 0
+    return Cost(2 * passes * count * entries, bytes_read, memory * _WORKING_BYTES)
+
+
+def spectral_cost_of(
+    target: TensorHeader,
+    sources: Sequence[TensorHeader],
+    *,
+    streamed: bool,
+    passes: int = 1,
+    basis_copies: float = 1.0,
+) -> Cost:
+    """Return an estimate for one matrix merged by its spectrum, in row blocks or whole.
+
+    `basis_copies` is how many times the full rank all experts' bases together have.
+    """
+    count, entries = len(sources), target.numel
     tall, thin = max(target.shape), min(target.shape)
-    flops = (count + 2) * (_SVD_TALL * tall * thin**2 + _SVD_SQUARE * thin**3)
-    return Cost(flops, bytes_read, (_SPECTRAL_COPIES * count + 2) * entries * _WORKING_BYTES)
+    bytes_read = passes * sum(source.size_bytes for source in sources)
+    flops = (count + 2) * (_TALL_FLOPS * tall * thin**2 + _SQUARE_FLOPS * thin**3)
+    if streamed:
+        # Sums of one stretch: each expert's own products and those with the sum.
+        state = (2 * count + 1) * thin**2 * _GRAM_BYTES
+        block = (2 * count + 4) * min(entries, BLOCK_ENTRIES) * _WORKING_BYTES
+        block += _resident(count * entries, passes) * _WORKING_BYTES
+        return Cost(flops, bytes_read, state + block)
+    whole = (count + _WHOLE_COPIES + basis_copies) * entries * _WORKING_BYTES
+    square = (_EIGENPROBLEM * count + _SQUARES * basis_copies**2) * thin**2 * _GRAM_BYTES
+    return Cost(flops, bytes_read, int(whole + square))
+
+
+def _resident(entries: int, passes: int) -> int:
+    """Return how many of all inputs' entries stay in memory from one pass to the next."""
+    return entries if passes > 1 and entries <= RESIDENT_ENTRIES else 0

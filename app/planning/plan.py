@@ -10,9 +10,10 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from app.contract.catalogue import CATALOGUE, MethodParameters
+from app.contract.catalogue.subspace import SpectralParameters
 from app.contract.recipe import KEEP_BASE, Recipe
 from app.contract.tensors import DTYPE_NAMES, ITEM_SIZES, TensorHeader
-from app.planning.cost import Cost, cost_of
+from app.planning.cost import Cost, cost_of, spectral_cost_of
 from app.planning.layout import OutputFile, lay_out
 
 _Tensors = Mapping[str, TensorHeader]
@@ -125,10 +126,19 @@ def _step(
     elif base is not None and (treatment is Treatment.COPY or _uses_base(assignment)):
         sources.insert(0, base[target.name])
     parameters = assignment.parameters if treatment is Treatment.MERGE else None
-    shape = target.shape
-    blockwise = parameters is None or parameters.streams(shape)
-    passes = 1 if parameters is None else parameters.passes_over(shape)
-    cost = cost_of(target, sources, blockwise=blockwise, passes=passes)
+    if parameters is None:
+        return Step(target, treatment, assignment, 1, cost_of(target, sources, blockwise=True))
+    streamed, passes = parameters.streams(target.shape), parameters.passes_over(target.shape)
+    if isinstance(parameters, SpectralParameters):
+        cost = spectral_cost_of(
+            target,
+            sources,
+            streamed=streamed,
+            passes=passes,
+            basis_copies=parameters.basis_copies(len(experts)),
+        )
+    else:
+        cost = cost_of(target, sources, blockwise=streamed, passes=passes)
     return Step(target, treatment, assignment, passes, cost)
 
 

@@ -66,6 +66,10 @@ class SpectralParameters(MethodParameters):
         rows, columns = shape
         return rows >= _TALL * columns and rows * columns >= _LARGE
 
+    def basis_copies(self, experts: int) -> float:
+        """How many times the full rank the bases of all experts together have."""
+        return 1.0
+
     def passes_over(self, shape: tuple[int, ...]) -> int:
         """Gram matrices of the task vectors, then of their bases, then the merge."""
         return 3 if self.streams(shape) else 1
@@ -95,6 +99,10 @@ class TsvM(SpectralParameters):
         "if not given.",
     )
     orthogonalization: Orthogonalization = Field("polar", description=_ORTHOGONALIZATION)
+
+    def basis_copies(self, experts: int) -> float:
+        """One, or more if the rank kept of each is more than an even share."""
+        return max(1.0, (self.rank_fraction or 0.0) * experts)
 
 
 class BoostedTsvM(TsvM):

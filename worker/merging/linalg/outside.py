@@ -27,11 +27,19 @@ class OutsideBases(Bases):
         self._weights = tuple(weights)
         self._inside: list[Tensor] = []
 
+    def add_common(self, whole: Decomposition, strengths: Float[Tensor, " r"]) -> Tensor:
+        """Add the first r directions of the sum, as `add` does."""
+        strengths = self.add(whole, strengths)
+        rank = len(strengths)
+        # An error of float32 in X would be one of its root in a singular value outside.
+        self._common = whole.short_vectors(rank) / whole.singular_values[:rank]
+        return strengths
+
     def residual(
         self, squares: Float[Tensor, "n n"], with_sum: Float[Tensor, "n n"]
     ) -> tuple[Decomposition, Float[Tensor, "c n"]]:
         """Return the decomposition of what is outside, from dᵢᵀdᵢ and Mᵀdᵢ; and Xᵢ."""
-        inside = product(self.factors[0].double().mT, with_sum)
+        inside = product(self._common.mT, with_sum)
         return decompose_gram(squares - product(inside.mT, inside)), inside
 
     def add_own(

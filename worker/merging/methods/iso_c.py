@@ -32,7 +32,9 @@ class SumGram(Sums):
         self.sums["experts"] = self.sums.get("experts", 0.0) + products
 
 
-def survey(about: About, parameters: IsoC, finished: SumGram | None) -> torch.Tensor | None:
+def survey(
+    about: About, parameters: IsoC, finished: SumGram | None
+) -> SumGram | torch.Tensor | None:
     """Return what a tall tensor's rows are multiplied by; None of one that is merged whole."""
     if not parameters.streams(about.shape):
         return None

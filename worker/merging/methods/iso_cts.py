@@ -84,7 +84,7 @@ def _keep_rows(about: About, grams: CommonGrams, parameters: IsoCts) -> tuple[Ba
     spectrum = rounding.times(math.hypot(*about.weights)).separate(
         decompose_gram(grams.sums["sum"], complete=True), (m, n)
     )
-    strengths = [bases.add(spectrum.decomposition, spectrum.singular_values[:shared])]
+    strengths = [bases.add_common(spectrum.decomposition, spectrum.singular_values[:shared])]
     described = []
     for number, weight in enumerate(about.weights):
         squares = grams.squares(number)

@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from app.contract.catalogue import subspace
 from app.contract.errors import InvalidRequestError, UndefinedMergeError
 from app.contract.recipe import parse_request
 from app.contract.tensors import TensorHeader
-from app.planning.cost import cost_of
+from app.planning.cost import cost_of, spectral_cost_of
 from tests.tiny_whisper import WEIGHTS, noisy, variant
 from worker.merging.engine import blocks, groups
 from worker.merging.engine.run import Interrupted, Job, Observer, Outcome, run
@@ -267,3 +268,41 @@ def test_the_memory_that_a_survey_is_planned_with_does_not_grow_with_the_tensor(
         return cost_of(header, [header] * 5, blockwise=True, passes=3).memory_bytes
 
     assert planned(51_865) == planned(4 * 51_865) < 2**24
+
+
+@pytest.mark.parametrize("name", ["iso_c", "iso_cts", "tsv_m", "boosted_tsv_m"])
+def test_tall_tensors_are_streamed_to_the_same_merge_on_any_number_of_threads(
+    name: str,
+    make: Make,
+    base_folder: Path,
+    expert_folders: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = {
+        "base": str(base_folder),
+        "checkpoints": [str(expert) for expert in expert_folders],
+        "method": name,
+    }
+    whole = run(make(recipe, attempt="whole"))
+    monkeypatch.setattr(subspace, "_LARGE", 0)
+    monkeypatch.setattr(subspace, "_TALL", 2)
+    monkeypatch.setattr(blocks, "BLOCK_ENTRIES", 64)
+    monkeypatch.setattr(groups, "STRETCH_ENTRIES", 256)
+    one, four = (run(make(recipe, attempt=f"{n}", threads=n)) for n in (1, 4))
+    assert digests(one) == digests(four)
+    base = load_file(base_folder / WEIGHTS)
+    expected, found = (load_file(outcome.folder / WEIGHTS) for outcome in (whole, one))
+    for tensor, start in base.items():
+        moved = torch.dist(expected[tensor], start)
+        assert torch.dist(found[tensor], expected[tensor]) <= 1e-4 * moved + 1e-7 * start.norm()
+    diagnostics = json.loads((one.folder / "diagnostics.json").read_text())
+    embedding = diagnostics["tensors"]["model.decoder.embed_tokens.weight"]
+    assert len(embedding["experts"]) == len(expert_folders)
+
+
+def test_the_memory_of_a_streamed_matrix_is_that_of_its_gram_matrices() -> None:
+    def planned(rows: int) -> int:
+        header = TensorHeader("w", "F32", (rows, 384), "f", 0, 4 * 384 * rows)
+        return spectral_cost_of(header, [header] * 5, streamed=True, passes=3).memory_bytes
+
+    assert planned(51_865) == planned(4 * 51_865) < 2**25
