@@ -49,9 +49,7 @@ def combine(inputs: MergeInputs, spectra: Sequence[TaskSpectrum], parameters: Ts
     return orthogonal_sum(bases, strengths, parameters.orthogonalization)
 
 
-def _keep_rows(
-    about: About, grams: TaskGrams, parameters: TsvM
-) -> tuple[Bases, torch.Tensor]:
+def _keep_rows(about: About, grams: TaskGrams, parameters: TsvM) -> tuple[Bases, torch.Tensor]:
     factor = parameters.noise_floor
     spectra = grams.once(("task_spectra", factor), lambda: grams.spectra(about.shape, factor))
     return keep(about, spectra, parameters)
