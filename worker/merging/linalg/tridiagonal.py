@@ -47,6 +47,7 @@ class Eigenproblem:
         # The rows above the diagonal are the columns under it to LAPACK: its lower half.
         call("dsytrd", b"L", n, self._form, self._form.shape[1], self._diagonal, self._beside,
              self._scales, work, len(work))  # fmt: skip
+        self._complete = complete
         self._all: Tensor | None = None
         self._some: Tensor | None = None
         if complete:
@@ -64,7 +65,8 @@ class Eigenproblem:
 
     def _leading(self, count: int) -> Float[Tensor, "count padded"]:
         """Return the tridiagonal form's leading eigenvectors, one a row, ascending."""
-        if self._all is None and 0 < count <= _PART * self._n:
+        # By the count alone, not by what was asked before: a sweep has the bytes of single merges.
+        if not self._complete and 0 < count <= _PART * self._n:
             found = self._iterate(count)
             if found is not None:
                 return found

@@ -49,6 +49,14 @@ def test_some_vectors_span_what_all_of_them_do(count):
     assert torch.allclose((some.T @ every).abs().diagonal(), torch.ones(count).double())
 
 
+def test_vectors_do_not_depend_on_what_was_asked_before():
+    matrix = squares(200)
+    asked, fresh = Eigenproblem(matrix), Eigenproblem(matrix)
+    for count in (30, 200, 60):
+        asked.vectors(count)
+    assert torch.equal(asked.vectors(30), fresh.vectors(30))
+
+
 @pytest.mark.parametrize("count", [1, 20, 70])
 def test_some_vectors_of_equal_eigenvalues_are_orthonormal(count):
     generator = torch.Generator().manual_seed(3)
