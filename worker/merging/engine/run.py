@@ -22,6 +22,7 @@ from app.planning.plan import Plan, Step, Treatment
 from app.sources.compatibility import CheckedTensors
 from app.sources.fetch import LocalCheckpoint
 from app.storage.artifacts import storage_error
+from worker.merging.engine.allocation import memory_kept
 from worker.merging.engine.blocks import Blocks, Inputs
 from worker.merging.engine.companions import Companions
 from worker.merging.engine.groups import STRETCH_ENTRIES, Task, groups_of, structure_of
@@ -125,7 +126,8 @@ def run_all(jobs: Sequence[Job], observer: Observer | None = None) -> list[Outco
 def _run_safely(jobs: Sequence[Job], observer: Observer) -> list[Outcome]:
     job = jobs[0]
     try:
-        return _run(jobs, observer)
+        with memory_kept():
+            return _run(jobs, observer)
     except OSError as error:
         if error.errno == errno.ENOMEM:
             raise _out_of_memory(job) from error
