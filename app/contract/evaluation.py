@@ -215,9 +215,15 @@ class SkippedUtterance(_Model):
 
 
 class DecodingRecord(_Model):
-    """The settings that were used, as results show them; language None was left to the model."""
+    """The settings that were used, as results show them; language None was left to the model.
+
+    The backends find the same hypotheses: `transformers` is that library's `generate`, `afluente`
+    an own search, which leaves audio of several windows to the other. `search` None is of a result
+    from before it was noted.
+    """
 
     backend: str = "transformers"
+    search: Literal["greedy", "beam"] | None = None
     num_beams: int
     language: str | None
     task: Task | None

@@ -73,7 +73,7 @@ class Decoder:
             raise ValueError(f"{longest} samples do not fit the window of {self.window_samples}")
         inputs = self._features(speech, max_length=self.window_samples, padding="max_length")
         if self.transcriber is None:
-            return self._generate(inputs, language, return_timestamps=False)
+            return self._generate_window(inputs, language)
         return self._transcribe(self.transcriber, inputs, language)
 
     def decode_long(
@@ -124,13 +124,33 @@ class Decoder:
             inputs.input_features, language=spoken.get("language"), task=spoken.get("task")
         )
         texts = self._texts([tokens or [] for tokens in said])
-        left = [index for index, tokens in enumerate(said) if tokens is None]
-        if left:
-            rest = {name: inputs[name][left] for name in ("input_features", "attention_mask")}
-            again = self._generate(BatchFeature(rest), language, return_timestamps=False)
-            for index, text in zip(left, again, strict=True):
+        divided = [index for index, tokens in enumerate(said) if tokens is None]
+        if divided:
+            again = self._generate_window(_some(inputs, divided), language)
+            for index, text in zip(divided, again, strict=True):
                 texts[index] = text
         return texts
+
+    def _generate_window(self, inputs: Any, language: str | None) -> list[str]:
+        """Return the text of utterances of one window each.
+
+        Where a model divides a window at its very beginning, `generate` would begin there again
+        for ever: such a window is heard once.
+        """
+        how = {"return_timestamps": False}
+        try:
+            return self._generate(inputs, language, **how, monitor_progress=_Progress().check)
+        except _StuckError:
+            texts = []
+            for index in range(len(inputs.input_features)):
+                one = _some(inputs, [index])
+                try:
+                    texts += self._generate(
+                        one, language, **how, monitor_progress=_Progress().check
+                    )
+                except _StuckError:
+                    texts += self._generate(one, language, **how, force_unique_generate_call=True)
+            return texts
 
     @torch.inference_mode()
     def _generate(self, inputs: Any, language: str | None, **how: Any) -> list[str]:
@@ -156,3 +176,26 @@ class Decoder:
         texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
         # A byte-level vocabulary can say NUL, which databases cannot keep.
         return [text.replace("\0", "").strip() for text in texts]
+
+
+class _StuckError(Exception):
+    """`generate` begins a window again where it began it before."""
+
+
+class _Progress:
+    """Sees to it that every window of a `generate` begins later than the one before."""
+
+    def __init__(self) -> None:
+        self.seen: torch.Tensor | None = None
+
+    def check(self, progress: torch.Tensor) -> None:
+        """Raise _StuckError if no utterance is further on than it was; (utterances, 2) frames."""
+        if self.seen is not None and torch.equal(progress, self.seen):
+            raise _StuckError
+        self.seen = progress.clone()
+
+
+def _some(inputs: Any, indices: list[int]) -> Any:
+    return BatchFeature(
+        {name: inputs[name][indices] for name in ("input_features", "attention_mask")}
+    )

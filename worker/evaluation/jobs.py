@@ -32,6 +32,7 @@ class DecodingSetup:
     options: DecodingOptions
     dtype: Dtype
     device_type: str
+    backend: str
 
     def spoken(self, utterance: Utterance) -> str | None:
         """Return the language the checkpoint is told; English-only ones have no token for it."""
@@ -40,6 +41,8 @@ class DecodingSetup:
     def record(self, language: str | None) -> DecodingRecord:
         """Return the settings as results show them, for one told language."""
         return DecodingRecord(
+            backend=self.backend,
+            search="greedy" if self.options.num_beams == 1 else "beam",
             num_beams=self.options.num_beams,
             language=language,
             task=self.options.task if self.facts.multilingual else None,

@@ -25,6 +25,7 @@ from worker.evaluation.audio import AudioError, read_segment
 from worker.evaluation.checkpoint import read_facts
 from worker.evaluation.decoding import Decoder, Samples
 from worker.evaluation.jobs import DecodingJob, DecodingSetup, Preparation, prepare
+from worker.evaluation.loading import backend_of
 
 _KEYS_AT_ONCE = 500
 
@@ -59,12 +60,14 @@ def evaluate(
             raise EvaluationStoppedError
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = options.dtype or default_dtype(device)
     setup = DecodingSetup(
         checkpoint_key=checkpoint_key,
         facts=read_facts(checkpoint),
         options=options,
-        dtype=options.dtype or default_dtype(device),
+        dtype=dtype,
         device_type=torch.device(device).type,
+        backend=backend_of(checkpoint, options, dtype, device),
     )
     beside = locate or (lambda utterance: audio_path(manifest, utterance))
     preparation = prepare(manifest, setup, beside, check_stop=check_stop)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -219,6 +221,26 @@ def test_a_refused_path_is_named(english: Path, make_manifest) -> None:
     result = run(english, manifest, locate=locate)
     assert result.skipped[0].reason == "outside the allowed roots"
     assert len(result.utterances) == 1
+
+
+def test_the_result_names_backend_search_and_dtype(
+    english: Path, make_manifest, tmp_path: Path
+) -> None:
+    manifest = make_manifest(0.5)
+    own = run(english, manifest).decoding
+    assert (own.backend, own.search, own.num_beams, own.dtype) == (
+        "afluente",
+        "greedy",
+        1,
+        "float32",
+    )
+    folder = shutil.copytree(english, tmp_path / "penalised")
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(
+        json.dumps(settings | {"repetition_penalty": 2.0})
+    )
+    other = run(folder, manifest, options=DecodingOptions(num_beams=3)).decoding
+    assert (other.backend, other.search, other.num_beams) == ("transformers", "beam", 3)
 
 
 def test_half_precision_is_the_default_on_a_gpu_only() -> None:

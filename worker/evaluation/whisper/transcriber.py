@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -32,18 +33,19 @@ class Transcriber:
         """Return the tokens that each utterance says, without prompt and end token.
 
         `features` is (utterances, bins, frames), one window each. `language` None is left to the
-        model, if it knows any. None stands for an utterance in which the model marked times: what
-        those mean is for `generate` to say.
+        model, if it knows any. None stands for an utterance that the model divided by time stamps:
+        what is to follow is for `generate` to say.
         """
         memory = self._hear(features)
         prompts = self._prompts(memory, language, task)
         rules = rules_of(self.settings, self.config, prompts.shape[1])
         search = search_greedily if rules.num_beams == 1 else search_beams
+        hypotheses = search(self.decoder, memory, prompts, rules)
+        return [None if self._is_divided(said) else said for said in hypotheses]
+
+    def _is_divided(self, said: list[int]) -> bool:
         plain = self.settings.get("no_timestamps_token_id")
-        return [
-            None if plain is not None and any(token > plain for token in said) else said
-            for said in search(self.decoder, memory, prompts, rules)
-        ]
+        return plain is not None and any(first > plain < then for first, then in pairwise(said))
 
     def _hear(self, features: Tensor) -> Memory:
         memory = self.decoder.new_memory(len(features), self.config.max_source_positions)
