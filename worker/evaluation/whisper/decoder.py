@@ -59,13 +59,13 @@ class Decoder:
         self, memory: Memory, tokens: Tensor, positions: Tensor, mask: Tensor | None
     ) -> Tensor:
         memory.make_room(tokens.shape[1])
-        hidden = (self.tokens[tokens] + positions).flatten(0, 1)
+        hidden: Tensor = (self.tokens[tokens] + positions).flatten(0, 1)
         for number, layer in enumerate(self.layers):
             hidden = hidden + self._attend_self(memory, number, layer.attention, hidden, mask)
             hidden = hidden + self._attend_cross(memory, number, layer.cross, hidden)
             hidden = hidden + layer.feed_forward(hidden)
         memory.entries += tokens.shape[1]
-        return hidden.unflatten(0, tokens.shape)
+        return hidden.view(*tokens.shape, -1)
 
     def _attend_self(
         self,
