@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -49,8 +50,21 @@ class Transcriber:
 
     def _hear(self, features: Tensor) -> Memory:
         memory = self.decoder.new_memory(len(features), self.config.max_source_positions)
-        for slot, utterance in enumerate(features):
-            self.decoder.listen(memory, slot, self.encoder.encode(utterance))
+
+        def hear(slot: int) -> None:
+            with torch.inference_mode():
+                self.decoder.listen(memory, slot, self.encoder.encode(features[slot]))
+
+        # An utterance a thread, not a product over all threads: nobody waits for another.
+        threads = torch.get_num_threads()
+        at_once = min(threads, len(features))
+        each = (threads // at_once,)
+        try:
+            with ThreadPoolExecutor(at_once, "hear", torch.set_num_threads, each) as pool:
+                list(pool.map(hear, range(len(features))))
+        finally:
+            # In OpenMP the number is a thread's own, in MKL everyone's.
+            torch.set_num_threads(threads)
         return memory
 
     def _prompts(self, memory: Memory, language: str | None, task: str | None) -> Tensor:
