@@ -48,7 +48,7 @@ def run_child(python: Path, script: Path, arguments: list[str], **environment: s
     begun = time.perf_counter()
     done = subprocess.run(
         [str(python), str(script), *arguments],
-        env={**os.environ, "PYTHONPATH": root, "HF_HUB_OFFLINE": "1", **environment},
+        env={**_unpinned(), "PYTHONPATH": root, "HF_HUB_OFFLINE": "1", **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -59,3 +59,9 @@ def run_child(python: Path, script: Path, arguments: list[str], **environment: s
         sys.exit(f"{script.name} {' '.join(arguments)} failed:\n{done.stdout}\n{done.stderr}")
     found = json.loads(lines[-1].removeprefix(_MARK))
     return Measurement(found.pop("seconds"), process_seconds, found.pop("peak_mib"), found)
+
+
+def _unpinned() -> dict[str, str]:
+    """Return the environment without what would keep a BLAS from the instructions that it finds."""
+    pins = ("OPENBLAS_CORETYPE", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS")
+    return {name: value for name, value in os.environ.items() if name not in pins}

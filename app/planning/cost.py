@@ -9,7 +9,7 @@ from app.contract.tensors import TensorHeader
 
 # Blockwise methods stream a tensor in blocks of this many entries: with a few experts, a block
 # of each stays in the processor's cache. The artifact's bytes do not depend on it; speed does.
-BLOCK_ENTRIES = 2**17
+BLOCK_ENTRIES = 2**18
 # Tensors that are read more than once stay in memory if all inputs have this many entries at most.
 RESIDENT_ENTRIES = 2**23
 _WORKING_BYTES = 4  # arithmetic is in float32

@@ -211,7 +211,7 @@ class Blocks:
 
     def _read(self, start: int, stop: int) -> torch.Tensor:
         rows = self._rows(start, stop)
-        for row, reader in zip(rows, self._readers, strict=True):
+        for row, reader in zip(rows.numpy(), self._readers, strict=True):
             reader.read_into(self._step.name, start, row)
         return rows
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from app.contract.errors import SourceChangedError
 from app.contract.tensors import ITEM_SIZES, TensorHeader
@@ -60,25 +62,24 @@ class TensorReader:
         """Return the bytes of entries `start` to `stop`, flat, uint8."""
         size = ITEM_SIZES[self.tensors[name].dtype]
         raw = torch.empty((stop - start) * size, dtype=torch.uint8)
-        self._fill(name, start, raw)
+        self._fill(name, start, raw.numpy().data)
         return raw
 
-    def read_into(self, name: str, start: int, out: torch.Tensor) -> None:
-        """Fill `out` (float32, flat, contiguous) with the entries from `start` on.
+    def read_into(self, name: str, start: int, out: NDArray[np.float32]) -> None:
+        """Fill `out` (flat, contiguous) with the entries from `start` on.
 
         Half precision is widened exactly; float64 is rounded to float32.
         """
         dtype = DTYPES[self.tensors[name].dtype]
         if dtype is torch.float32:
-            self._fill(name, start, out.view(torch.uint8))
+            self._fill(name, start, out.data.cast("B"))
             return
-        stored = torch.empty(out.numel(), dtype=dtype)
-        self._fill(name, start, stored.view(torch.uint8))
-        out.copy_(stored)
+        stored = torch.empty(len(out), dtype=dtype)
+        self._fill(name, start, stored.view(torch.uint8).numpy().data)
+        torch.from_numpy(out).copy_(stored)
 
-    def _fill(self, name: str, start: int, raw: torch.Tensor) -> None:
+    def _fill(self, name: str, start: int, view: memoryview) -> None:
         header = self.tensors[name]
-        view = raw.numpy().data
         offset = header.start + start * ITEM_SIZES[header.dtype]
         done = 0
         while done < len(view):

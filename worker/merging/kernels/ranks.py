@@ -130,6 +130,15 @@ def find_sizes_outside(
     return count, zeros
 
 
+@kernel("f4(f4[::1])")
+def largest(values: NDArray[np.float32]) -> float:
+    """Return the largest value; there must be one."""
+    found = values[0]
+    for j in range(len(values)):
+        found = max(found, values[j])
+    return found
+
+
 @kernel("i8(i8[::1], i8)")
 def bucket_from_top(counts: NDArray[np.int64], rank: int) -> int:
     """Return the index of the bucket that holds a descending rank; -1 if there are fewer keys."""

@@ -21,6 +21,7 @@ from worker.merging.kernels.ranks import (
     count_buckets,
     find_between,
     find_sizes_outside,
+    largest,
 )
 from worker.merging.linalg.order_statistics import value_of
 
@@ -37,7 +38,6 @@ class Tails:
 
     def __init__(self, smallest: int, largest: int) -> None:
         self._smallest, self._largest = smallest, largest
-        self._counts = np.zeros(1 << (31 - LOW_BITS), np.int64)
         self._zeros = self._kept = 0
         self._low, self._high = _FINITE, _FINITE
         self._keys: list[NDArray[np.int32]] = []
@@ -45,18 +45,18 @@ class Tails:
     def add(self, values: Float[Tensor, " n"]) -> None:
         """Take in a block."""
         numbers = values.numpy()
-        count_buckets(numbers, False, 0, self._counts)
-        if not self._keys or self._kept > 2 * (self._smallest + self._largest) + _SPARE:
-            self._cut()
+        if not self._keys:
+            self._begin(numbers)
         keys, places = np.empty((2, len(numbers) + 1), np.int32)
         low, high = value_of(self._low), value_of(self._high)
         count, zeros = find_sizes_outside(numbers, low, high, keys, places)
         self._zeros += zeros
         self._append(keys[:count].copy())
+        if self._kept > 2 * (self._smallest + self._largest) + _SPARE:
+            self._cut()
 
     def join(self, later: Tails) -> None:
         """Take in what another found in later blocks."""
-        self._counts += later._counts
         self._zeros += later._zeros
         for keys in later._keys:
             self._append(keys)
@@ -80,17 +80,27 @@ class Tails:
         self._keys.append(keys)
         self._kept += len(keys)
 
-    def _cut(self) -> None:
-        """Bring the limits of what is kept as near to the tails as what was counted allows."""
-        total = int(self._counts.sum())
-        top = bucket_from_top(self._counts, self._largest - 1)
-        bottom = bucket_from_top(self._counts, max(0, total - self._smallest))
+    def _begin(self, numbers: NDArray[np.float32]) -> None:
+        """Bring the limits of what is kept to buckets that hold the tails of a first block."""
+        counts = np.zeros(1 << (31 - LOW_BITS), np.int64)
+        count_buckets(numbers, False, 0, counts)
+        top = bucket_from_top(counts, self._largest - 1)
+        bottom = bucket_from_top(counts, max(0, len(numbers) - self._smallest))
         self._high = max(1, top << LOW_BITS)
         self._low = min(((bottom + 1) << LOW_BITS) - 1, self._high - 1)
-        if self._zeros >= self._smallest:
-            self._low = 0
-        kept = [keys[(keys <= self._low) | (keys >= self._high)] for keys in self._keys]
-        self._keys, self._kept = kept, sum(map(len, kept))
+
+    def _cut(self) -> None:
+        """Keep no more than the tails of what was added, and nothing below them from now on."""
+        keys = np.concatenate(self._keys)
+        wanted = self._smallest - self._zeros
+        high, low = self._high, 0 if wanted <= 0 else self._low
+        if len(keys) > self._largest:
+            high = max(high, int(np.partition(keys, -self._largest)[-self._largest]))
+        if 0 < wanted < len(keys):
+            low = min(low, int(np.partition(keys, wanted - 1)[wanted - 1]))
+        self._high, self._low = high, min(low, high - 1)
+        self._keys = [keys[(keys <= self._low) | (keys >= self._high)]]
+        self._kept = len(self._keys[0])
 
 
 @dataclass
@@ -123,7 +133,7 @@ class Bracket:
         count, above, zeros = find_between(numbers, self.low, self.high, keys, places)
         self.above += above
         self.zeros += zeros
-        self.greatest = max(self.greatest, float(values.max()))
+        self.greatest = max(self.greatest, largest(numbers))
         self._keys.append(keys[:count].copy())
 
     def join(self, later: Bracket) -> None:

@@ -8,10 +8,12 @@ takes, and every scalar is a float64.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 _FLOOR = 2.0**-22
@@ -38,35 +40,34 @@ def karcher_mean(
     Angles are twice the arc sine of half the chord: the arc cosine of a cosine near 1 keeps half
     of its digits at most.
     """
-    mean = weights.clone()
-    length = _norm(mean, cosines)
-    if length < max(tol, _FLOOR) * float(weights.abs().sum()):
-        mean, length = torch.zeros_like(weights), 1.0
-        mean[0] = 1.0
+    shares, gram = weights.numpy(), cosines.numpy()
+    mean, identity = shares.copy(), np.eye(len(shares))
+    length = _lengths(mean, gram)
+    if length < max(tol, _FLOOR) * np.abs(shares).sum():
+        mean, length = identity[0].copy(), np.float64(1.0)
     mean /= length
-    identity = torch.eye(len(weights), dtype=torch.float64)
     tangent_norm = math.inf
     for iteration in range(max_iter):
-        chords = torch.stack([torch.tensor(_norm(mean - axis, cosines)) for axis in identity])
-        angles = 2.0 * torch.asin((chords / 2.0).clamp(max=1.0))
-        if float(angles.max()) > math.pi - 1e-6:
+        chords = _lengths(mean - identity, gram)
+        angles = 2.0 * np.arcsin(np.minimum(chords / 2.0, 1.0))
+        if angles.max() > math.pi - 1e-6:
             raise Antipodal
-        factors = weights / torch.sinc(angles / math.pi)
-        tangent = factors - (factors * (1.0 - chords.square() / 2.0)).sum() * mean
-        tangent_norm = _norm(tangent, cosines)
+        factors = shares / np.sinc(angles / math.pi)
+        tangent = factors - (factors * (1.0 - chords * chords / 2.0)).sum() * mean
+        tangent_norm = float(_lengths(tangent, gram))
         if tangent_norm < tol:
-            return KarcherMean(mean, iteration, tangent_norm)
+            return KarcherMean(torch.from_numpy(mean), iteration, tangent_norm)
         step = math.sin(tangent_norm) / tangent_norm
         mean = math.cos(tangent_norm) * mean + step * tangent
-        mean /= _norm(mean, cosines)
-    return KarcherMean(mean, max_iter, tangent_norm)
+        mean /= _lengths(mean, gram)
+    return KarcherMean(torch.from_numpy(mean), max_iter, tangent_norm)
 
 
 def mean_direction(
     cosines: Float[Tensor, "n n"], weights: Float[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
     """Return the coefficients of Σ wᵢuᵢ at length 1; raises Antipodal where it vanishes."""
-    length = _norm(weights, cosines)
+    length = float(_lengths(weights.numpy(), cosines.numpy()))
     if length <= _FLOOR * float(weights.abs().sum()):
         raise Antipodal
     return weights / length
@@ -85,11 +86,11 @@ def slerp_coefficients(
     return first, second
 
 
-def _norm(coefficients: Float[Tensor, " n"], cosines: Float[Tensor, "n n"]) -> float:
-    """Return the length, without losing that of a small difference between long vectors.
+def _lengths(coefficients: NDArray[np.float64], cosines: NDArray[np.float64]) -> Any:
+    """Return the length of each row, without losing that of a small difference of long vectors.
 
     cᵀGc is (Σc)² + cᵀ(G − 1)c, and the entries of G − 1 are small where the vectors are close.
     """
-    total = float(coefficients.sum())
-    rest = float(coefficients @ (cosines - 1.0) @ coefficients)
-    return math.sqrt(max(0.0, total * total + rest))
+    total = coefficients.sum(-1)
+    rest = (coefficients @ (cosines - 1.0) * coefficients).sum(-1)
+    return np.sqrt(np.maximum(0.0, total * total + rest))
