@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
@@ -263,7 +264,8 @@ class EvaluatedDataset(_Model):
     result: DatasetResult
 
 
-class ErrorCounts(_Model):
+@dataclass(frozen=True, slots=True)
+class ErrorCounts:
     """Edit operations over reference units (words or characters); they add up."""
 
     substitutions: int = 0
@@ -285,6 +287,15 @@ class ErrorCounts(_Model):
     def rate(self) -> float | None:
         """Errors over reference units, a fraction; None if the reference has none."""
         return self.errors / self.reference_units if self.reference_units else None
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the four counts by name."""
+        return {
+            "substitutions": self.substitutions,
+            "deletions": self.deletions,
+            "insertions": self.insertions,
+            "hits": self.hits,
+        }
 
     def __add__(self, other: ErrorCounts) -> ErrorCounts:
         return ErrorCounts(

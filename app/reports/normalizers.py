@@ -34,6 +34,9 @@ _SPELLED = {
     "swedish": "sv",
     "ukrainian": "uk",
 }
+_WHISPERS_BASIC = BasicTextNormalizer(preserve_marks=True)
+_INVISIBLE = regex.compile(r"[\p{Cf}--[\u200c\u200d]]", flags=regex.V1)
+_MARKS_ALONE = regex.compile(r"(?<!\S)[\p{M}\u200c\u200d]+")
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,8 @@ def _basic(text: str) -> str:
     a letter (an emoji's variation selector) and invisible characters, except the joiners that
     some scripts are written with, make no word.
     """
-    visible = regex.sub(r"[\p{Cf}--[\u200c\u200d]]", "", text, flags=regex.V1)
-    cleaned = BasicTextNormalizer(preserve_marks=True)(visible)
-    return unicodedata.normalize("NFC", regex.sub(r"(?<!\S)[\p{M}\u200c\u200d]+", "", cleaned))
+    cleaned = _WHISPERS_BASIC(_INVISIBLE.sub("", text))
+    return unicodedata.normalize("NFC", _MARKS_ALONE.sub("", cleaned))
 
 
 class _Spelled:

@@ -12,6 +12,7 @@ from app.reports.alignments import (
     Metric,
     align_characters,
     align_words,
+    count_characters,
     count_errors,
 )
 from app.reports.normalizers import Normalizer
@@ -58,15 +59,15 @@ def score(
     spoken, heard = references, hypotheses
     if metric == "cer":
         spoken, heard = _joined(references), _joined(hypotheses)
-    characters = align_characters(spoken, heard)
+    alignments = words if metric == "wer" else align_characters(spoken, heard)
     return tuple(
         UtteranceScore(
             index=utterance.index,
             reference=references[position],
             hypothesis=hypotheses[position],
             words=count_errors(words[position]),
-            characters=count_errors(characters[position]),
-            alignment=(words if metric == "wer" else characters)[position],
+            characters=count_characters(spoken[position], heard[position]),
+            alignment=alignments[position],
             compression_ratio=compression_ratio(utterance.hypothesis),
         )
         for position, utterance in enumerate(utterances)

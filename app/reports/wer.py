@@ -98,7 +98,7 @@ def _describe(scored: ScoredDataset) -> dict[str, Any]:
         "hits": words.hits,
         "reference_words": words.reference_units,
         "characters": {
-            **characters.model_dump(),
+            **characters.as_dict(),
             "reference_characters": characters.reference_units,
         },
         "utterances": len(scored.scores),

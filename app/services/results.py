@@ -12,7 +12,6 @@ from app.services.presentation import Row, evaluation_summary
 from app.storage import evaluations
 
 MERGE = "merge"
-_BEST_FIRST = {"succeeded": 0, "partial": 1, "failed": 2}
 
 
 def current_results(
@@ -40,7 +39,7 @@ def choose(rows: Sequence[Row]) -> list[Row]:
     """Return the rows that count, oldest first; `rows` are newest evaluation first."""
     best: dict[tuple[object, ...], tuple[int, Row]] = {}
     for row in rows:
-        rank = _BEST_FIRST[unpack(row).result.status]
+        rank = _rank(row)
         known = best.get(_key(row))
         if known is None or rank < known[0]:
             best[_key(row)] = (rank, row)
@@ -55,6 +54,13 @@ def unpack(row: Row) -> EvaluatedDataset:
     document = dict(row["result"])
     document["result"] = {**document["result"], "utterances": row["utterances"]}
     return EvaluatedDataset.model_validate(document)
+
+
+def _rank(row: Row) -> int:
+    """Return 0 for a whole result, 1 for one that skipped utterances, 2 for none; unpacks none."""
+    if not row["utterances"]:
+        return 2
+    return 1 if row["result"]["result"].get("skipped") else 0
 
 
 def _key(row: Row) -> tuple[object, ...]:

@@ -116,7 +116,7 @@ def _entries(
             "normalized": {"reference": score.reference, "hypothesis": score.hypothesis},
             "metric": scored.metric,
             scored.metric: score.counts(scored.metric).rate,
-            **score.counts(scored.metric).model_dump(),
+            **score.counts(scored.metric).as_dict(),
             "alignment": stretches(
                 score.reference, score.hypothesis, score.alignment, scored.metric
             ),

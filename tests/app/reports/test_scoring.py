@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.contract.evaluation import ErrorCounts
-from app.reports.alignments import align_characters, align_words, count_errors
+from app.reports.alignments import align_characters, align_words, count_characters, count_errors
 from app.reports.normalizers import find_normalizer
 from app.reports.scoring import (
     compression_ratio,
@@ -32,7 +32,20 @@ def count_word_errors(references: list[str], hypotheses: list[str]) -> list[Erro
 
 
 def count_character_errors(references: list[str], hypotheses: list[str]) -> list[ErrorCounts]:
-    return [count_errors(alignment) for alignment in align_characters(references, hypotheses)]
+    aligned = [count_errors(alignment) for alignment in align_characters(references, hypotheses)]
+    assert aligned == list(map(count_characters, references, hypotheses))
+    return aligned
+
+
+def test_alignments_are_jiwers() -> None:
+    references, hypotheses = random_pairs(WORDS["portuguese"], 100)
+    for align, process in (
+        (align_words, jiwer.process_words),
+        (align_characters, jiwer.process_characters),
+    ):
+        theirs = process(references, hypotheses).alignments
+        for alignment, chunks in zip(align(references, hypotheses), theirs, strict=True):
+            assert [chunk._asdict() for chunk in alignment] == [vars(chunk) for chunk in chunks]
 
 
 def naive(reference: list[str], hypothesis: list[str]) -> int:

@@ -34,7 +34,7 @@ def test_importing_the_api_loads_nothing_that_only_workers_need():
         "numpy",
         "alembic",
         "celery",
-        "jiwer",
+        "rapidfuzz",
     )
     code = f"import sys, app.main; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
