@@ -14,6 +14,7 @@ from app.contract.evaluation import (
     EvaluationSpec,
     Utterance,
 )
+from app.services.gates import decide
 from app.services.preparation import source_policy
 from app.sources.datasets import check_readable, resolve_dataset
 from app.sources.fetch import LocalCheckpoint, fetch
@@ -72,8 +73,9 @@ def do_evaluation(attempt: Attempt) -> None:
             "No utterance of any dataset could be decoded; GET the merge's wer and see `skipped`."
         )
     status = "succeeded" if all(s == "succeeded" for s in statuses) else "partial"
+    verdict = decide(engine, lease.merge_id, lease.id, spec, status)
     with writing(engine) as connection:
-        finish(connection, lease, status)
+        finish(connection, lease, status, {"verdict": verdict})
 
 
 def _systems(spec: EvaluationSpec, merge: Any) -> Iterator[_System]:

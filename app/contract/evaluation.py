@@ -7,9 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 
+from app.contract.gate import GateSpec
 from app.contract.identifiers import MERGE, is_id
+from app.contract.problems import did_you_mean
 
 Group = Literal["in_domain", "out_of_domain", "english", "multilingual", "other"]
 Task = Literal["transcribe", "translate"]
@@ -107,6 +116,9 @@ class EvaluationSpec(_Model):
         max_length=64,
         description='"base", "checkpoints" (every expert) or "merge://{id}", decoded alike.',
     )
+    gate: GateSpec | None = Field(
+        None, description="What the error rates must keep to: shown as `gate.passed`."
+    )
 
     @field_validator("datasets")
     @classmethod
@@ -129,6 +141,24 @@ class EvaluationSpec(_Model):
                 raise ValueError(f'"{other}" is not "base", "checkpoints" or "merge://mrg_..."')
         return tuple(dict.fromkeys(value))
 
+    @field_validator("gate")
+    @classmethod
+    def _of_these_sets(cls, value: GateSpec | None, info: ValidationInfo) -> GateSpec | None:
+        if value is None or not {"datasets", "compare_with"} <= info.data.keys():
+            return value
+        known = [dataset.name for dataset in info.data["datasets"]]
+        for name in value.names:
+            if name not in known:
+                raise ValueError(unknown_set(name, known))
+        needed = value.against
+        if needed != "base" and not needed.startswith("merge://"):
+            needed = "checkpoints"
+        if value.max_regression and needed not in info.data["compare_with"]:
+            raise ValueError(
+                f'Regressions against "{value.against}" need "{needed}" in compare_with'
+            )
+        return value
+
     def decoding_of(self, dataset: DatasetSpec) -> DecodingOptions:
         """Return the decoding settings of one dataset, its own language and task first."""
         return DecodingOptions(
@@ -142,6 +172,12 @@ class EvaluationSpec(_Model):
     def normalizer_of(self, dataset: DatasetSpec) -> NormalizerName:
         """Return the normaliser of one dataset."""
         return dataset.normalizer or self.normalizer
+
+
+def unknown_set(name: str, known: Sequence[str]) -> str:
+    """Return what to say of a gate's set that is not evaluated."""
+    listed = ", ".join(known) or "none yet"
+    return f'There is no set "{name}".{did_you_mean(name, known)} Sets: {listed}'
 
 
 class DecodingOptions(_Model):

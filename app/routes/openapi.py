@@ -62,6 +62,7 @@ _EVALUATION_EXAMPLE = {
     "language": "pt",
     "normalizer": "portuguese",
     "compare_with": ["base", "checkpoints"],
+    "gate": {"max_wer": {"parliament-test": 0.1}, "max_regression": 0.01},
 }
 _REFERENCE = "#/components/schemas/{model}"
 

@@ -12,7 +12,7 @@ from app.contract.evaluation import NormalizerName
 from app.routes.dependencies import BackendDep
 from app.routes.openapi import problems
 from app.services import wer
-from app.services.results import MERGE
+from app.services.selection import MERGE
 from app.services.wer import Selection
 
 router = APIRouter(prefix="/merges/{merge_id}/wer", tags=["error rates"])
@@ -63,6 +63,18 @@ _EXAMPLE: dict[str, Any] = {
     ],
     "averages": {"in_domain": {"macro": 0.0927, "micro": 0.0927, "datasets": 1, "ci95": None}},
     "systems": {"base": {"datasets": ["..."], "averages": {"...": "..."}}},
+    "evaluation": {
+        "id": "evl_01KB0Y8W5RZ9J2M7N4C6T3VHQX",
+        "status": "succeeded",
+        "datasets": ["parliament-test"],
+        "gate": {
+            "passed": True,
+            "max_wer": {"parliament-test": 0.1},
+            "max_regression": {"*": 0.01},
+            "against": "base",
+            "failures": [],
+        },
+    },
 }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from app.contract.errors import AfluenteError, InvalidRequestError, Problem, SourceError
 from app.contract.evaluation import EvaluationSpec
 from app.contract.recipe import Recipe
 from app.services.backend import Backend
+from app.services.gates import problems_with_system
 from app.sources.policy import SourcePolicy
 from app.storage import merges
 
@@ -37,14 +38,31 @@ def check_sources(
     ]
     if evaluation is not None:
         checks += _evaluation_checks(backend, evaluation, policy, "evaluation.")
+        has_base, experts = recipe.base is not None, [one.name for one in recipe.checkpoints]
+        checks.append(lambda: _check_gate(evaluation, has_base, experts, "evaluation."))
     _run_all(checks)
     return prepared[0]
 
 
-def check_evaluation(backend: Backend, evaluation: EvaluationSpec) -> None:
-    """Check the manifests and the merges that an evaluation names; raises like `check_sources`."""
-    policy = _policy(backend)
-    _run_all(_evaluation_checks(backend, evaluation, policy, ""))
+def check_evaluation(
+    backend: Backend, evaluation: EvaluationSpec, sources: Mapping[str, Any]
+) -> None:
+    """Check the manifests and the merges that an evaluation names; raises like `check_sources`.
+
+    `sources` are those of the merge that is to be evaluated.
+    """
+    checks = _evaluation_checks(backend, evaluation, _policy(backend), "")
+    has_base, experts = bool(sources["base"]), [one["name"] for one in sources["checkpoints"]]
+    checks.append(lambda: _check_gate(evaluation, has_base, experts, ""))
+    _run_all(checks)
+
+
+def _check_gate(
+    evaluation: EvaluationSpec, has_base: bool, experts: Sequence[str], prefix: str
+) -> None:
+    problems = problems_with_system(evaluation, has_base=has_base, experts=experts, prefix=prefix)
+    if problems:
+        raise InvalidRequestError.of(problems)
 
 
 def _policy(backend: Backend) -> SourcePolicy:

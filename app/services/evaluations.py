@@ -44,7 +44,7 @@ def submit(
                 f"The merge {merge_id} is {merge['status']}; only one that has succeeded can be "
                 "evaluated."
             )
-        check_evaluation(backend, spec)
+        check_evaluation(backend, spec, merge["sources"])
         with writing(backend.engine) as connection:
             if merges.lock(connection, merge_id) is None:  # deleted meanwhile
                 raise NotFoundError(f"There is no merge {merge_id}.")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import mimetypes
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from app.contract.states import OPEN
+from app.services.gates import gate_of
 from app.services.resources import (
     ArtifactResource,
     ErrorResource,
@@ -63,6 +64,7 @@ def evaluation_resource(row: Row, clock: float | None) -> EvaluationResource:
         status=row["status"],
         progress=_progress(row, row["started_at"], clock),
         spec=row["spec"],
+        gate=gate_of(row["spec"], row["status"], row["verdict"]),
         warnings=row["warnings"],
         attempt=row["attempt"],
         created_at=timestamp(row["created_at"]),
@@ -90,12 +92,15 @@ def evaluation_summary(row: Row, evaluation: Row | None) -> EvaluationSummary:
             id=evaluation["id"],
             progress=_progress(evaluation, None, None),
             error=ErrorResource(**evaluation["error"]) if evaluation["error"] else None,
+            gate=gate_of(evaluation["spec"], evaluation["status"], evaluation["verdict"]),
             url=f"/merges/{row['id']}/evaluations/{evaluation['id']}",
         )
-    if not row["request"].get("evaluation"):
+    asked = row["request"].get("evaluation")
+    if not asked:
         return EvaluationSummary(status="none")
     waiting = row["status"] in OPEN or row["status"] == "succeeded"
-    return EvaluationSummary(status="queued" if waiting else "cancelled")
+    status: Literal["queued", "cancelled"] = "queued" if waiting else "cancelled"
+    return EvaluationSummary(status=status, gate=gate_of(asked, status, None))
 
 
 def artifact_resources(row: Row) -> list[ArtifactResource]:

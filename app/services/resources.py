@@ -59,6 +59,29 @@ class ErrorResource(BaseModel):
     retryable: bool = False
 
 
+class GateFailure(BaseModel):
+    """A limit that was not kept to; numbers are fractions, null where there is none to give."""
+
+    dataset: str | None
+    check: Literal["max_wer", "max_regression", "complete"] = Field(
+        description="`complete`: the set is missing, partial, or the evaluation has not ended well."
+    )
+    value: float | None
+    limit: float | None
+    excess: float | None
+    message: str
+
+
+class GateResource(BaseModel):
+    """The limits that an evaluation was asked to judge by, and its verdict."""
+
+    passed: bool | None = Field(description="Null until the evaluation has ended.")
+    max_wer: dict[str, float]
+    max_regression: dict[str, float]
+    against: str
+    failures: list[GateFailure]
+
+
 class EvaluationSummary(BaseModel):
     """The newest evaluation of a merge; `none` if none was ever asked for."""
 
@@ -66,6 +89,7 @@ class EvaluationSummary(BaseModel):
     id: str | None = None
     progress: ProgressResource | None = None
     error: ErrorResource | None = None
+    gate: GateResource | None = None
     url: str | None = None
 
 
@@ -107,6 +131,7 @@ class EvaluationResource(BaseModel):
     status: EvaluationStatus
     progress: ProgressResource
     spec: dict[str, Any] = Field(description="What was asked, defaults filled in.")
+    gate: GateResource | None = Field(description="Null if none was asked for.")
     warnings: list[WarningResource]
     attempt: int
     created_at: str = Field(description=_TIME)

@@ -9,8 +9,12 @@ from typing import Any
 from app.contract.errors import NotFoundError
 from app.contract.evaluation import EvaluatedDataset, NormalizerName
 from app.services.backend import Backend
+from app.services.merges import find as find_merge
 from app.services.pages import decode_offset_token, encode_token
-from app.services.results import MERGE, current_results
+from app.services.presentation import evaluation_summary
+from app.services.results import current_results
+from app.services.selection import MERGE
+from app.storage import evaluations
 
 
 def report(
@@ -28,7 +32,24 @@ def report(
 
     status, systems = current_results(backend, merge_id, evaluation_id)
     own = systems.pop(MERGE, [])
-    return build_wer(merge_id, status, own, systems, normalizer=normalizer)
+    document = build_wer(merge_id, status, own, systems, normalizer=normalizer)
+    return document | {"evaluation": _asked(backend, merge_id, evaluation_id)}
+
+
+def _asked(backend: Backend, merge_id: str, evaluation_id: str | None) -> dict[str, Any]:
+    """Return the evaluation meant, or the newest, and the sets that were asked for by any."""
+    row = find_merge(backend, merge_id)
+    found = evaluations.of_merge(backend.engine, merge_id)
+    found = [one for one in found if evaluation_id in {None, one["id"]}]
+    # What was cancelled is no longer asked for.
+    specs = [one["spec"] for one in reversed(found) if one["status"] != "cancelled"]
+    if not found and row["request"].get("evaluation"):
+        specs = [row["request"]["evaluation"]]
+    summary = evaluation_summary(row, found[0] if found else None).model_dump(mode="json")
+    return {
+        **{field: summary[field] for field in ("id", "status", "gate")},
+        "datasets": list(dict.fromkeys(one["name"] for spec in specs for one in spec["datasets"])),
+    }
 
 
 def report_csv(document: dict[str, Any]) -> str:

@@ -91,6 +91,8 @@ evaluations = Table(
         "merge_id", _ID, ForeignKey("merges.id", ondelete="CASCADE"), nullable=False, index=True
     ),
     Column("spec", _JSON, nullable=False),
+    # Of the spec's gate, written when the evaluation ends.
+    Column("verdict", _JSON),
 )
 
 # One row for each (evaluation, system, dataset): what was decoded and how.

@@ -1,13 +1,19 @@
-"""`afluente wer`: the error rates of a merge, from the service."""
+"""`afluente wer`: the error rates of a merge, from the service, and a gate for automation."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli.options import Key, Url
+
+_EXIT_STATUS = (
+    "Exit status: 0, also where no limit was given; 3 if a limit is not kept, or a set is missing, "
+    "partial or not yet evaluated; 1 if anything else is wrong."
+)
 
 
 class Format(StrEnum):
@@ -16,30 +22,84 @@ class Format(StrEnum):
     TABLE = "table"
     JSON = "json"
     CSV = "csv"
+    HTML = "html"
 
 
 def wer(
     merge_id: Annotated[str, typer.Argument(metavar="ID", help="The merge, mrg_...")],
-    form: Annotated[Format, typer.Option("--format", help="table, json or csv.")] = Format.TABLE,
+    form: Annotated[
+        Format, typer.Option("--format", help="table, json, csv, or a page in html.")
+    ] = Format.TABLE,
+    output: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None,
     normalizer: Annotated[
         str | None, typer.Option(help="Score again with this normaliser.")
     ] = None,
+    evaluation: Annotated[
+        str | None, typer.Option(help="Only what this evaluation found, evl_...")
+    ] = None,
+    max_wer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[SET=]RATE",
+            help="Fail if the error rate of a set (of every set not named) is above this fraction; "
+            "may be repeated.",
+        ),
+    ] = None,
+    max_regression: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[SET=]RATE",
+            help="Fail if the error rate is more than this above that of --against, likewise.",
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="What regressions are from: base, an expert or a merge; base if not given."
+        ),
+    ] = None,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="Fail unless the gate in the request has passed.")
+    ] = False,
     url: Url = None,
     api_key: Key = None,
 ) -> None:
-    """Print a merge's word error rates beside those of its base and experts."""
+    """Print a merge's word error rates beside those of its base and experts; fail above limits."""
+    from cli.client import Client
+    from cli.gates import fail_unless_passed, limits, requested, verdict
+
+    asked = limits(max_wer or [], max_regression or [], against)
+    path = f"/merges/{merge_id}/wer"
+    query = {"normalizer": normalizer, "evaluation": evaluation}
+    with Client(url, api_key) as client:
+        document = client.get(path, **query) if gate or asked or _is_ours(form) else {}
+        verdicts = [verdict(document, asked)] if asked else []
+        verdicts += [requested(document)] if gate else []
+        text = (
+            _render(document, form)
+            if _is_ours(form)
+            else client.get_text(path, format=form.value, **query)
+        )
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        output.write_text(text, encoding="utf-8", newline="")
+    fail_unless_passed(verdicts)
+
+
+wer.__doc__ = f"{wer.__doc__}\n\n{_EXIT_STATUS}"
+
+
+def _is_ours(form: Format) -> bool:
+    """Say whether the form is made here, from the document; the service makes the others."""
+    return form in {Format.TABLE, Format.JSON}
+
+
+def _render(document: dict[str, object], form: Format) -> str:
     import json
 
     from app.reports.rendering import render_table
-    from cli.client import Client
 
-    path = f"/merges/{merge_id}/wer"
-    with Client(url, api_key) as client:
-        if form is Format.CSV:
-            typer.echo(client.get_text(path, format="csv", normalizer=normalizer), nl=False)
-            return
-        document = client.get(path, normalizer=normalizer)
     if form is Format.JSON:
-        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
-    else:
-        typer.echo(render_table(document), nl=False)
+        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    return render_table(document)

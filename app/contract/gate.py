@@ -1,0 +1,72 @@
+"""What a merge's error rates must keep to: the gate of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+# In percent would be a gate that is always open: 10 is refused, 0.1 is 10 %.
+_Rate = Annotated[float, Field(strict=True, ge=-1, le=1)]
+# Stands for every set that is not named; no dataset can be called so.
+EVERY_SET = "*"
+
+
+def _for_every_set(value: object) -> object:
+    alone = isinstance(value, int | float) and not isinstance(value, bool)
+    return {EVERY_SET: value} if alone else value
+
+
+Limits = Annotated[
+    dict[str, _Rate],
+    BeforeValidator(_for_every_set, json_schema_input_type=float | dict[str, float]),
+    Field(max_length=65),
+]
+
+
+class GateSpec(BaseModel):
+    """Limits on the merge's error rates, as fractions, in each set's own metric."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    max_wer: Limits = Field(
+        default_factory=dict,
+        description="The highest error rate: a number for every set, or one a set by name, "
+        '"*" standing for those not named.',
+        examples=[{"parliament-test": 0.1}],
+    )
+    max_regression: Limits = Field(
+        default_factory=dict,
+        description="How far the merge's error rate may lie above that of `against`, likewise; "
+        "below 0, how far it must lie under it.",
+        examples=[0.01],
+    )
+    against: str = Field(
+        "base",
+        min_length=1,
+        max_length=120,
+        description='What regressions are from: "base", an expert\'s name or "merge://{id}".',
+    )
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> GateSpec:
+        if not self.max_wer and not self.max_regression:
+            raise ValueError("A gate needs max_wer, max_regression or both")
+        return self
+
+    @property
+    def system(self) -> str:
+        """What results call the system that regressions are from."""
+        return self.against.removeprefix("merge://")
+
+    @property
+    def names(self) -> list[str]:
+        """The sets that are named."""
+        named = dict.fromkeys([*self.max_wer, *self.max_regression])
+        return [name for name in named if name != EVERY_SET]
+
+
+def limit_of(limits: Mapping[str, float], name: str) -> float | None:
+    """Return the limit of a set: its own, else that of every set, else None."""
+    return limits.get(name, limits.get(EVERY_SET))

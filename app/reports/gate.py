@@ -1,0 +1,127 @@
+"""Judges a `/wer` document by a gate: the one place where that is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from app.contract.gate import GateSpec, limit_of
+from app.contract.states import FINAL
+
+# Rates are quotients of counts: a limit that is met to the digit must not fail by rounding.
+_ROUNDING = 1e-12
+
+
+def judge(document: Mapping[str, Any], gate: GateSpec, asked: Sequence[str]) -> dict[str, Any]:
+    """Return the verdict `{"passed", "failures", ...}` on what is there now.
+
+    `asked` are the sets that were to be evaluated: one that is missing, or partial, or has no
+    rate to judge, fails as one above its limit does, and so does an evaluation that has not
+    ended well. A failure is `{"dataset", "check", "value", "limit", "excess", "message"}`.
+    """
+    newest = {dataset["name"]: dataset for dataset in document["datasets"]}
+    failures = [*_unfinished(document["status"])]
+    for name in dict.fromkeys([*asked, *newest, *gate.names]):
+        failures += _judge_set(name, newest.get(name), gate)
+    if not newest and not failures:
+        failures.append(_failure(None, "complete", "nothing was evaluated"))
+    return verdict(gate, failures)
+
+
+def verdict(gate: GateSpec, failures: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
+    """Return a verdict as answers show it; without a list of failures it is still open."""
+    return {
+        **gate.model_dump(),
+        "passed": None if failures is None else not failures,
+        "failures": [dict(failure) for failure in failures or ()],
+    }
+
+
+def unfinished(gate: GateSpec, status: str) -> dict[str, Any]:
+    """Return the verdict on an evaluation that has no results to judge; open while it may."""
+    return verdict(gate, [*_unfinished(status)] if status in FINAL else None)
+
+
+def _unfinished(status: str) -> Iterator[dict[str, Any]]:
+    if status == "none":
+        yield _failure(None, "complete", "the merge was never evaluated")
+    elif status not in {"succeeded", "partial"}:
+        yield _failure(None, "complete", f"the evaluation is {status}")
+
+
+def _judge_set(
+    name: str, dataset: Mapping[str, Any] | None, gate: GateSpec
+) -> Iterator[dict[str, Any]]:
+    highest, allowed = limit_of(gate.max_wer, name), limit_of(gate.max_regression, name)
+    if highest is None and allowed is None:
+        return
+    if dataset is None:
+        yield _failure(name, "complete", "it is not evaluated")
+        return
+    skipped = len(dataset["warnings"]["skipped"])
+    if dataset["status"] != "succeeded":
+        total = skipped + dataset["utterances"]
+        yield _failure(name, "complete", f"{skipped} of {total} utterances were skipped")
+    if highest is not None:
+        yield from _too_high(name, dataset, highest)
+    if allowed is not None:
+        yield from _regressed(name, dataset, gate.system, allowed)
+
+
+def _too_high(name: str, dataset: Mapping[str, Any], limit: float) -> Iterator[dict[str, Any]]:
+    metric = dataset["metric"]
+    rate = dataset[metric]
+    if rate is None:
+        yield _failure(name, "max_wer", "there is no rate: no reference has any words")
+    elif rate > limit + _ROUNDING:
+        text = (
+            f"{metric.upper()} {_percent(rate)} % is {_percent(rate - limit)} points above "
+            f"the {_percent(limit)} % allowed"
+        )
+        yield _failure(name, "max_wer", text, rate, limit)
+
+
+def _regressed(
+    name: str, dataset: Mapping[str, Any], system: str, limit: float
+) -> Iterator[dict[str, Any]]:
+    found = dataset["compared_with"].get(system)
+    if found is None:
+        reason = dataset["not_compared_with"].get(system, "it was not evaluated")
+        yield _failure(name, "max_regression", f"{system} cannot be compared with: {reason}")
+        return
+    if found["utterances"] != dataset["utterances"]:
+        text = (
+            f"{system} decoded only {found['utterances']} of the {dataset['utterances']} utterances"
+        )
+        yield _failure(name, "complete", text)
+    delta, metric = found["delta"], dataset["metric"]
+    if delta is None:
+        yield _failure(name, "max_regression", "there is no rate: no reference has any words")
+    elif delta > limit + _ROUNDING:
+        text = (
+            f"{metric.upper()} {_percent(dataset[metric])} % is {_percent(abs(delta))} points "
+            f"{'above' if delta >= 0 else 'below'} {system}'s {_percent(found[metric])} %, "
+            f"{_percent(delta - limit)} more than the {_percent(limit)} allowed"
+        )
+        yield _failure(name, "max_regression", text, delta, limit)
+
+
+def _failure(
+    name: str | None,
+    check: str,
+    message: str,
+    value: float | None = None,
+    limit: float | None = None,
+) -> dict[str, Any]:
+    excess = None if value is None or limit is None else value - limit
+    where = f"{name}: " if name else ""
+    return {
+        "dataset": name, "check": check, "value": value, "limit": limit, "excess": excess,
+        "message": f"{where}{message}",
+    }  # fmt: skip
+
+
+def _percent(rate: float) -> str:
+    """Return a fraction in percent, with more digits where two would hide that it is not 0."""
+    text = f"{100 * rate:.2f}"
+    return f"{100 * rate:.2g}" if rate and not float(text) else text

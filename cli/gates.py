@@ -1,0 +1,101 @@
+"""The gate of `afluente wer`: limits from options, verdicts to stderr and the exit status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import typer
+from pydantic import ValidationError
+
+from app.contract.errors import InvalidRequestError, Problem
+from app.contract.gate import EVERY_SET, GateSpec
+from app.contract.problems import did_you_mean, problems_of
+
+# Neither 1, any other failure, nor 2, an option that does not exist.
+NOT_PASSED = 3
+
+
+def limits(
+    max_wer: Sequence[str], max_regression: Sequence[str], against: str | None
+) -> GateSpec | None:
+    """Return the gate that the options ask for, or None; InvalidRequestError if unreadable."""
+    if not max_wer and not max_regression:
+        if against is not None:
+            raise InvalidRequestError("--against needs --max-regression.", param="--against")
+        return None
+    highest, allowed = _rates("--max-wer", max_wer), _rates("--max-regression", max_regression)
+    try:
+        return GateSpec(max_wer=highest, max_regression=allowed, against=against or "base")
+    except ValidationError as error:
+        raise InvalidRequestError.of(problems_of(error, GateSpec)) from None
+
+
+def verdict(document: Mapping[str, Any], gate: GateSpec) -> dict[str, Any]:
+    """Return the verdict on a `/wer` document; InvalidRequestError for a name nobody knows."""
+    from app.contract.evaluation import unknown_set
+    from app.reports.gate import judge
+
+    asked = list(document["evaluation"]["datasets"])
+    known = list(dict.fromkeys([*asked, *(one["name"] for one in document["datasets"])]))
+    problems = [Problem(f"{unknown_set(name, known)}.") for name in gate.names if name not in known]
+    systems = list(document["systems"])
+    if gate.max_regression and systems and gate.system not in {*systems, "base"}:
+        near, listed = did_you_mean(gate.against, systems), ", ".join(systems)
+        problems.append(
+            Problem(f'There are no results of "{gate.against}".{near} Known: {listed}.')
+        )
+    if problems:
+        raise InvalidRequestError.of(problems)
+    return judge(document, gate, asked)
+
+
+def requested(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the verdict on the gate of the request; InvalidRequestError if it has none."""
+    found = document["evaluation"]["gate"]
+    if found is None:
+        status = document["evaluation"]["status"]
+        raise InvalidRequestError(
+            f"The newest evaluation ({status}) was asked for without a gate; give --max-wer or "
+            "--max-regression."
+        )
+    return dict(found)
+
+
+def fail_unless_passed(verdicts: Sequence[Mapping[str, Any]]) -> None:
+    """Say on stderr what the verdicts are; end with the status NOT_PASSED unless all are good."""
+    for found in verdicts:
+        for failure in found["failures"]:
+            typer.echo(f"gate: {failure['message']}", err=True)
+        if found["passed"] is None:
+            typer.echo("gate: the evaluation has not ended", err=True)
+    if not verdicts:
+        return
+    passed = all(found["passed"] for found in verdicts)
+    typer.echo(f"gate: {'passed' if passed else 'not passed'}", err=True)
+    if not passed:
+        raise typer.Exit(NOT_PASSED)
+
+
+def _rates(option: str, texts: Sequence[str]) -> dict[str, float]:
+    rates: dict[str, float] = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        key = name or EVERY_SET
+        if key in rates:
+            which = f'of "{name}"' if name else "of every set"
+            raise InvalidRequestError(f"{option}: two limits {which}.", param=option)
+        rates[key] = _rate(option, text, number)
+    return rates
+
+
+def _rate(option: str, text: str, number: str) -> float:
+    try:
+        rate = float(number)
+    except ValueError:
+        rate = float("nan")
+    if not abs(rate) < float("inf"):
+        raise InvalidRequestError(
+            f'{option}: "{text}" is not a rate such as 0.1 or parliament=0.1.', param=option
+        )
+    return rate

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from app.contract.gate import GateSpec
+from app.reports.gate import judge
+from app.reports.wer import build_wer
+
+WORSE = (("um dois três quatro", "um dois três"), ("cinco", "cinco"))  # 1 of 5
+BETTER = (("um dois três quatro", "um dois três quatro"), ("cinco", "cinco"))
+ASKED = ["set"]
+
+
+@pytest.fixture
+def document(make_dataset) -> dict:
+    systems = {"base": [make_dataset("set", *BETTER)]}
+    return build_wer("mrg_1", "succeeded", [make_dataset("set", *WORSE)], systems)
+
+
+def checks(document: dict, gate: dict, asked: list[str] = ASKED) -> list[tuple]:
+    verdict = judge(document, GateSpec.model_validate(gate), asked)
+    assert verdict["passed"] == (not verdict["failures"])
+    return [(failure["dataset"], failure["check"]) for failure in verdict["failures"]]
+
+
+def test_a_limit_that_is_met_to_the_digit_is_kept(document: dict) -> None:
+    assert checks(document, {"max_wer": 0.2, "max_regression": 0.2}) == []
+    assert checks(document, {"max_wer": {"set": 0.2}}) == []
+
+
+def test_a_failure_says_which_set_by_how_much_and_against_what(document: dict) -> None:
+    gate = GateSpec.model_validate({"max_wer": 0.15, "max_regression": {"set": 0.05}})
+    high, regressed = judge(document, gate, ASKED)["failures"]
+    assert (high["dataset"], high["value"], high["limit"]) == ("set", 0.2, 0.15)
+    assert high["excess"] == pytest.approx(0.05)
+    assert high["message"] == "set: WER 20.00 % is 5.00 points above the 15.00 % allowed"
+    assert regressed["message"] == (
+        "set: WER 20.00 % is 20.00 points above base's 0.00 %, 15.00 more than the 5.00 allowed"
+    )
+
+
+def test_a_negative_regression_asks_for_an_improvement(make_dataset) -> None:
+    merge, base = [make_dataset("set", *BETTER)], {"base": [make_dataset("set", *WORSE)]}
+    document = build_wer("mrg_1", "succeeded", merge, base)
+    assert checks(document, {"max_regression": -0.2}) == []
+    assert checks(document, {"max_regression": -0.3}) == [("set", "max_regression")]
+
+
+def test_a_set_by_name_goes_before_every_set(document: dict) -> None:
+    assert checks(document, {"max_wer": {"*": 0.1, "set": 0.5}}) == []
+    assert checks(document, {"max_wer": {"*": 0.5, "set": 0.1}}) == [("set", "max_wer")]
+    assert checks(document, {"max_wer": {"other": 0.1}}) == [("other", "complete")]
+
+
+def test_what_is_missing_partial_or_open_never_passes(document: dict, make_dataset) -> None:
+    loose = {"max_wer": 1.0}
+    assert checks(document, loose, ["set", "gone"]) == [("gone", "complete")]
+    for status in ("queued", "running", "failed", "cancelled", "none"):
+        assert checks(document | {"status": status}, loose) == [(None, "complete")]
+    assert checks(build_wer("mrg_1", "succeeded", [], {}), loose, []) == [(None, "complete")]
+    partial = build_wer("mrg_1", "partial", [make_dataset("set", *WORSE, skip=(1,))], {})
+    assert checks(partial, loose) == [("set", "complete")]
+
+
+def test_a_comparison_that_cannot_be_made_never_passes(make_dataset) -> None:
+    merge = [make_dataset("set", *BETTER)]
+    loose = {"max_regression": 1.0}
+    nothing = build_wer("mrg_1", "succeeded", merge, {})
+    assert checks(nothing, loose) == [("set", "max_regression")]
+    other = {"base": [make_dataset("set", *BETTER, num_beams=1)]}
+    unlike = build_wer("mrg_1", "succeeded", merge, other)
+    failure = judge(unlike, GateSpec.model_validate(loose), ASKED)["failures"][0]
+    assert "it was decoded with num_beams 1" in failure["message"]
+    fewer = {"base": [make_dataset("set", *BETTER, skip=(1,))]}
+    assert checks(build_wer("mrg_1", "succeeded", merge, fewer), loose) == [("set", "complete")]
+
+
+def test_a_set_without_reference_words_never_passes(make_dataset) -> None:
+    silent = [make_dataset("set", ("", ""))]
+    document = build_wer("mrg_1", "succeeded", silent, {"base": silent})
+    gate = {"max_wer": 1.0, "max_regression": 1.0}
+    assert checks(document, gate) == [("set", "max_wer"), ("set", "max_regression")]
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        {},
+        {"max_wer": "0.1"},
+        {"max_wer": True},
+        {"max_wer": {"a": None}},
+        {"max_were": 1},
+        {"max_wer": 10},
+    ],
+)
+def test_a_gate_that_means_nothing_is_refused(gate: dict) -> None:
+    with pytest.raises(ValidationError):
+        GateSpec.model_validate(gate)

@@ -1,0 +1,77 @@
+"""`afluente wer` against a served API: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from app.services.backend import Backend
+from tests.app.routes.conftest import (
+    empty_database,
+    make_settings,
+    models,
+    recipe,
+    serve,
+    succeed,
+)
+from tests.app.routes.test_evaluations import PERFECT, WORSE, result, spec
+from tests.app.routes.test_gate import finish
+
+__all__ = ["empty_database", "make_settings", "models", "recipe", "spec"]
+
+
+@pytest.fixture
+def served(make_settings, recipe, spec):
+    """A merge of which a third of the words is wrong and none of the base's; (call, ID)."""
+    with serve(make_settings()) as (url, backend):
+        merge_id = measure(url, backend, recipe, spec | {"gate": {"max_wer": 0.5}})
+        yield url, merge_id
+
+
+def measure(url: str, backend: Backend, recipe: dict, spec: dict) -> str:
+    with httpx2.Client(base_url=url) as client:
+        merge_id = client.post("/merges", json=recipe).json()["id"]
+        succeed(backend.engine, backend.store, merge_id)
+        asked = client.post(f"/merges/{merge_id}/evaluations", json=spec).json()
+        finish(backend, merge_id, asked, {"merge": result(WORSE), "base": result(PERFECT)})
+    return merge_id
+
+
+def test_the_gate_is_the_exit_status(afluente, served, tmp_path: Path):
+    url, merge_id = served
+
+    def wer(*options: str):
+        return afluente("wer", merge_id, "--url", url, *options)
+
+    passed = wer("--max-wer", "0.1", "--max-wer", "set=0.34", "--gate")
+    assert (passed.returncode, passed.stderr) == (0, "gate: passed\n")
+    assert "33.33" in passed.stdout
+    failed = wer("--max-wer", "set=0.3", "--max-regression", "0.01")
+    assert failed.returncode == 3
+    assert failed.stderr.splitlines() == [
+        "gate: set: WER 33.33 % is 3.33 points above the 30.00 % allowed",
+        "gate: set: WER 33.33 % is 33.33 points above base's 0.00 %, 32.33 more than the 1.00 "
+        "allowed",
+        "gate: not passed",
+    ]
+    assert failed.stdout == passed.stdout
+    unknown = wer("--max-wer", "sett=0.1")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert 'no set "sett". Did you mean "set"? Sets: set.' in unknown.stderr
+    assert "base" in wer("--max-regression", "0", "--against", "bass").stderr
+    percent = wer("--max-wer", "10")
+    assert percent.returncode == 1
+    assert "less than or equal to 1" in percent.stderr
+    page = tmp_path / "report.html"
+    assert wer("--format", "csv", "--output", str(page)).stdout == ""
+    assert page.read_text().startswith("system,row,name")
+
+
+def test_a_merge_that_was_never_evaluated_does_not_pass(afluente, make_settings, recipe):
+    with serve(make_settings()) as (url, _):
+        merge_id = httpx2.post(f"{url}/merges", json=recipe).json()["id"]
+        done = afluente("wer", merge_id, "--url", url, "--max-wer", "1")
+    assert done.returncode == 3
+    assert "never evaluated" in done.stderr
