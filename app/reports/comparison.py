@@ -29,12 +29,18 @@ def compare(
     differences: dict[str, dict[str, Any]] = {}
     reasons: dict[str, str] = {}
     for name, results in others.items():
-        alike = [other for other in results if _why_not(scored, other) is None]
-        if alike:
-            differences[name] = difference(scored, _preferred(scored, alike))
+        other = counterpart(scored, results)
+        if other is not None:
+            differences[name] = difference(scored, other)
         else:
             reasons[name] = _reason(scored, results)
     return differences, reasons
+
+
+def counterpart(scored: ScoredDataset, results: Sequence[ScoredDataset]) -> ScoredDataset | None:
+    """Return the result that a result can be compared with, the newest of several; else None."""
+    alike = [other for other in results if _why_not(scored, other) is None]
+    return _preferred(scored, alike) if alike else None
 
 
 def difference(merged: ScoredDataset, other: ScoredDataset) -> dict[str, Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from app.contract.evaluation import EvaluatedDataset, NormalizerName
 from app.reports.alignments import Metric
 from app.reports.averages import DatasetRate
-from app.reports.confidence import Counts, Floats, Sampling, rates, sampling
+from app.reports.confidence import Counts, Floats, Sampling, describe, rates, sampling
 from app.reports.normalizers import Normalizer, find_normalizer
 from app.reports.scoring import UtteranceScore, metric_for, score, total
 
@@ -44,6 +45,11 @@ class ScoredDataset:
     def replicates(self) -> Floats | None:
         """The error rate of each replicate of the bootstrap; None if there is nothing to draw."""
         return rates(self.sampling, self.errors, self.lengths)
+
+    @property
+    def interval(self) -> dict[str, Any] | None:
+        """The rate's confidence interval and how it was made, or None."""
+        return describe(self.replicates, self.sampling.unit, self.sampling.units)
 
     @property
     def rate(self) -> DatasetRate:

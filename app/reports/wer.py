@@ -9,7 +9,6 @@ from typing import Any
 from app.contract.evaluation import EvaluatedDataset, NormalizerName
 from app.reports.averages import average
 from app.reports.comparison import compare
-from app.reports.confidence import describe
 from app.reports.scored import ScoredDataset, score_dataset
 from app.reports.scoring import HIGHEST_COMPRESSION_RATIO, sentence_error_rate, total
 
@@ -103,7 +102,7 @@ def _describe(scored: ScoredDataset) -> dict[str, Any]:
         },
         "utterances": len(scored.scores),
         "sentence_error_rate": sentence_error_rate(scored.scores, scored.metric),
-        "ci95": describe(scored.replicates, scored.sampling.unit, scored.sampling.units),
+        "ci95": scored.interval,
         "audio_seconds": round(audio_seconds, 3),
         "decode_seconds": round(decode_seconds, 3),
         "rtfx": round(audio_seconds / decode_seconds, 2) if decode_seconds else None,

@@ -1,19 +1,21 @@
-"""`/merges/{id}/wer`: error rates as JSON or CSV, and the utterances behind them."""
+"""`/merges/{id}/wer`: error rates as JSON, CSV or a page, and the utterances behind them."""
 
 from __future__ import annotations
 
 import json
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from app.contract.evaluation import NormalizerName
 from app.routes.dependencies import BackendDep
+from app.routes.negotiation import preferred
 from app.routes.openapi import problems
 from app.services import wer
 from app.services.selection import MERGE
 from app.services.wer import Selection
+from app.services.wer_page import report_page
 
 router = APIRouter(prefix="/merges/{merge_id}/wer", tags=["error rates"])
 _Normalizer = Annotated[
@@ -21,6 +23,7 @@ _Normalizer = Annotated[
     Query(description="Score again with this one instead of each dataset's own."),
 ]
 _Evaluation = Annotated[str | None, Query(description="Only what this evaluation found.")]
+_FORMS = {"application/json": "json", "text/html": "html", "text/csv": "csv"}
 _EXAMPLE: dict[str, Any] = {
     "merge_id": "mrg_01KB0Y8W5RZ9J2M7N4C6T3VHQX",
     "status": "succeeded",
@@ -87,24 +90,44 @@ _EXAMPLE: dict[str, Any] = {
             "content": {
                 "application/json": {"schema": {"type": "object"}, "example": _EXAMPLE},
                 "text/csv": {"schema": {"type": "string"}},
+                "text/html": {"schema": {"type": "string"}},
             },
         },
         **problems(404, 422),
     },
 )
 def get_wer(
+    request: Request,
     backend: BackendDep,
     merge_id: str,
     normalizer: _Normalizer = None,
     evaluation: _Evaluation = None,
-    format: Annotated[Literal["json", "csv"], Query()] = "json",
+    format: Annotated[
+        Literal["json", "csv", "html"] | None,
+        Query(description="What the Accept header asks for if not given; else JSON."),
+    ] = None,
 ) -> Response:
     """Return the error rates of the merge, and of what it was compared with."""
+    form = format or preferred(request.headers.get("accept", ""), _FORMS)
+    headers = {"Vary": "Accept"}
+    if form == "html":
+        page, policy = report_page(
+            backend, merge_id, normalizer=normalizer, evaluation_id=evaluation
+        )
+        return HTMLResponse(page, headers=headers | _page_headers(policy))
     document = wer.report(backend, merge_id, normalizer=normalizer, evaluation_id=evaluation)
-    if format == "csv":
-        headers = {"Content-Disposition": f'attachment; filename="{merge_id}-wer.csv"'}
+    if form == "csv":
+        headers["Content-Disposition"] = f'attachment; filename="{merge_id}-wer.csv"'
         return Response(wer.report_csv(document), headers=headers, media_type="text/csv")
-    return JSONResponse(document)
+    return JSONResponse(document, headers=headers)
+
+
+def _page_headers(policy: str) -> dict[str, str]:
+    return {
+        "Content-Security-Policy": f"{policy}; frame-ancestors 'none'",
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+    }
 
 
 def _selection(

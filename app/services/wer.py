@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.contract.errors import NotFoundError
 from app.contract.evaluation import EvaluatedDataset, NormalizerName
@@ -15,6 +15,9 @@ from app.services.presentation import evaluation_summary
 from app.services.results import current_results
 from app.services.selection import MERGE
 from app.storage import evaluations
+
+if TYPE_CHECKING:
+    from app.reports.wer import ScoredSystems
 
 
 def report(
@@ -28,12 +31,24 @@ def report(
 
     `normalizer` scores everything with another one than each dataset's own.
     """
-    from app.reports.wer import build_wer  # the scorers are slow to import
+    return scored_report(backend, merge_id, normalizer=normalizer, evaluation_id=evaluation_id)[0]
+
+
+def scored_report(
+    backend: Backend,
+    merge_id: str,
+    *,
+    normalizer: NormalizerName | None = None,
+    evaluation_id: str | None = None,
+) -> tuple[dict[str, Any], ScoredSystems]:
+    """Return that document, and what it was made from."""
+    from app.reports.wer import document_of, score_systems  # the scorers are slow to import
 
     status, systems = current_results(backend, merge_id, evaluation_id)
     own = systems.pop(MERGE, [])
-    document = build_wer(merge_id, status, own, systems, normalizer=normalizer)
-    return document | {"evaluation": _asked(backend, merge_id, evaluation_id)}
+    scored = score_systems(own, systems, normalizer)
+    document = document_of(merge_id, status, scored)
+    return document | {"evaluation": _asked(backend, merge_id, evaluation_id)}, scored
 
 
 def _asked(backend: Backend, merge_id: str, evaluation_id: str | None) -> dict[str, Any]:

@@ -125,3 +125,35 @@ def results(engine: Engine, merge_id: str, evaluation_id: str | None = None) -> 
         query = query.where(evaluations.c.id == evaluation_id)
     with reading(engine) as connection:
         return list(connection.execute(query).mappings())
+
+
+def result(engine: Engine, evaluation_id: str, system: str, dataset: str) -> RowMapping | None:
+    """Return what one system did on one dataset, or None."""
+    table = evaluation_results
+    query = select(table).where(
+        table.c.evaluation_id == evaluation_id,
+        table.c.system == system,
+        table.c.dataset == dataset,
+    )
+    with reading(engine) as connection:
+        return connection.execute(query).mappings().one_or_none()
+
+
+def outlines(engine: Engine, digests: Sequence[str], *, most: int) -> list[RowMapping]:
+    """Return up to `most` results of merges on these manifests, without their utterances.
+
+    Newest evaluation first; each with its `merge_id`.
+    """
+    table = evaluation_results
+    query = (
+        select(table.c.evaluation_id, table.c.dataset, table.c.result, evaluations.c.merge_id)
+        .join(evaluations, evaluations.c.id == table.c.evaluation_id)
+        .where(
+            table.c.system == "merge",
+            table.c.result[("result", "manifest_sha256")].as_string().in_(list(digests)),
+        )
+        .order_by(evaluations.c.created_at.desc(), evaluations.c.id.desc(), table.c.position)
+        .limit(most)
+    )
+    with reading(engine) as connection:
+        return list(connection.execute(query).mappings())

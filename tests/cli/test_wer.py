@@ -67,6 +67,8 @@ def test_the_gate_is_the_exit_status(afluente, served, tmp_path: Path):
     page = tmp_path / "report.html"
     assert wer("--format", "csv", "--output", str(page)).stdout == ""
     assert page.read_text().startswith("system,row,name")
+    assert wer("--format", "html", "--output", str(page)).returncode == 0
+    assert page.read_text().startswith("<!DOCTYPE html>")
 
 
 def test_a_merge_that_was_never_evaluated_does_not_pass(afluente, make_settings, recipe):

@@ -1,0 +1,156 @@
+"""The HTML report of `/wer`: one page that needs nothing else, on a screen, a phone or paper."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from app.reports.charts import Bar, Point, bars, trade_off
+from app.reports.rate_table import MERGE, SIGNIFICANT, Row, rate_rows
+from app.reports.rendering import AVERAGE_TITLES
+from app.reports.wer import ScoredSystems
+from app.reports.worst import worst
+
+# Of one dataset: what is more is counted, not listed.
+_MOST_SKIPPED = 50
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a page says beside the rates.
+
+    `merge` is the merge as `GET /merges/{id}` shows it, `labels` what systems are called, `specs`
+    what was asked of the evaluations, `peers` other merges on the same sets in the trade-off.
+    """
+
+    merge: Mapping[str, Any]
+    labels: Mapping[str, str]
+    specs: Sequence[Mapping[str, Any]]
+    peers: Sequence[Point]
+    version: str
+
+
+def render_page(document: Mapping[str, Any], scored: ScoredSystems, subject: Subject) -> str:
+    """Return the page of a `/wer` document, of the results that it was made from."""
+    datasets, averages = rate_rows(document, scored)
+    points = _points(document, subject)
+    return _environment().get_template("wer.html").render(
+        document=document,
+        merge=subject.merge,
+        labels=subject.labels,
+        specs=[json.dumps(spec, indent=2, ensure_ascii=False) for spec in subject.specs],
+        recipe=json.dumps(_recipe(subject.merge), indent=2, ensure_ascii=False),
+        version=subject.version,
+        datasets=datasets,
+        averages=averages,
+        charts=[(row, _bars(row, subject.labels)) for row in datasets],
+        points=points,
+        scatter=_scatter(points),
+        examples=[(one, worst(one)) for one in scored.merge],
+        problems=_problems(document),
+        groups=AVERAGE_TITLES,
+        significant=SIGNIFICANT,
+        most_skipped=_MOST_SKIPPED,
+        style=Markup(_style()),
+        policy=content_security_policy(),
+    )  # fmt: skip
+
+
+def content_security_policy() -> str:
+    """Return the page's policy: its own style sheet and nothing else, no script, no network."""
+    digest = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+
+
+def percent(rate: float | None) -> str:
+    """Return a fraction in percent with two digits, or a dash."""
+    return "–" if rate is None else f"{100 * rate:.2f}".replace("-", "−")
+
+
+def chance(p: float | None) -> str:
+    """Return a p value as papers print it."""
+    if p is None:
+        return "p: –"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("app.reports"),
+        autoescape=True,  # names, transcripts and reasons are anybody's text
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "chance": chance}
+    return environment
+
+
+@lru_cache(maxsize=1)
+def _style() -> str:
+    loader = _environment().loader
+    assert loader is not None
+    return loader.get_source(_environment(), "wer.css")[0]
+
+
+def _bars(row: Row, labels: Mapping[str, str]) -> Markup:
+    shown = [
+        Bar(labels[cell.system], cell.rate, cell.low, cell.high, cell.system == MERGE)
+        for cell in row.cells
+        if cell.rate is not None
+    ]
+    # charts.py escapes what it writes.
+    return Markup(bars(shown, f"{row.metric} on {row.title}, in percent"))
+
+
+def _points(document: Mapping[str, Any], subject: Subject) -> list[Point]:
+    """Return the trade-off's points, this merge first; none if it lacks either average."""
+    wanted = ("in_domain", "out_of_domain")
+    sets = [document["averages"][group]["datasets"] for group in wanted]
+    if not all(sets):
+        return []
+    found = []
+    for system, results in ((MERGE, document), *document["systems"].items()):
+        averages = [results["averages"][group] for group in wanted]
+        if [average["datasets"] for average in averages] == sets:
+            kind = _kind(system, subject.merge)
+            x, y = (average["macro"] for average in averages)
+            found.append(Point(subject.labels[system], x, y, kind))
+    return [*found, *subject.peers]
+
+
+def _kind(system: str, merge: Mapping[str, Any]) -> str:
+    experts = {source["name"] for source in merge["checkpoints"]}
+    return system if system in {MERGE, "base"} else "expert" if system in experts else "other"
+
+
+def _scatter(points: Sequence[Point]) -> Markup | None:
+    if not points:
+        return None
+    titles = ("In-domain average", "Out-of-domain average")
+    return Markup(trade_off(points, *titles, "Average error rates in percent"))
+
+
+def _problems(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return each system's datasets that something is to be said of."""
+    systems = {MERGE: document, **document["systems"]}
+    return [
+        {"system": system, "dataset": dataset, **dataset["warnings"]}
+        for system, results in systems.items()
+        for dataset in results["datasets"]
+        if any(dataset["warnings"].values())
+    ]
+
+
+def _recipe(merge: Mapping[str, Any]) -> dict[str, Any]:
+    fields = ("method", "parameters", "rules", "seed", "output")
+    return {field: merge[field] for field in fields}

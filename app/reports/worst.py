@@ -1,0 +1,69 @@
+"""The utterances that a merge got most wrong, for people to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.contract.evaluation import ErrorCounts, UtteranceResult
+from app.reports.alignments import stretches
+from app.reports.scored import ScoredDataset
+
+AT_MOST = 8
+# Of one text: a hypothesis that loops may be endless.
+_LONGEST = 2_000
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """An utterance with its errors; texts as they were written and heard, cut if very long."""
+
+    utterance: UtteranceResult
+    counts: ErrorCounts
+    reference: str
+    hypothesis: str
+    pieces: tuple[dict[str, str], ...]
+
+
+def worst(scored: ScoredDataset, most: int = AT_MOST) -> list[Wrong]:
+    """Return the utterances with the most errors, those of the higher rate first among equals."""
+    pairs = zip(scored.scores, scored.evaluated.result.utterances, strict=True)
+    wrong = [(score, utterance) for score, utterance in pairs if score.counts(scored.metric).errors]
+    wrong.sort(key=lambda pair: _badness(pair[0].counts(scored.metric)), reverse=True)
+    return [
+        Wrong(
+            utterance,
+            score.counts(scored.metric),
+            _short(utterance.reference),
+            _short(utterance.hypothesis),
+            _pieces(stretches(score.reference, score.hypothesis, score.alignment, scored.metric)),
+        )
+        for score, utterance in wrong[:most]
+    ]
+
+
+def _badness(counts: ErrorCounts) -> tuple[int, float]:
+    return counts.errors, counts.rate if counts.rate is not None else float("inf")
+
+
+def _pieces(found: Sequence[dict[str, Any]]) -> tuple[dict[str, str], ...]:
+    """Return the alignment's stretches up to a readable length, the cut marked."""
+    pieces, length = [], 0
+    for piece in found:
+        length += len(piece["reference"]) + len(piece["hypothesis"])
+        pieces.append(
+            {
+                **piece,
+                "reference": _short(piece["reference"]),
+                "hypothesis": _short(piece["hypothesis"]),
+            }
+        )
+        if length > _LONGEST:
+            pieces.append({"type": "equal", "reference": "…", "hypothesis": "…"})
+            break
+    return tuple(pieces)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"

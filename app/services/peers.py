@@ -1,0 +1,116 @@
+"""Other merges that were measured as a merge was: the points of its trade-off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Engine
+
+from app.contract.evaluation import DecodingRecord, NormalizerName
+from app.services.selection import MERGE, unpack
+from app.storage import evaluations, merges
+
+if TYPE_CHECKING:
+    from app.reports.charts import Point
+    from app.reports.scored import ScoredDataset
+
+MOST_PEERS = 50
+_GROUPS = ("in_domain", "out_of_domain")
+# Rates of results that have been scored for a chart; they are immutable and small.
+_REMEMBERED = 10_000
+
+
+@dataclass(frozen=True)
+class _Set:
+    """What another merge's result must share with this one's."""
+
+    group: str
+    digest: str
+    settings: Mapping[str, Any]
+    normalizer: NormalizerName
+
+    def has(self, result: Mapping[str, Any]) -> bool:
+        """Say whether a whole result, without its utterances, is of this set and decoded alike."""
+        same = result["manifest_sha256"] == self.digest and not result.get("skipped")
+        return same and DecodingRecord.model_validate(result["decoding"]).settings == self.settings
+
+
+def find_peers(
+    engine: Engine, merge_id: str, scored: Sequence[ScoredDataset], known: Sequence[str] = ()
+) -> list[Point]:
+    """Return the newest merges with whole results on all in- and out-of-domain sets of this one.
+
+    At most MOST_PEERS, without this merge and those `known`; x is the in-domain, y the
+    out-of-domain macro average, under this merge's normalisers.
+    """
+    from app.reports.charts import Point
+
+    latest = {one.evaluated.name: one for one in scored}.values()
+    sets = [_set_of(one) for one in latest if one.evaluated.group in _GROUPS]
+    if {one.group for one in sets} != set(_GROUPS):
+        return []
+    points = []
+    for row, found in _candidates(engine, sets, {merge_id, *known}):
+        rates: dict[str, list[float]] = {group: [] for group in _GROUPS}
+        for one, result in zip(sets, found, strict=True):
+            rate = _rate(engine, result["evaluation_id"], result["dataset"], one.normalizer)
+            if rate is not None:
+                rates[one.group].append(rate)
+        if all(rates.values()):
+            x, y = (fmean(rates[group]) for group in _GROUPS)
+            points.append(Point(label_of(row), x, y, "other"))
+    return points
+
+
+def label_of(row: Mapping[Any, Any]) -> str:
+    """Return what charts call a merge: its method and λ."""
+    coefficient = row["recipe"]["parameters"].get("scaling_coefficient")
+    return str(row["method"]) + ("" if coefficient is None else f" λ={coefficient:g}")
+
+
+def _set_of(scored: ScoredDataset) -> _Set:
+    result = scored.evaluated.result
+    return _Set(
+        scored.evaluated.group,
+        result.manifest_sha256,
+        result.decoding.settings,
+        scored.normalizer.name,
+    )
+
+
+def _candidates(
+    engine: Engine, sets: Sequence[_Set], without: set[str]
+) -> Iterator[tuple[Mapping[Any, Any], list[Mapping[Any, Any]]]]:
+    """Yield (merge, its newest result on each set) of merges that have one on all, newest first."""
+    digests = sorted({one.digest for one in sets})
+    found: dict[str, dict[int, Mapping[Any, Any]]] = {}
+    for row in evaluations.outlines(engine, digests, most=8 * MOST_PEERS * len(sets)):
+        if row["merge_id"] in without:
+            continue
+        mine = found.setdefault(str(row["merge_id"]), {})
+        for number, one in enumerate(sets):
+            if number not in mine and one.has(row["result"]["result"]):
+                mine[number] = row
+    whole = [merge_id for merge_id, mine in found.items() if len(mine) == len(sets)]
+    for merge_id in whole[:MOST_PEERS]:
+        merge = merges.get(engine, merge_id)
+        if merge is not None:
+            yield merge, [found[merge_id][number] for number in range(len(sets))]
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _rate(
+    engine: Engine, evaluation_id: str, dataset: str, normalizer: NormalizerName
+) -> float | None:
+    from app.reports.scored import score_dataset
+    from app.reports.scoring import total
+
+    row = evaluations.result(engine, evaluation_id, MERGE, dataset)
+    if row is None:  # deleted meanwhile
+        return None
+    scored = score_dataset(unpack(row), normalizer)
+    return total(score.counts(scored.metric) for score in scored.scores).rate

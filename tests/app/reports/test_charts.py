@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from itertools import combinations
+from xml.etree.ElementTree import Element, fromstring
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.reports.charts import WIDTH, Bar, Point, bars, make_axis, trade_off
+from app.reports.labels import place_labels
+
+SVG = "{http://www.w3.org/2000/svg}"
+RATES = st.floats(0, 3)
+BARS = st.lists(
+    st.builds(
+        lambda label, three: Bar(label, sorted(three)[1], sorted(three)[0], sorted(three)[2]),
+        st.text(st.characters(codec="ascii", categories=("L", "N", "P")), max_size=80),
+        st.tuples(RATES, RATES, RATES),
+    ),
+    min_size=1,
+    max_size=6,
+)
+POINTS = st.lists(
+    st.builds(
+        Point, st.text("abcλ=1.", min_size=1, max_size=40), RATES, RATES,
+        st.sampled_from(["merge", "other", "base", "expert"]),
+    ),
+    min_size=1, max_size=25,
+)  # fmt: skip
+
+
+def number(element: Element, name: str) -> float:
+    return float(element.attrib[name])
+
+
+def classed(svg: Element, name: str) -> list[Element]:
+    return [one for one in svg.iter() if name in one.get("class", "").split()]
+
+
+@given(BARS)
+def test_bars_are_as_long_as_their_rates(given_bars: list[Bar]) -> None:
+    svg = fromstring(bars(given_bars, "title"))
+    lengths = [number(rect, "width") for rect in svg.iter(f"{SVG}rect")]
+    longest = max(bar.rate for bar in given_bars)
+    for bar, length in zip(given_bars, lengths, strict=True):
+        if longest > 1e-6:
+            assert length == pytest.approx(max(lengths) * bar.rate / longest, abs=0.02)
+
+
+@given(BARS)
+def test_intervals_are_on_the_axis_and_around_the_end_of_their_bar(given_bars: list[Bar]) -> None:
+    svg = fromstring(bars(given_bars, "title"))
+    ticks = [number(tick, "x") for tick in classed(svg, "tick")]
+    for row in classed(svg, "bar"):
+        rect = row.find(f"{SVG}rect")
+        end = number(rect, "x") + number(rect, "width")
+        *_, whisker = classed(row, "whisker")
+        low, high = number(whisker, "x1"), number(whisker, "x2")
+        assert low - 0.02 <= end <= high + 0.02
+        assert ticks[0] - 0.01 <= low <= high <= ticks[-1] + 0.01 < WIDTH
+
+
+@given(BARS)
+def test_every_bar_has_its_name_and_its_number(given_bars: list[Bar]) -> None:
+    svg = fromstring(bars(given_bars, "title"))
+    for row, bar in zip(classed(svg, "bar"), given_bars, strict=True):
+        label, value = (text.text or "" for text in row.iter(f"{SVG}text"))
+        assert label == bar.label or (label[:-1] == bar.label[:43] and label[-1] == "…")
+        assert value == f"{100 * bar.rate:.2f}"
+        assert f"{bar.label}: {value}" in svg.attrib["aria-label"]
+
+
+@given(POINTS)
+def test_every_point_has_a_label_in_the_drawing(points: list[Point]) -> None:
+    svg = fromstring(trade_off(points, "x", "y", "title"))
+    groups = classed(svg, "point")
+    for place, (point, group) in enumerate(zip(points, groups, strict=True), start=1):
+        [label] = classed(group, "label")
+        assert label.text in {point.label, point.label[:29] + "…", str(place)}
+        assert 0 <= number(label, "x") <= WIDTH
+        assert point.label in svg.attrib["aria-label"]
+
+
+def test_points_lie_where_their_rates_say() -> None:
+    points = [
+        Point("a", 0.1, 0.3, "merge"),
+        Point("b", 0.2, 0.2, "other"),
+        Point("c", 0.3, 0.1, "other"),
+    ]
+    svg = fromstring(trade_off(points, "x", "y", "title"))
+    places = [(number(one, "cx"), number(one, "cy")) for one in svg.iter(f"{SVG}circle")]
+    assert places[0][0] < places[1][0] < places[2][0]
+    assert places[0][1] < places[1][1] < places[2][1]  # a lower rate is further down
+    assert places[1][0] - places[0][0] == pytest.approx(places[2][0] - places[1][0], abs=0.02)
+
+
+def test_labels_keep_apart_and_fall_back_to_numbers() -> None:
+    places = [(200.0 + 3 * index, 200.0) for index in range(8)]
+    labels = place_labels(places, ["a long label of it"] * 8, (0, 0, 420, 400))
+    texts = [label.text for label in labels]
+    assert "a long label of it" in texts
+    assert "8" in texts
+    whole = [label.box for label in labels if label.text == "a long label of it"]
+    for one, other in combinations(whole, 2):
+        apart_across = one[2] <= other[0] or other[2] <= one[0]
+        assert apart_across or one[3] <= other[1] or other[3] <= one[1]
+
+
+@given(st.lists(RATES, min_size=1, max_size=9), st.booleans())
+def test_an_axis_reaches_over_its_values_on_round_numbers(values: list[float], zero: bool) -> None:
+    axis = make_axis(values, 10, 110, zero=zero)
+    assert 2 <= len(axis.ticks) <= 8
+    for value in values:
+        assert 10 - 1e-3 <= axis(value) <= 110 + 1e-3
+    assert axis(axis.low) == 10
+    assert axis(axis.high) == 110
+
+
+def test_a_rate_that_is_not_known_has_no_bar() -> None:
+    svg = fromstring(bars([Bar("a", None), Bar("b", 0.5)], "title"))
+    assert len(list(svg.iter(f"{SVG}rect"))) == 1
+    assert "a: no rate" in svg.attrib["aria-label"]
+
+
+def test_names_are_text_whatever_is_in_them() -> None:
+    name = '"><script>alert(1)</script>&'
+    for drawn in (
+        bars([Bar(name, 0.1)], name),
+        trade_off([Point(name, 0.1, 0.1, "other")], name, name, name),
+    ):
+        assert "<script" not in drawn
+        assert name in fromstring(drawn).attrib["aria-label"]

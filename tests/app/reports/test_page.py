@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from app.reports.charts import Point
+from app.reports.page import Subject, content_security_policy, render_page
+from app.reports.rate_table import rate_rows
+from app.reports.wer import ScoredSystems, document_of, score_systems
+from app.reports.worst import worst
+
+HOSTILE = "<script>alert('x')</script>"
+PAIRS = (
+    ("bom dia a todos", "bom dia todos"),
+    ("três votos", "quatro votos"),
+    ("olá", "olá mundo"),
+    (HOSTILE, HOSTILE + " two"),
+)
+VOID = {"meta", "br", "rect", "line", "circle", "polygon"}
+
+
+class Outline(HTMLParser):
+    """Notes tags, attributes and text; fails where tags do not match."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def subject(**changes: Any) -> Subject:
+    merge = {
+        "id": "mrg_1", "name": f"name {HOSTILE}", "status": "succeeded", "method": "soup",
+        "parameters": {"scaling_coefficient": 1.0}, "rules": [], "seed": 0, "output": {},
+        "base": {
+            "name": "base", "uri": "file:///b", "resolved": None, "sha256": "b" * 64, "weight": None
+        },
+        "checkpoints": [
+            {"name": "one", "uri": "file:///1", "resolved": None, "sha256": None, "weight": 1.0}
+        ],
+        "artifacts": [], "warnings": [], "finished_at": None,
+    }  # fmt: skip
+    labels = {"merge": "soup λ=1", "base": "base", "one": f"one {HOSTILE}"}
+    return Subject(merge, labels, [{"note": HOSTILE}], changes.get("peers", []), "0.1")
+
+
+@pytest.fixture
+def scored(make_dataset) -> ScoredSystems:
+    def sets(*pairs: tuple[str, str], **fields: Any) -> list:
+        return [
+            make_dataset("parliament", *pairs, **fields),
+            make_dataset("street", *pairs, group="out_of_domain", manifest="1" * 64),
+        ]
+
+    perfect = [(text, text) for text, _ in PAIRS]
+    others = {"base": sets(*perfect), "one": sets(*PAIRS, num_beams=1)[:1]}
+    return score_systems(sets(*PAIRS, skip=(1,)), others)
+
+
+def page_of(scored: ScoredSystems, **changes: Any) -> str:
+    document = document_of("mrg_1", "partial", scored)
+    failure = {"message": f"parliament: {HOSTILE}"}
+    gate = {"passed": False, "failures": [failure]}
+    document |= {"evaluation": {"id": "evl_1", "gate": gate}}
+    return render_page(document, scored, subject(**changes))
+
+
+def test_what_people_wrote_stays_text(scored: ScoredSystems) -> None:
+    page = page_of(scored, peers=[Point(HOSTILE, 0.1, 0.2, "other")])
+    outline = Outline(page)
+    assert "script" not in outline.tags
+    assert outline.text.count(HOSTILE) >= 6  # name, column, gate, reference, hypothesis, point
+
+
+def test_the_page_needs_nothing_but_itself(scored: ScoredSystems) -> None:
+    page = page_of(scored)
+    outline = Outline(page)
+    assert not {"script", "link", "img", "iframe", "object", "form"} & set(outline.tags)
+    names = {name for name, _ in outline.attributes}
+    assert not {"src", "srcset", "style", "action"} & names
+    assert not [name for name in names if name.startswith("on")]
+    links = [value for name, value in outline.attributes if name == "href"]
+    assert all(value.startswith("#") for value in links)
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_the_policy_allows_this_style_sheet_and_nothing_else(scored: ScoredSystems) -> None:
+    [style] = re.findall(r"<style>(.*?)</style>", page_of(scored), re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = content_security_policy()
+    assert policy.startswith("default-src 'none';")
+    assert f"style-src 'sha256-{digest}';" in policy
+    assert "unsafe" not in policy
+
+
+def test_tables_and_charts_have_names_for_those_who_hear_them(scored: ScoredSystems) -> None:
+    outline = Outline(page_of(scored))
+    assert outline.tags.count("table") == outline.tags.count("caption")
+    assert ("lang", "en") in outline.attributes
+    assert outline.tags.count("svg") == outline.attributes.count(("role", "img")) == 3
+    scopes = [value for name, value in outline.attributes if name == "scope"]
+    assert scopes.count("col") >= 4
+    assert outline.tags.count("th") == len(scopes)
+    ids = [value for name, value in outline.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    named = {value for name, value in outline.attributes if name == "aria-labelledby"}
+    assert named <= set(ids)
+
+
+def test_alignments_have_signs_beside_colours(scored: ScoredSystems) -> None:
+    text = " ".join(Outline(page_of(scored)).text.split())
+    assert "bom dia deleted: −a todos" in text
+    assert "olá inserted: +mundo" in text
+    assert "substituted: três→quatro votos" in text
+    for kind in ("sub", "gone", "new"):
+        assert f'class="{kind}"' in page_of(scored)
+
+
+def test_the_best_of_a_row_is_marked_and_the_base_is_tested(make_dataset) -> None:
+    right = [(f"um dois três {n}", f"um dois três {n}") for n in range(30)]
+    wrong = [(text, "um dois") for text, _ in right]
+    scored = score_systems(
+        [make_dataset("set", *right)],
+        {"base": [make_dataset("set", *wrong)], "one": [make_dataset("set", *wrong, num_beams=1)]},
+    )
+    [row], averages = rate_rows(document_of("mrg_1", "succeeded", scored), scored)
+    merge, base, one = row.cells
+    assert (merge.rate, merge.is_best, base.is_best) == (0.0, True, False)
+    assert (one.rate, one.is_best) == (None, False)  # decoded otherwise: not comparable
+    assert row.difference.delta == -0.5
+    # 30 times the same difference: there is nothing to test by.
+    assert (row.difference.p, row.difference.verdict) == (None, "open")
+    assert {average.title for average in averages} == {"ID avg", "Full avg", "All avg"}
+    varied = [(text, "um dois" if n % 2 else text) for n, (text, _) in enumerate(right)]
+    scored = score_systems([make_dataset("set", *right)], {"base": [make_dataset("set", *varied)]})
+    [row], _ = rate_rows(document_of("mrg_1", "succeeded", scored), scored)
+    assert (row.difference.p, row.difference.verdict) == (None, "open")
+    mixed = [(text, ("um dois", "um dois três")[n % 2]) for n, (text, _) in enumerate(right)]
+    scored = score_systems([make_dataset("set", *right)], {"base": [make_dataset("set", *mixed)]})
+    document = document_of("mrg_1", "succeeded", scored)
+    [row], _ = rate_rows(document, scored)
+    assert row.difference.verdict == "better"
+    page = render_page(document | {"evaluation": {"id": None, "gate": None}}, scored, subject())
+    assert "p &lt; 0.001" in page
+    assert "significantly better than the base" in page
+
+
+def test_the_worst_utterances_come_first_and_none_is_without_error(make_dataset) -> None:
+    pairs = [
+        ("um dois três quatro", "um"),
+        ("um", "um"),
+        ("um dois", "três"),
+        ("um dois três", "três"),
+    ]
+    scored = score_systems([make_dataset("set", *pairs)], {}).merge[0]
+    found = worst(scored)
+    assert [(one.utterance.index, one.counts.errors) for one in found] == [(0, 3), (2, 2), (3, 2)]
+    assert len(worst(scored, 1)) == 1
+
+
+def test_a_transcript_without_end_is_cut(make_dataset) -> None:
+    scored = score_systems([make_dataset("set", ("um", "um " * 100_000))], {})
+    document = document_of("mrg_1", "succeeded", scored) | {
+        "evaluation": {"id": None, "gate": None}
+    }
+    assert len(render_page(document, scored, subject())) < 60_000
+
+
+def test_warnings_and_what_is_not_compared_are_told(scored: ScoredSystems) -> None:
+    text = " ".join(Outline(page_of(scored)).text.split())
+    assert "1.wav: the file is empty" in text
+    assert "it was decoded with num_beams 1 instead of 5" in text
+    assert "0" * 64 in text
+    assert "whisper-normalizer" in text
+
+
+def test_a_language_without_spaces_is_shown_by_character(make_dataset) -> None:
+    scored = score_systems([make_dataset("set", ("今天天气", "今天天汽"), language="zh")], {})
+    document = document_of("mrg_1", "succeeded", scored) | {
+        "evaluation": {"id": None, "gate": None}
+    }
+    text = Outline(render_page(document, scored, subject())).text
+    assert "今天天substituted: 气→汽" in text
+    assert "CER" in text
+
+
+def test_nothing_evaluated_is_a_page_too() -> None:
+    scored = score_systems([], {})
+    document = document_of("mrg_1", "queued", scored) | {"evaluation": {"id": None, "gate": None}}
+    assert "Nothing has been decoded yet." in Outline(render_page(document, scored, subject())).text
