@@ -113,5 +113,7 @@ def _align(reference: Sequence[int] | str, hypothesis: Sequence[int] | str) -> A
     if reference == hypothesis:
         length = len(reference)
         return (Chunk("equal", 0, length, 0, length),) if length else ()
-    found = Levenshtein.opcodes(reference, hypothesis).as_list()
-    return tuple(Chunk(_TYPES[kind], *places) for kind, *places in found)
+    return tuple(
+        Chunk(_TYPES[one.tag], one.src_start, one.src_end, one.dest_start, one.dest_end)
+        for one in Levenshtein.opcodes(reference, hypothesis)
+    )

@@ -1,10 +1,10 @@
-"""Renders `/wer` documents for people and spreadsheets: a plain table, and CSV."""
+"""Renders `/wer` documents as a plain table, for terminals."""
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from textwrap import dedent
 from typing import Any
 
@@ -12,15 +12,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-CSV_COLUMNS = (
-    "system", "row", "name", "group", "language", "metric", "wer", "cer", "macro", "micro",
-    "ci95_low", "ci95_high", "ci95_unit", "delta", "mapsswe_p", "probability_of_improvement",
-    "datasets", "substitutions", "deletions", "insertions", "hits", "reference_words",
-    "utterances", "skipped", "sentence_error_rate", "audio_seconds", "decode_seconds", "rtfx",
-    "normalizer", "normalizer_version", "backend", "num_beams", "task", "dtype", "device_type",
-    "manifest_sha256",
-)  # fmt: skip
-_DIFFERENCE = ("delta", "mapsswe_p", "probability_of_improvement")
 _FEWER = "*"
 AVERAGE_TITLES = {
     "in_domain": "ID avg",
@@ -33,84 +24,89 @@ AVERAGE_TITLES = {
 }
 
 
-def render_csv(document: Mapping[str, Any]) -> str:
-    """Return the document as CSV: a row for each system and dataset, then one an average.
-
-    Column `row` is "dataset" or "average"; the merge's own `system` is "merge". Rates are
-    fractions, as in JSON; what does not apply is empty. In another system's row `delta` and what
-    follows it say how the merge does against that system.
-    """
-    output = io.StringIO()
-    writer = csv.DictWriter(output, CSV_COLUMNS, restval="", lineterminator="\r\n")
-    writer.writeheader()
-    systems = {"merge": document, **document["systems"]}
-    compared = {dataset["name"]: dataset["compared_with"] for dataset in document["datasets"]}
-    for system, results in systems.items():
-        for row in _rows(results):
-            difference = compared.get(row["name"], {}).get(system, {})
-            shown = {column: difference.get(column) for column in _DIFFERENCE}
-            writer.writerow({"system": system, **row, **shown})
-    return output.getvalue()
-
-
-def render_table(*documents: Mapping[str, Any], labels: Sequence[str] = ()) -> str:
+def render_table(*documents: Mapping[str, Any], labels: Sequence[str] = (), width: int = 0) -> str:
     """Return a plain table in percent: a row a system, a column a dataset, then averages.
 
     Of several documents the other systems are shown once, then each merge under its label
     (`labels` in the documents' order; the merge's id if not given). Averages are macro; those
     without a dataset in any row are left out, and one over fewer sets than another row's is marked,
-    as CER is.
+    as CER is. Rates have their 95 % intervals, or those of datasets alone, if no line is longer
+    than `width` with them.
     """
     rows = _systems(documents, labels)
-    datasets = _dataset_titles(rows.values())
-    averages = [
-        group
-        for group in AVERAGE_TITLES
-        if any(results["averages"].get(group, {}).get("datasets") for results in rows.values())
-    ]
+    datasets, averages = list(_dataset_columns(rows)), list(_average_columns(rows))
+    columns = datasets + averages
+    marked = any(cell.rate.endswith(_FEWER) for _, cells in columns for cell in cells)
+    note = f"{_FEWER} over fewer sets than other rows\n" if marked else ""
+    for shown in (columns, datasets):
+        table = _table(rows, columns, with_intervals=len(shown))
+        fits = max(map(len, table.splitlines())) <= width
+        if fits and any(cell.interval for _, cells in shown for cell in cells):
+            return f"{table}{note}[95 % confidence intervals]\n"
+    return _table(rows, columns, with_intervals=0) + note
+
+
+@dataclass(frozen=True)
+class _Cell:
+    rate: str
+    interval: str
+
+
+def _dataset_columns(rows: Mapping[str, Any]) -> Iterator[tuple[str, list[_Cell]]]:
+    for name, title in _dataset_titles(rows.values()).items():
+        found = [
+            {dataset["name"]: dataset for dataset in results["datasets"]}.get(name)
+            for results in rows.values()
+        ]
+        yield (
+            title,
+            [
+                _Cell("-", "")
+                if one is None
+                else _Cell(_percent(one[one["metric"]]), _interval(one["ci95"]))
+                for one in found
+            ],
+        )
+
+
+def _average_columns(rows: Mapping[str, Any]) -> Iterator[tuple[str, list[_Cell]]]:
+    for group, title in AVERAGE_TITLES.items():
+        averages = [results["averages"].get(group, {}) for results in rows.values()]
+        most = max((average.get("datasets", 0) for average in averages), default=0)
+        if most:
+            yield title, [_macro(average, most) for average in averages]
+
+
+def _macro(average: Mapping[str, Any], most: int) -> _Cell:
+    """Return a macro average, marked if another row's is over more sets."""
+    fewer = _FEWER if 0 < average.get("datasets", 0) < most else ""
+    return _Cell(_percent(average.get("macro")) + fewer, _interval(average.get("ci95")))
+
+
+def _table(
+    rows: Iterable[str], columns: Sequence[tuple[str, Sequence[_Cell]]], *, with_intervals: int
+) -> str:
+    """Return the table; so many columns, from the left, have intervals."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("system")
-    for title in (*datasets.values(), *(AVERAGE_TITLES[group] for group in averages)):
+    for title, _ in columns:
         table.add_column(title, justify="right")
-    for system, results in rows.items():
-        rates = {dataset["name"]: dataset[dataset["metric"]] for dataset in results["datasets"]}
-        macros = [_macro(rows, results, group) for group in averages]
-        table.add_row(system, *(_percent(rates.get(name)) for name in datasets), *macros)
-    marked = any(str(cell).endswith(_FEWER) for column in table.columns for cell in column.cells)
-    return _plain(table) + (f"{_FEWER} over fewer sets than other rows\n" if marked else "")
+    texts = [
+        _texts(cells, intervals=number < with_intervals)
+        for number, (_, cells) in enumerate(columns)
+    ]
+    for number, system in enumerate(rows):
+        table.add_row(system, *(column[number] for column in texts))
+    return _plain(table)
 
 
-def _macro(rows: Mapping[str, Any], results: Mapping[str, Any], group: str) -> str:
-    """Return the group's macro average, marked if other rows' averages have more sets in them."""
-    here, most = results["averages"].get(group, {}), 0
-    for other in rows.values():
-        most = max(most, other["averages"].get(group, {}).get("datasets", 0))
-    text = _percent(here.get("macro"))
-    return text + _FEWER if 0 < here.get("datasets", 0) < most else text
+def _texts(cells: Sequence[_Cell], *, intervals: bool) -> list[str]:
+    widest = max(len(cell.interval) for cell in cells) if intervals else 0
+    return [f"{cell.rate} {cell.interval:>{widest}}" if widest else cell.rate for cell in cells]
 
 
-def _rows(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for dataset in results["datasets"]:
-        flat = {**dataset, **dataset["decoding"]}
-        yield {
-            **{column: flat[column] for column in CSV_COLUMNS if column in flat},
-            "language": dataset["language"],
-            "row": "dataset",
-            "skipped": len(dataset["warnings"]["skipped"]),
-            "normalizer": dataset["normalizer"]["name"],
-            "normalizer_version": dataset["normalizer"]["version"],
-            **_confidence(dataset),
-        }
-    for group, average in results["averages"].items():
-        values = {name: average[name] for name in ("macro", "micro", "datasets")}
-        yield {
-            "row": "average", "name": group, "group": group, **values, **_confidence(average)
-        }  # fmt: skip
-
-
-def _confidence(results: Mapping[str, Any]) -> dict[str, Any]:
-    interval = results["ci95"] or {}
-    return {f"ci95_{name}": interval.get(name) for name in ("low", "high", "unit")}
+def _interval(found: Mapping[str, Any] | None) -> str:
+    return f"[{100 * found['low']:.1f} {100 * found['high']:.1f}]" if found else ""
 
 
 def _systems(

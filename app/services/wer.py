@@ -69,7 +69,7 @@ def _asked(backend: Backend, merge_id: str, evaluation_id: str | None) -> dict[s
 
 def report_csv(document: dict[str, Any]) -> str:
     """Return that document as CSV."""
-    from app.reports.rendering import render_csv
+    from app.reports.spreadsheet import render_csv
 
     return render_csv(document)
 

@@ -32,6 +32,7 @@ def evaluate(
 ) -> None:
     """Decode manifests with one checkpoint and print its word error rates."""
     import json
+    from shutil import get_terminal_size
 
     from app.contract.errors import SourceNotFoundError
     from app.reports.rendering import render_table
@@ -62,7 +63,9 @@ def evaluate(
                 f"warning: {dataset['name']}: {skipped['audio']}: {skipped['reason']}", err=True
             )
     typer.echo("word error rates in percent")
-    typer.echo(render_table(document, labels=[folder.name]), nl=False)
+    typer.echo(
+        render_table(document, labels=[folder.name], width=get_terminal_size().columns), nl=False
+    )
 
 
 def _spec(manifests: list[Path], **options: object) -> EvaluationSpec:

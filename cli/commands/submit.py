@@ -55,7 +55,10 @@ def _failure(merge: dict[str, Any]) -> str:
 
 
 def _print_table(client: Any, merge: dict[str, Any]) -> None:
+    from shutil import get_terminal_size
+
     from app.reports.rendering import render_table
 
     typer.echo("\nword error rates in percent")
-    typer.echo(render_table(client.get(f"/merges/{merge['id']}/wer")), nl=False)
+    document = client.get(f"/merges/{merge['id']}/wer")
+    typer.echo(render_table(document, width=get_terminal_size().columns), nl=False)

@@ -97,9 +97,10 @@ def _is_ours(form: Format) -> bool:
 
 def _render(document: dict[str, object], form: Format) -> str:
     import json
+    from shutil import get_terminal_size
 
     from app.reports.rendering import render_table
 
     if form is Format.JSON:
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    return render_table(document)
+    return render_table(document, width=get_terminal_size().columns)

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from app.reports.rendering import render_csv, render_table
+from app.reports.rendering import render_table
+from app.reports.spreadsheet import render_csv
 from app.reports.wer import build_wer
 
 PAIRS = (("bom dia a todos", "bom dia todos"), ("três votos", "3 votos"), ("", "ruído"))
@@ -163,6 +164,21 @@ def test_the_table_shows_percent_by_system(document: dict) -> None:
     assert cells["telephone"] == ["0.00", "-", "0.00", "-", "0.00*", "0.00*"]
     assert cells["boosted_tsv_m"] == ["50.00", "0.00", "50.00", "0.00", "25.00", "25.00"]
     assert lines[-1] == "* over fewer sets than other rows"
+
+
+def test_the_table_shows_intervals_where_they_fit(document: dict) -> None:
+    wide = render_table(document, width=200).splitlines()
+    narrow = render_table(document, width=40)
+    assert narrow == render_table(document)
+    interval = document["datasets"][0]["ci95"]
+    shown = f"[{100 * interval['low']:.1f} {100 * interval['high']:.1f}]"
+    assert next(line for line in wide if line.startswith("mrg_1")).split("  ").count(shown) == 2
+    assert wide[-1] == "[95 % confidence intervals]"
+    assert "[" not in narrow
+    widest = max(map(len, wide[:-2]))
+    assert render_table(document, width=widest).splitlines() == wide
+    middle = render_table(document, width=widest - 1)
+    assert middle.count("[") == 4  # of datasets alone, and the note
 
 
 def test_several_merges_share_one_table(document: dict) -> None:

@@ -1,0 +1,62 @@
+"""Renders `/wer` documents as CSV, for spreadsheets."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+CSV_COLUMNS = (
+    "system", "row", "name", "group", "language", "metric", "wer", "cer", "macro", "micro",
+    "ci95_low", "ci95_high", "ci95_unit", "delta", "mapsswe_p", "probability_of_improvement",
+    "datasets", "substitutions", "deletions", "insertions", "hits", "reference_words",
+    "utterances", "skipped", "sentence_error_rate", "audio_seconds", "decode_seconds", "rtfx",
+    "normalizer", "normalizer_version", "backend", "num_beams", "task", "dtype", "device_type",
+    "manifest_sha256",
+)  # fmt: skip
+_DIFFERENCE = ("delta", "mapsswe_p", "probability_of_improvement")
+
+
+def render_csv(document: Mapping[str, Any]) -> str:
+    """Return the document as CSV: a row for each system and dataset, then one an average.
+
+    Column `row` is "dataset" or "average"; the merge's own `system` is "merge". Rates are
+    fractions, as in JSON; what does not apply is empty. In another system's row `delta` and what
+    follows it say how the merge does against that system.
+    """
+    output = io.StringIO()
+    writer = csv.DictWriter(output, CSV_COLUMNS, restval="", lineterminator="\r\n")
+    writer.writeheader()
+    systems = {"merge": document, **document["systems"]}
+    compared = {dataset["name"]: dataset["compared_with"] for dataset in document["datasets"]}
+    for system, results in systems.items():
+        for row in _rows(results):
+            difference = compared.get(row["name"], {}).get(system, {})
+            shown = {column: difference.get(column) for column in _DIFFERENCE}
+            writer.writerow({"system": system, **row, **shown})
+    return output.getvalue()
+
+
+def _rows(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for dataset in results["datasets"]:
+        flat = {**dataset, **dataset["decoding"]}
+        yield {
+            **{column: flat[column] for column in CSV_COLUMNS if column in flat},
+            "language": dataset["language"],
+            "row": "dataset",
+            "skipped": len(dataset["warnings"]["skipped"]),
+            "normalizer": dataset["normalizer"]["name"],
+            "normalizer_version": dataset["normalizer"]["version"],
+            **_confidence(dataset),
+        }
+    for group, average in results["averages"].items():
+        values = {name: average[name] for name in ("macro", "micro", "datasets")}
+        yield {
+            "row": "average", "name": group, "group": group, **values, **_confidence(average)
+        }  # fmt: skip
+
+
+def _confidence(results: Mapping[str, Any]) -> dict[str, Any]:
+    interval = results["ci95"] or {}
+    return {f"ci95_{name}": interval.get(name) for name in ("low", "high", "unit")}
