@@ -41,15 +41,21 @@ def place_labels(points: Sequence[Place], texts: Sequence[str], frame: Box) -> l
     taken: list[Box] = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
     labels = []
     for number, (point, text) in enumerate(zip(points, texts, strict=True), start=1):
-        label = _free(point, text, taken, frame) or _free(point, str(number), taken, frame)
-        label = label or next(_around(point, str(number)))
+        label = (
+            _free(point, text, taken, frame)
+            or _free(point, str(number), taken, frame)
+            or _free(point, str(number), taken, frame, apart=2 * _APART)
+            or next(_around(point, str(number), _APART))
+        )
         taken.append(label.box)
         labels.append(label)
     return labels
 
 
-def _free(point: Place, text: str, taken: Sequence[Box], frame: Box) -> Label | None:
-    for label in _around(point, text):
+def _free(
+    point: Place, text: str, taken: Sequence[Box], frame: Box, apart: float = _APART
+) -> Label | None:
+    for label in _around(point, text, apart):
         box = label.box
         across = box[0] >= frame[0] and box[2] <= frame[2] + 8
         inside = across and box[1] >= frame[1] - 6 and box[3] <= frame[3] + 2
@@ -58,12 +64,12 @@ def _free(point: Place, text: str, taken: Sequence[Box], frame: Box) -> Label | 
     return None
 
 
-def _around(point: Place, text: str) -> Iterator[Label]:
+def _around(point: Place, text: str, apart: float) -> Iterator[Label]:
     (x, y), width = point, width_of(text)
     for dx, dy in (
-        (_APART, 4.0), (-_APART - width, 4.0), (-width / 2, -_APART), (-width / 2, _APART + 10),
-        (_APART - 3, -_APART + 2), (_APART - 3, _APART + 8),
-        (-_APART + 3 - width, -_APART + 2), (-_APART + 3 - width, _APART + 8),
+        (apart, 4.0), (-apart - width, 4.0), (-width / 2, -apart), (-width / 2, apart + 10),
+        (apart - 3, -apart + 2), (apart - 3, apart + 8),
+        (-apart + 3 - width, -apart + 2), (-apart + 3 - width, apart + 8),
     ):  # fmt: skip
         yield Label(text, x + dx, y + dy)
 

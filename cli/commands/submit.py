@@ -19,12 +19,16 @@ def submit(
     url: Url = None,
     api_key: Key = None,
 ) -> None:
-    """Post a recipe to the service; with --wait, show its events and print the result."""
+    """Post a recipe to the service; with --wait, show its events and print the result.
+
+    With --wait the exit status is 3 if the recipe's evaluation has a gate and it has not passed.
+    """
     from uuid import uuid4
 
     from app.contract.errors import JobError
     from cli.client import Client
     from cli.following import follow
+    from cli.gates import fail_unless_passed
     from cli.progress import ProgressReport
     from cli.recipes import read_recipe, with_absolute_paths
 
@@ -41,6 +45,8 @@ def submit(
             raise JobError(_failure(merge))
         if merge["evaluation"]["status"] != "none":
             _print_table(client, merge)
+        gate = merge["evaluation"]["gate"]
+        fail_unless_passed([gate] if gate else [])
 
 
 def _print_result(merge: dict[str, Any], url: str) -> None:

@@ -39,6 +39,7 @@ def recipe(models: Path) -> dict[str, Any]:
             ],
             "language": "pt",
             "num_beams": 1,
+            "gate": {"max_regression": {"tones": 1}},
         },
     }
 
@@ -56,6 +57,19 @@ def test_a_merge_comes_out_with_its_error_rates(stack, merge):
     assert [dataset["name"] for dataset in document["datasets"]] == ["tones"]
     assert set(document["systems"]) == {"base", "telephone", "parliament"}
     assert document["averages"]["in_domain"]["datasets"] == 1
+    [dataset] = document["datasets"]
+    gate = merge["evaluation"]["gate"]
+    assert document["evaluation"]["gate"] == gate
+    assert gate["passed"] is (dataset["compared_with"]["base"]["delta"] <= 1)
+
+
+def test_a_gate_that_is_not_passed_ends_the_command(stack, recipe, tmp_path):
+    evaluation = recipe["evaluation"] | {"gate": {"max_wer": -1}}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe | {"evaluation": evaluation}))
+    done = afluente("submit", str(tmp_path / "recipe.json"), "--wait", "--url", stack.url)
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.endswith("gate: not passed\n")
+    assert "tones" in done.stdout
 
 
 def test_the_tar_holds_the_published_files(stack, merge, tmp_path):

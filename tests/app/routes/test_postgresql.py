@@ -18,6 +18,8 @@ from app.storage import evaluations
 from app.storage.leases import JobKind
 from tests.app.routes.conftest import end, succeed, take
 from tests.app.routes.test_evaluations import PERFECT, result, spec, store
+from tests.app.routes.test_gate import finish
+from tests.app.routes.test_wer_page import measured
 from tests.app.storage.conftest import Cluster, cluster
 
 __all__ = ["cluster", "spec"]
@@ -110,3 +112,15 @@ def test_a_deletion_waits_for_the_evaluation_that_is_being_written(
     with ThreadPoolExecutor(1) as pool:
         assert client.post(f"/merges/{merge_id}/evaluations", json=spec).status_code == 202
     assert deleting[0].result().status_code == 409
+
+
+def test_a_page_and_a_verdict(
+    client: TestClient, backend: Backend, recipe: dict[str, Any], spec: dict[str, Any]
+):
+    measured(client, backend, recipe, spec, 0.1)
+    own = measured(client, backend, recipe, spec, 0.2)
+    assert "task_arithmetic λ=0.1" in client.get(f"/merges/{own}/wer?format=html").text
+    asked = spec | {"gate": {"max_wer": 0}}
+    evaluation = client.post(f"/merges/{own}/evaluations", json=asked).json()
+    finish(backend, own, evaluation, {"merge": result(PERFECT)})
+    assert client.get(f"/merges/{own}").json()["evaluation"]["gate"]["passed"] is True
