@@ -93,27 +93,43 @@ def banded_sum(
 
 @kernel("void(f4[:, ::1], f4[::1])")
 def spread(tensors: NDArray[np.float32], result: NDArray[np.float32]) -> None:
-    """Write each entry's standard deviation over the experts; 0 exactly where all are equal."""
-    share = 1.0 / len(tensors)
-    mean, squares = np.empty(_CHUNK), np.empty(_CHUNK)
+    """Write each entry's standard deviation over the experts; 0 exactly where all are equal.
+
+    Of differences to the first expert, brought near 1 by a power of two, so that squares neither
+    vanish nor overflow.
+    """
+    others, share = len(tensors) - 1, np.float32(1.0 / len(tensors))
+    off = np.empty((max(1, others), _CHUNK), np.float32)
+    mean, squares = np.empty(_CHUNK, np.float32), np.empty(_CHUNK, np.float32)
     for start in range(0, len(result), _CHUNK):
         width = min(_CHUNK, len(result) - start)
         first = tensors[0, start : start + width]
-        mean[:width] = 0.0
-        for i in range(1, len(tensors)):
-            row = tensors[i, start : start + width]
+        largest = _ZERO
+        for i in range(others):
+            row, difference = tensors[i + 1, start : start + width], off[i, :width]
             for j in range(width):
-                mean[j] += np.float64(row[j]) - np.float64(first[j])
+                difference[j] = row[j] - first[j]
+                largest = max(largest, abs(difference[j]))
+        if largest == _ZERO:
+            result[start : start + width] = _ZERO
+            continue
+        power = min(max(-np.floor(np.log2(np.float64(largest))), -120.0), 120.0)
+        scale, back = np.float32(2.0**power), np.float32(2.0**-power)
+        mean[:width] = _ZERO
+        for i in range(others):
+            difference = off[i, :width]
+            for j in range(width):
+                difference[j] *= scale
+                mean[j] += difference[j]
         for j in range(width):
             mean[j] *= share
             squares[j] = mean[j] * mean[j]
-        for i in range(1, len(tensors)):
-            row = tensors[i, start : start + width]
+        for i in range(others):
+            difference = off[i, :width]
             for j in range(width):
-                off = np.float64(row[j]) - np.float64(first[j]) - mean[j]
-                squares[j] += off * off
+                squares[j] += (difference[j] - mean[j]) * (difference[j] - mean[j])
         for j in range(width):
-            result[start + j] = np.sqrt(squares[j] * share)
+            result[start + j] = np.sqrt(squares[j] * share) * back
 
 
 @kernel("void(f4[:, ::1], f4[::1], i4, i8, f8[::1])", reorder=True)

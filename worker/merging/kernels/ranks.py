@@ -53,52 +53,62 @@ def _taken(bits, signed, start, marks, count, keys, places):
 
 @part
 def _find(values, signed, low, high, keys, places):
+    """Append the keys of what is from `low` to `high` and not 0; return how many there are."""
     bits = values.view(np.int32)
     marks = np.empty(_CHUNK, np.uint8)
-    count, above, zeros = 0, 0, 0
+    count = 0
     for start in range(0, len(values), _CHUNK):
         chunk = values[start : start + _CHUNK]
         marks[len(chunk) :] = 0
-        larger, empty = np.int32(0), np.int32(0)
         for j in range(len(chunk)):
             number = chunk[j] if signed else abs(chunk[j])
             marks[j] = (number >= low) & (number <= high) & (number != _ZERO)
-        for j in range(len(chunk)):
-            larger += np.int32((chunk[j] if signed else abs(chunk[j])) > high)
-        for j in range(len(chunk)):
-            empty += np.int32(chunk[j] == _ZERO)
-        above += larger
-        zeros += empty
         count = _taken(bits, signed, start, marks, count, keys, places)
-    return count, above, zeros
+    return count
 
 
-@kernel("UniTuple(i8, 3)(f4[::1], f4, f4, i4[::1], i4[::1])")
+@kernel("i8(f4[::1], f4, f4, i4[::1], i4[::1])")
 def find_between(
     values: NDArray[np.float32],
     low: float,
     high: float,
     keys: NDArray[np.int32],
     places: NDArray[np.int32],
-) -> tuple[int, int, int]:
-    """Return how many values are from `low` to `high` and not 0, how many are larger, how many 0.
+) -> int:
+    """Return how many values are from `low` to `high` and not 0.
 
-    The keys of the first and where they are come first in `keys` and `places`, which are one longer
-    than `values`. Zeros are told apart as there may be very many.
+    Their keys and where they are come first in `keys` and `places`, which are one longer than
+    `values`. Zeros are left out as there may be very many.
     """
     return _find(values, True, low, high, keys, places)
 
 
-@kernel("UniTuple(i8, 3)(f4[::1], f4, f4, i4[::1], i4[::1])")
+@kernel("i8(f4[::1], f4, f4, i4[::1], i4[::1])")
 def find_sizes_between(
     values: NDArray[np.float32],
     low: float,
     high: float,
     keys: NDArray[np.int32],
     places: NDArray[np.int32],
-) -> tuple[int, int, int]:
+) -> int:
     """Return what `find_between` does, of magnitudes."""
     return _find(values, False, low, high, keys, places)
+
+
+@kernel("UniTuple(i8, 2)(f4[::1], f4)")
+def count_above(values: NDArray[np.float32], high: float) -> tuple[int, int]:
+    """Return how many values are larger than `high`, and how many are 0."""
+    above, zeros = 0, 0
+    for start in range(0, len(values), _CHUNK):
+        chunk = values[start : start + _CHUNK]
+        larger, empty = np.int32(0), np.int32(0)
+        for j in range(len(chunk)):
+            larger += np.int32(chunk[j] > high)
+        for j in range(len(chunk)):
+            empty += np.int32(chunk[j] == _ZERO)
+        above += larger
+        zeros += empty
+    return above, zeros
 
 
 @kernel("UniTuple(i8, 2)(f4[::1], f4, f4, i4[::1], i4[::1])")

@@ -68,7 +68,7 @@ def banded_sum(
 def spread(tensors: Float[Tensor, "experts *shape"]) -> Float[Tensor, " n"]:
     """Return the population standard deviation over the experts, flat: it ranks as variance does.
 
-    Worked out in float64 of differences to the first expert: 0 exactly where all are equal.
+    Worked out of differences to the first expert: 0 exactly where all are equal.
     """
     result = torch.empty(tensors[0].numel())
     agreement.spread(entries(tensors), result.numpy())

@@ -163,7 +163,7 @@ class Candidates:
             offsets = np.empty_like(keys)
             low = value_of(bucket << LOW_BITS)
             high = value_of(((bucket + 1) << LOW_BITS) - 1)
-            count, _, _ = find(values.numpy(), low, high, keys, offsets)
+            count = find(values.numpy(), low, high, keys, offsets)
             if count:
                 chunk = Chunk(start, keys[:count].copy(), offsets[:count].copy())
                 self._found[stream, bucket].append(chunk)

@@ -18,6 +18,7 @@ from torch import Tensor
 from worker.merging.kernels.ranks import (
     LOW_BITS,
     bucket_from_top,
+    count_above,
     count_buckets,
     find_between,
     find_sizes_outside,
@@ -130,7 +131,8 @@ class Bracket:
         """Take in a block."""
         numbers = values.numpy()
         keys, places = np.empty((2, len(numbers) + 1), np.int32)
-        count, above, zeros = find_between(numbers, self.low, self.high, keys, places)
+        count = find_between(numbers, self.low, self.high, keys, places)
+        above, zeros = count_above(numbers, self.high)
         self.above += above
         self.zeros += zeros
         self.greatest = max(self.greatest, largest(numbers))
