@@ -9,6 +9,8 @@ from contextlib import contextmanager
 # <malloc.h>
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 2**30
+_USUAL_BYTES = 2**17
+"""Where glibc has both thresholds before it begins to move them."""
 
 
 @contextmanager
@@ -28,4 +30,6 @@ def memory_kept() -> Iterator[None]:
     try:
         yield
     finally:
+        for threshold in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
+            libc.mallopt(threshold, _USUAL_BYTES)
         libc.malloc_trim(0)

@@ -64,6 +64,7 @@ def merge_stretch(
         check()
         stop = min(start + blocks.width, stretch.stop)
         for numbers, place, values in blocks.merged(start, stop):
+            check()
             for number in numbers:
                 writers[number].write(step.name, place, values, digests[number])
     entries: dict[int, Entry] = {}

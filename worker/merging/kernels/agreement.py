@@ -95,8 +95,8 @@ def banded_sum(
 def spread(tensors: NDArray[np.float32], result: NDArray[np.float32]) -> None:
     """Write each entry's standard deviation over the experts; 0 exactly where all are equal.
 
-    Of differences to the first expert, brought near 1 by a power of two, so that squares neither
-    vanish nor overflow.
+    Of differences to the first expert, brought near 1 by a power of two for each chunk, so that no
+    square overflows; what is 2⁷⁵ times smaller than the largest beside it counts as 0.
     """
     others, share = len(tensors) - 1, np.float32(1.0 / len(tensors))
     off = np.empty((max(1, others), _CHUNK), np.float32)

@@ -120,6 +120,7 @@ def competition_mean(
                 scale = max(score[j] - bottom, _ZERO) / span
                 size = min(max(abs(row[j]), low), high)
                 divisor[j] += scale
-                merged[j] += (size if row[j] >= _ZERO else -size) * scale
+                signed = size if row[j] > _ZERO else (-size if row[j] < _ZERO else _ZERO)
+                merged[j] += signed * scale
         for j in range(width):
             merged[j] /= max(divisor[j], least_scale)

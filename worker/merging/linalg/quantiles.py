@@ -53,8 +53,6 @@ class Tails:
         count, zeros = find_sizes_outside(numbers, low, high, keys, places)
         self._zeros += zeros
         self._append(keys[:count].copy())
-        if self._kept > 2 * (self._smallest + self._largest) + _SPARE:
-            self._cut()
 
     def join(self, later: Tails) -> None:
         """Take in what another found in later blocks."""
@@ -80,6 +78,8 @@ class Tails:
     def _append(self, keys: NDArray[np.int32]) -> None:
         self._keys.append(keys)
         self._kept += len(keys)
+        if self._kept > 2 * (self._smallest + self._largest) + _SPARE:
+            self._cut()
 
     def _begin(self, numbers: NDArray[np.float32]) -> None:
         """Bring the limits of what is kept to buckets that hold the tails of a first block."""
@@ -93,14 +93,10 @@ class Tails:
     def _cut(self) -> None:
         """Keep no more than the tails of what was added, and nothing below them from now on."""
         keys = np.concatenate(self._keys)
-        wanted = self._smallest - self._zeros
-        high, low = self._high, 0 if wanted <= 0 else self._low
-        if len(keys) > self._largest:
-            high = max(high, int(np.partition(keys, -self._largest)[-self._largest]))
-        if 0 < wanted < len(keys):
-            low = min(low, int(np.partition(keys, wanted - 1)[wanted - 1]))
-        self._high, self._low = high, min(low, high - 1)
-        self._keys = [keys[(keys <= self._low) | (keys >= self._high)]]
+        wanted, top = max(0, self._smallest - self._zeros), len(keys) - self._largest
+        keys.partition([max(0, wanted - 1), top])
+        self._low, self._high = int(keys[wanted - 1]) if wanted else 0, int(keys[top])
+        self._keys = [np.concatenate([keys[:wanted], keys[top:]])]
         self._kept = len(self._keys[0])
 
 

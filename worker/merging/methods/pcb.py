@@ -141,9 +141,12 @@ def survey(about: About, parameters: Pcb, finished: Finished | None) -> Survey |
 
     Where the sample foretold the scores' bound wrongly, they are ranked by a histogram.
     """
+    entries = math.prod(about.shape)
+    if entries == 0:
+        nothing = ((0.0, 0.0),) * about.experts
+        return Known(Scores(nothing, True), nothing)
     if finished is None:
         return SizeSurvey(about)
-    entries = math.prod(about.shape)
     rank = entries - 1 - min(entries - 1, math.floor(entries * (1.0 - parameters.ratio)))
     if isinstance(finished, SizeSurvey):
         scores = finished.scores

@@ -74,7 +74,7 @@ class SelectionSurvey(Survey):
     """Finds the boundary of the selected spreads, and each expert's energy within it.
 
     Above the boundary's bucket all is selected. What is in the bucket is kept aside with its
-    squares, until it is known where in the bucket the boundary is.
+    changes, until it is known where in the bucket the boundary is.
     """
 
     def __init__(self, experts: int, place: Place, ranks: RankSurvey) -> None:
@@ -95,7 +95,7 @@ class SelectionSurvey(Survey):
         self._energies += selected_energies(inputs.tensors, ranked, self._surely, inputs.start)
         for chunk in self._ranks.candidates.add(0, ranked, inputs.start):
             changes = inputs.tensors.flatten(1)[:, torch.from_numpy(chunk.offsets)]
-            self._doubtful.append((chunk, changes.double().square()))
+            self._doubtful.append((chunk, changes))
 
     def join(self, later: Self) -> None:
         """Add those of later blocks."""
@@ -112,8 +112,9 @@ class SelectionSurvey(Survey):
     def energies(self) -> torch.Tensor:
         """Each expert's Σ dᵢ² over the selected entries, float64."""
         boundary, total = self.selection, self._energies.clone()
-        for chunk, squares in self._doubtful:
-            total += squares[:, torch.from_numpy(chunk.kept(boundary))].sum(1)
+        for chunk, changes in self._doubtful:
+            kept = changes[:, torch.from_numpy(chunk.kept(boundary))]
+            total += kept.double().square().sum(1)
         return total
 
 

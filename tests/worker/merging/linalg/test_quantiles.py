@@ -44,6 +44,24 @@ def test_tails_are_cut_as_they_grow_and_lose_nothing():
     assert tails.quantiles == (float(ordered[6]), float(ordered[-11]))
 
 
+def test_tails_within_one_bucket_are_told_apart():
+    generator = np.random.default_rng(1)
+    values = torch.from_numpy(generator.uniform(0.01008, 0.01010, 40_000).astype(np.float32))
+    ordered = values.sort().values
+    for block in (5_000, 40_000):
+        tails = in_blocks(Tails(3, 5), values, block)
+        assert tails.quantiles == (float(ordered[2]), float(ordered[-5]))
+
+
+def test_tails_of_equal_numbers_keep_no_more_than_they_need():
+    tails = Tails(7, 11)
+    for _ in range(20):
+        later = in_blocks(Tails(7, 11), torch.full((4_000,), 0.5), 1000)
+        tails.join(later)
+    assert tails._kept < 10_000
+    assert tails.quantiles == (0.5, 0.5)
+
+
 @given(NUMBERS, st.data())
 def test_a_bracket_finds_the_number_at_its_rank_or_says_that_it_has_not(numbers, data):
     values = torch.tensor(numbers)

@@ -219,6 +219,15 @@ class TestPcb:
         result = merge("pcb", tensors, ratio=ratio)
         assert close(result, pcb(tensors.double(), ratio), 1e-4)
 
+    def test_changes_of_nearly_one_size_are_told_apart(self, merge):
+        # As after a step of an optimiser that takes the sign: all sizes share their upper bits.
+        generator = torch.Generator().manual_seed(3)
+        signs = torch.randint(0, 2, (3, 200, 400), generator=generator) * 2.0 - 1.0
+        tensors = signs * (1.01e-5 + 4e-9 * torch.rand(3, 200, 400, generator=generator))
+        result = merge("pcb", tensors)
+        assert result.any()
+        assert close(result, pcb(tensors.double(), 0.1), 1e-2)
+
     def test_a_sample_that_misleads_changes_nothing(self, merge):
         tensors = vectors(3, (300, 400))
         tensors.flatten(1)[:, :: _stride(300 * 400 // _SAMPLE)] *= 10.0
