@@ -1,4 +1,7 @@
-"""Acoustic conditions: what a telephone line, a hall, a street or a quiet room does to speech."""
+"""Acoustic conditions: what a telephone line, a hall, a street or a quiet room does to speech.
+
+Each takes speech, a generator and the most seconds that may come out, float32 at 16 kHz.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,17 @@ import soxr
 
 from samples.speaking import SAMPLE_RATE
 
-Condition = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+Condition = Callable[[np.ndarray, np.random.Generator, float], np.ndarray]
 
 LEAD_SECONDS = 0.08
-MOST_SECONDS = 2.0
 
 
-def _pad(speech: np.ndarray, rng: np.random.Generator, tail_seconds: float) -> np.ndarray:
+def _pad(
+    speech: np.ndarray, rng: np.random.Generator, tail_seconds: float, most_seconds: float
+) -> np.ndarray:
     lead = int(rng.uniform(0.5, 1.5) * LEAD_SECONDS * SAMPLE_RATE)
     tail = int(tail_seconds * SAMPLE_RATE)
-    most = int(MOST_SECONDS * SAMPLE_RATE)
+    most = int(most_seconds * SAMPLE_RATE)
     return np.pad(speech, (lead, tail))[:most].astype(np.float64)
 
 
@@ -43,12 +47,12 @@ def _normalize(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(samples * peak / np.abs(samples).max(), dtype=np.float32)
 
 
-def quiet_room(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def quiet_room(speech: np.ndarray, rng: np.random.Generator, most_seconds: float) -> np.ndarray:
     """Return the speech by one of many microphones (a tilt of up to 3 dB an octave, either way).
 
     White noise lies 20 to 50 dB under it.
     """
-    samples = _pad(speech, rng, 0.08)
+    samples = _pad(speech, rng, 0.08, most_seconds)
     tilt = rng.uniform(-0.5, 0.5)
     samples = _shape_spectrum(samples, SAMPLE_RATE, lambda f: (np.maximum(f, 60) / 1000) ** tilt)
     noise = rng.standard_normal(len(samples))
@@ -72,12 +76,12 @@ def _telephone_band(frequencies: np.ndarray) -> np.ndarray:
     return np.asarray(1 / (low * high))
 
 
-def telephone(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def telephone(speech: np.ndarray, rng: np.random.Generator, most_seconds: float) -> np.ndarray:
     """Return the speech over a line, as recorded off the receiver.
 
     8 kHz, 300 to 3,400 Hz, line noise at 35 to 40 dB, A-law, the room's noise at 18 to 28 dB.
     """
-    samples = soxr.resample(_pad(speech, rng, 0.08), SAMPLE_RATE, 8000)
+    samples = soxr.resample(_pad(speech, rng, 0.08, most_seconds), SAMPLE_RATE, 8000)
     band = _shape_spectrum(samples, 8000, _telephone_band)
     band = _add_noise(band, rng.standard_normal(len(band)), rng.uniform(35, 40))
     line = soxr.resample(_companded(0.7 * band / np.abs(band).max()), 8000, SAMPLE_RATE)
@@ -85,14 +89,14 @@ def telephone(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return _normalize(_add_noise(line, room, rng.uniform(18, 28)), rng)
 
 
-def hall(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def hall(speech: np.ndarray, rng: np.random.Generator, most_seconds: float) -> np.ndarray:
     """Return the speech far from the microphone in a hall (60 dB of decay in 0.4 to 0.8 s)."""
     decay_seconds = rng.uniform(0.4, 0.8)
     times = np.arange(int(decay_seconds * SAMPLE_RATE)) / SAMPLE_RATE
     echo = rng.standard_normal(len(times)) * np.exp(-6.9 * times / decay_seconds)
     echo *= 10 ** (rng.uniform(-4, 0) / 20) / np.sqrt(np.sum(echo**2))
     echo[0] += 1.0
-    samples = _pad(speech, rng, 0.3)
+    samples = _pad(speech, rng, 0.3, most_seconds)
     size = 2 ** int(np.ceil(np.log2(len(samples) + len(echo))))
     wet = np.fft.irfft(np.fft.rfft(samples, size) * np.fft.rfft(echo, size), size)
     wet = wet[: len(samples)]
@@ -100,9 +104,9 @@ def hall(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return _normalize(_add_noise(wet, noise, rng.uniform(30, 45)), rng)
 
 
-def street(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def street(speech: np.ndarray, rng: np.random.Generator, most_seconds: float) -> np.ndarray:
     """Return the speech beside traffic: noise that falls by 6 dB an octave, at 6 to 12 dB."""
-    samples = _pad(speech, rng, 0.08)
+    samples = _pad(speech, rng, 0.08, most_seconds)
     white = rng.standard_normal(len(samples))
     rumble = _shape_spectrum(white, SAMPLE_RATE, lambda f: 1 / np.maximum(f, 60))
     return _normalize(_add_noise(samples, rumble, rng.uniform(6, 12)), rng)

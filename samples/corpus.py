@@ -13,7 +13,7 @@ from samples.domains import Utterance
 from samples.speaking import SAMPLE_RATE
 
 
-def write_corpus(utterances: Sequence[Utterance], directory: Path) -> None:
+def write_corpus(utterances: Sequence[Utterance], directory: Path, *, language: str = "pt") -> None:
     """Write `audio/*.flac` (16-bit, 16 kHz, mono) and `manifest.jsonl` into `directory`."""
     (directory / "audio").mkdir(parents=True, exist_ok=True)
     lines = []
@@ -31,7 +31,7 @@ def write_corpus(utterances: Sequence[Utterance], directory: Path) -> None:
             "text": utterance.text,
             "duration": round(len(utterance.samples) / SAMPLE_RATE, 4),
             "speaker": utterance.speaker,
-            "language": "pt",
+            "language": language,
         }
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     (directory / "manifest.jsonl").write_text("".join(lines), encoding="utf-8")

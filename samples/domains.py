@@ -11,6 +11,7 @@ import numpy as np
 from samples import acoustics
 from samples.digits import draw_distinct_texts, draw_text
 from samples.speaking import Delivery, speak
+from samples.tiny_whisper import WINDOW_SECONDS
 
 # fmt: off
 TRAINING_VARIANTS = (
@@ -55,7 +56,8 @@ def _render(domain: Domain, text: str, variant: str, rng: random.Random) -> Utte
     speed = rng.randint(domain.slowest, domain.fastest)
     delivery = Delivery(f"pt+{variant}", speed, rng.randint(30, 70))
     noise = np.random.default_rng(rng.getrandbits(64))
-    return Utterance(text, delivery.voice, domain.condition(speak(text, delivery), noise))
+    samples = domain.condition(speak(text, delivery), noise, WINDOW_SECONDS)
+    return Utterance(text, delivery.voice, samples)
 
 
 def training_utterances(domain: Domain, count: int) -> Iterator[Utterance]:
