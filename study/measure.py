@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from app.contract.errors import NotReadyError
 from cli.client import Client
 from study.choose import COEFFICIENT, RESULTS, best_coefficient
 from study.prepare import FOLDER
-from study.recipes import PLAIN, SCALED, evaluation, recipe
+from study.recipes import EXPERTS, PLAIN, SCALED, evaluation, recipe
 
 _PATIENCE_SECONDS = 3600.0
 _KEPT = ("wer", "substitutions", "deletions", "insertions", "reference_words", "utterances")
@@ -30,27 +30,24 @@ def main() -> None:
     folder: Path = arguments.folder.absolute()
     with Client(arguments.url) as client:
         full = _post(client, _full_fine_tuning(folder), ["base"])
+        # Only a merge that is there can be compared with.
         full_id = full["id"]
+        document = _rates_when_done(client, full, full_id)
         compared = ["base", "checkpoints", f"merge://{full_id}"]
         asked = [
             (_row(method, parameters), _post(client, {**body, "evaluation": tests}, compared))
             for method, parameters in _points()
             for body, tests in [(recipe(folder, method, parameters), evaluation(folder, "test"))]
         ]
-        document = _rates_when_done(client, full)
         rows = [
-            {"system": "base", "kind": "model", **_summary(document["systems"]["base"], full_id)},
-            {"system": "full-ft", "kind": "model", **_summary(document, full_id)},
+            _system(client, full_id, document, "base"),
+            {"system": "full-ft", **_system(client, full_id, document)},
         ]
         for number, (row, merge) in enumerate(asked):
-            document = _rates_when_done(client, merge)
+            document = _rates_when_done(client, merge, full_id)
             if not number:
-                rows += [
-                    {"system": name, "kind": "model", **_summary(results, full_id)}
-                    for name, results in document["systems"].items()
-                    if name not in {"base", full_id}
-                ]
-            rows.append({**row, **_summary(document, full_id)})
+                rows += [_system(client, merge["id"], document, name) for name in EXPERTS]
+            rows.append({**row, **_system(client, merge["id"], document)})
             _write(rows, document)
 
 
@@ -62,7 +59,7 @@ def _points() -> Iterator[tuple[str, dict[str, float]]]:
 
 
 def _row(method: str, parameters: Mapping[str, float]) -> dict[str, Any]:
-    return {"system": method, "kind": "merge", "parameters": dict(parameters)}
+    return {"system": method, "parameters": dict(parameters)}
 
 
 def _full_fine_tuning(folder: Path) -> dict[str, Any]:
@@ -77,51 +74,90 @@ def _full_fine_tuning(folder: Path) -> dict[str, Any]:
 
 
 def _post(client: Client, body: Mapping[str, Any], compared: list[str]) -> dict[str, Any]:
+    """Post a merge; posted again, also by a later run, it is the same one and starts nothing."""
     asked = {**body, "evaluation": {**body["evaluation"], "compare_with": compared}}
-    merge: dict[str, Any] = client.post("/merges", asked, idempotency_key=uuid4().hex)
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    merge: dict[str, Any] = client.post("/merges", asked, idempotency_key=key)
     print(f"{merge['id']} {body['name']} {body.get('parameters', '')}", flush=True)
     return merge
 
 
-def _rates_when_done(client: Client, merge: Mapping[str, Any]) -> dict[str, Any]:
+def _rates_when_done(client: Client, merge: Mapping[str, Any], full_id: str) -> dict[str, Any]:
+    """Return the merge's error rates when there are all; Full-FT has its name in them."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while time.monotonic() < deadline:
         now = client.get(f"/merges/{merge['id']}")
         ended = {now["status"], now["evaluation"]["status"]}
         if ended == {"succeeded"}:
-            return dict(client.get(f"/merges/{merge['id']}/wer"))
+            text = client.get_text(f"/merges/{merge['id']}/wer")
+            return dict(json.loads(text.replace(f'"{full_id}":', '"full-ft":')))
         if ended & {"failed", "cancelled", "partial"}:
             break
         time.sleep(2)
     raise NotReadyError(f"{merge['id']} is {now['status']}, evaluation {now['evaluation']}.")
 
 
-def _summary(results: Mapping[str, Any], full_id: str) -> dict[str, Any]:
-    datasets = {
-        dataset["name"]: {
-            **{name: dataset[name] for name in _KEPT},
-            "ci95": [dataset["ci95"]["low"], dataset["ci95"]["high"]],
-            "warnings": {name: dataset["warnings"][name] for name in _WARNINGS},
-            "compared_with": {
-                "full-ft" if name == full_id else name: {
-                    "delta": found["delta"],
-                    "delta_ci95": [found["delta_ci95"]["low"], found["delta_ci95"]["high"]],
-                    "mapsswe_p": found["mapsswe_p"],
-                }
-                for name, found in dataset.get("compared_with", {}).items()
-            },
-        }
-        for dataset in results["datasets"]
-    }
+def _system(
+    client: Client, merge_id: str, document: Mapping[str, Any], name: str | None = None
+) -> dict[str, Any]:
+    """Return a system's row: of the merge itself, or of another one that it was compared with."""
+    results = document if name is None else document["systems"][name]
     averages = {
         group: {
-            "macro": average["macro"],
-            "ci95": [average["ci95"]["low"], average["ci95"]["high"]],
+            "macro": results["averages"][group]["macro"],
+            "ci95": _ends(results["averages"][group]),
         }
-        for group, average in results["averages"].items()
-        if group in {"in_domain", "out_of_domain", "full"}
+        for group in ("in_domain", "out_of_domain", "full")
     }
-    return {"datasets": datasets, "averages": averages}
+    row = {
+        "datasets": {dataset["name"]: _dataset(dataset) for dataset in results["datasets"]},
+        "averages": averages,
+        "capped": _capped(client, merge_id, name or "merge", results["datasets"]),
+    }
+    return row if name is None else {"system": name, **row}
+
+
+def _dataset(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    compared = {
+        name: {
+            "delta": found["delta"],
+            "delta_ci95": _ends(found, "delta_ci95"),
+            "mapsswe_p": found["mapsswe_p"],
+        }
+        for name, found in dataset.get("compared_with", {}).items()
+    }
+    return {
+        **{name: dataset[name] for name in _KEPT},
+        "ci95": _ends(dataset),
+        "warnings": {name: dataset["warnings"][name] for name in _WARNINGS},
+        "compared_with": compared,
+    }
+
+
+def _ends(results: Mapping[str, Any], name: str = "ci95") -> list[float]:
+    return [results[name]["low"], results[name]["high"]]
+
+
+def _capped(
+    client: Client, merge_id: str, system: str, datasets: list[dict[str, Any]]
+) -> dict[str, float]:
+    """Return macro averages with at most as many errors an utterance as it has words.
+
+    One endless repetition may hold more errors than all else in its set.
+    """
+    text = client.get_text(f"/merges/{merge_id}/wer/utterances", system=system, format="jsonl")
+    errors: dict[str, int] = dict.fromkeys((dataset["name"] for dataset in datasets), 0)
+    for line in text.splitlines():
+        entry = json.loads(line)
+        words = entry["substitutions"] + entry["deletions"] + entry["hits"]
+        wrong = entry["substitutions"] + entry["deletions"] + entry["insertions"]
+        errors[entry["dataset"]] += min(wrong, words)
+    rates: dict[str, list[float]] = {"in_domain": [], "out_of_domain": [], "full": []}
+    for dataset in datasets:
+        rate = errors[dataset["name"]] / dataset["reference_words"]
+        rates[dataset["group"]].append(rate)
+        rates["full"].append(rate)
+    return {group: sum(found) / len(found) for group, found in rates.items()}
 
 
 def _write(rows: list[dict[str, Any]], document: Mapping[str, Any]) -> None:

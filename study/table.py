@@ -18,7 +18,7 @@ def render(document: Mapping[str, Any]) -> str:
     """Return a Markdown table: a row a system, percent, 95 % intervals in brackets."""
     rows: Sequence[Row] = document["rows"]
     sets = list(rows[0]["datasets"])
-    header = ["system", "λ", *sets, *_AVERAGES.values()]
+    header = ["system", "λ", *sets, *_AVERAGES.values(), "OOD avg, capped"]
     lines = [header, ["---", "---:", *("---:" for _ in header[2:])]]
     lines += [_cells(row, sets) for row in rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
@@ -39,7 +39,12 @@ def _cells(row: Row, sets: Sequence[str]) -> list[str]:
     rates = [(row["datasets"][name]["wer"], row["datasets"][name]["ci95"]) for name in sets]
     rates += [(average["macro"], average["ci95"]) for average in _averages(row)]
     shown = [f"{100 * rate:.1f} [{100 * low:.0f}–{100 * high:.0f}]" for rate, (low, high) in rates]
-    return [_LABELS.get(row["system"], str(row["system"])), f"{chosen:g}" if chosen else "", *shown]
+    return [
+        _LABELS.get(row["system"], str(row["system"])),
+        f"{chosen:g}" if chosen else "",
+        *shown,
+        f"{100 * row['capped']['out_of_domain']:.1f}",
+    ]
 
 
 def _averages(row: Row) -> list[Mapping[str, Any]]:
