@@ -168,7 +168,8 @@ def _write(rows: list[dict[str, Any]], document: Mapping[str, Any]) -> None:
         "decoding": first["decoding"],
         "intervals": {name: [ci["units"], ci["unit"]] for name, ci in units.items()},
     }
-    text = json.dumps({**header, "rows": rows}, indent=1, ensure_ascii=True)
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    text = json.dumps({**header, "rows": []}).replace('"rows": []', f'"rows": [\n{lines}\n]')
     (RESULTS / "results.json").write_text(text + "\n", encoding="ascii")
     print(f"{len(rows)} rows", flush=True)
 
