@@ -82,6 +82,10 @@ def rates(sampling: Sampling, errors: Counts, lengths: Counts) -> Floats | None:
     return ratio(sums[:, 0], sums[:, 1])
 
 
+_LEAST_SHARE = 0.95
+"""Of the replicates, those that must have words."""
+
+
 def ratio(errors: Counts, lengths: Counts) -> Floats:
     """Return errors over lengths, NaN where a length is 0."""
     found = np.full(errors.shape, np.nan)
@@ -89,8 +93,13 @@ def ratio(errors: Counts, lengths: Counts) -> Floats:
     return found
 
 
-def interval(replicates: Floats) -> dict[str, float]:
-    """Return the middle 95 % of replicates as `{"low", "high"}` (the percentile method)."""
+def interval(replicates: Floats) -> dict[str, float] | None:
+    """Return the middle 95 % of replicates as `{"low", "high"}` (the percentile method).
+
+    None where too many replicates have no words: what is left would look surer than it is.
+    """
+    if np.isfinite(replicates).mean() < _LEAST_SHARE:
+        return None
     low, high = np.nanpercentile(replicates, _PERCENT)
     return {"low": float(low), "high": float(high)}
 
@@ -99,12 +108,13 @@ def describe(
     replicates: Floats | None, unit: str, units: int | None = None
 ) -> dict[str, Any] | None:
     """Return the interval with how it was made, as the answer of `/wer` shows it."""
-    if replicates is None:
+    found = None if replicates is None else interval(replicates)
+    if found is None:
         return None
     how: dict[str, Any] = {"method": "bootstrap", "replicates": REPLICATES, "unit": unit}
     if units is not None:
         how["units"] = units
-    return {**interval(replicates), **how, "seed": SEED}
+    return {**found, **how, "seed": SEED}
 
 
 def probability_of_improvement(errors: Counts, other_errors: Counts) -> float:

@@ -39,7 +39,10 @@ def verdict(gate: GateSpec, failures: Sequence[Mapping[str, Any]] | None) -> dic
 
 def unfinished(gate: GateSpec, status: str) -> dict[str, Any]:
     """Return the verdict on an evaluation that has no results to judge; open while it may."""
-    return verdict(gate, [*_unfinished(status)] if status in FINAL else None)
+    if status not in FINAL:
+        return verdict(gate, None)
+    unjudged = _failure(None, "complete", "the evaluation ended without a verdict")
+    return verdict(gate, [*_unfinished(status)] or [unjudged])
 
 
 def _unfinished(status: str) -> Iterator[dict[str, Any]]:

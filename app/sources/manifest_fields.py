@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +11,9 @@ from typing import Any
 
 from app.contract.errors import Problem
 from app.contract.evaluation import Utterance, language_code
+
+MAX_PROBLEMS = 10
+"""How many faults are told; the others are counted."""
 
 
 class EntryError(ValueError):
@@ -22,6 +26,7 @@ class Reading:
 
     utterances: list[Utterance] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    faults: int = 0
 
     @contextmanager
     def at(self, file: str, line: int) -> Iterator[None]:
@@ -29,15 +34,17 @@ class Reading:
         try:
             yield
         except EntryError as error:
-            self.problems.append(Problem(f"{file}, line {line}: {error}"))
+            self.faults += 1
+            if len(self.problems) < MAX_PROBLEMS:
+                self.problems.append(Problem(f"{file}, line {line}: {error}"))
 
 
 def lines_of(content: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield (number from 1, line) for each line that is not blank; a byte order mark is dropped."""
-    body = content.removeprefix(b"\xef\xbb\xbf")
-    for number, line in enumerate(body.split(b"\n"), start=1):
+    body = io.BytesIO(content.removeprefix(b"\xef\xbb\xbf"))
+    for number, line in enumerate(body, start=1):
         if line.strip():
-            yield number, line
+            yield number, line.removesuffix(b"\n")
 
 
 def decoded(line: bytes) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from app.contract.errors import (
     InvalidManifestError,
-    Problem,
     SourceNotFoundError,
     SourceTooLargeError,
 )
@@ -21,7 +20,6 @@ from app.sources.manifest_fields import Reading
 from app.sources.manifest_tables import parse_csv, parse_json_lines
 
 MAX_MANIFEST_BYTES = 256 * 1024**2
-MAX_PROBLEMS = 10
 # What a folder is taken for by the file that it holds.
 IN_FOLDERS = ("wav.scp", "metadata.jsonl", "metadata.csv", "manifest.jsonl")
 
@@ -61,7 +59,7 @@ def read_manifest(path: Path, *, label: str, roots: tuple[Path, ...] | None = No
         parse = parse_csv if _is_csv(file, label) else parse_json_lines
         parse(file.name, contents[file.name], reading)
     if reading.problems:
-        raise _refusal(label, reading.problems)
+        raise _refusal(label, reading)
     if not reading.utterances:
         raise InvalidManifestError(
             f"{label}: {file.name} holds no utterances; write one on each line."
@@ -125,8 +123,8 @@ def _digest(contents: Mapping[str, bytes]) -> str:
     return hashlib.sha256(listed.encode()).hexdigest()
 
 
-def _refusal(label: str, problems: list[Problem]) -> InvalidManifestError:
-    shown = problems[:MAX_PROBLEMS]
-    rest = len(problems) - 1
+def _refusal(label: str, reading: Reading) -> InvalidManifestError:
+    rest = reading.faults - 1
     more = f" ({rest} more lines are wrong too)" if rest else ""
-    return InvalidManifestError(f"{label}: {problems[0].message}{more}", problems=shown)
+    message = f"{label}: {reading.problems[0].message}{more}"
+    return InvalidManifestError(message, problems=reading.problems)

@@ -52,6 +52,7 @@ def load(
         )
     # Dithering adds noise, and so another transcript each time.
     processor.feature_extractor.dither = 0.0
+    _leave_to_the_caller(model.generation_config)
     return model, processor
 
 
@@ -72,8 +73,18 @@ def backend_of(checkpoint: Path, options: DecodingOptions, dtype: Dtype, device:
         raise InvalidCheckpointError(f"{checkpoint.name} cannot be loaded: {error}") from error
     if dtype != "float32" or torch.device(device).type != "cpu":
         return TRANSFORMERS
+    _leave_to_the_caller(own)
     settings = effective(own, search_config(own, config, options))
     return TRANSFORMERS if why_not(settings, config) else OWN_BACKEND
+
+
+def _leave_to_the_caller(own: GenerationConfig) -> None:
+    """Forget the language and task that a checkpoint would have where the caller names none.
+
+    `generate` takes what is None from here: one checkpoint would then be decoded as another is not.
+    """
+    for name in ("language", "task", "forced_decoder_ids"):
+        setattr(own, name, None)
 
 
 def effective(own: GenerationConfig, search: GenerationConfig) -> dict[str, Any]:

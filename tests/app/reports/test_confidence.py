@@ -129,7 +129,7 @@ def test_without_units_or_words_there_is_no_interval() -> None:
     assert describe(None, "utterance", 1) is None
     sparse = rates(alone(2), column(1, 1), column(0, 2))
     assert np.isnan(sparse).any()
-    assert interval(sparse) == {"low": 0.5, "high": 1.0}
+    assert interval(sparse) is None
 
 
 def test_the_interval_says_how_it_was_made() -> None:
@@ -160,3 +160,11 @@ def test_the_probability_of_improvement_is_the_exact_one() -> None:
     sums = resample(alone(4), pairs)
     found = probability_of_improvement(sums[:, 0], sums[:, 1])
     assert found == pytest.approx(exact, abs=4 * np.sqrt(0.25 / REPLICATES))
+
+
+def test_an_interval_of_which_most_is_undefined_is_not_given():
+    replicates = np.full(REPLICATES, 0.25)
+    assert interval(replicates) == {"low": 0.25, "high": 0.25}
+    replicates[: REPLICATES // 10] = np.nan
+    assert interval(replicates) is None
+    assert describe(replicates, "utterance") is None

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.contract.gate import GateSpec
-from app.reports.gate import judge
+from app.reports.gate import judge, unfinished
 from app.reports.wer import build_wer
 
 WORSE = (("um dois três quatro", "um dois três"), ("cinco", "cinco"))  # 1 of 5
@@ -97,3 +97,10 @@ def test_a_set_without_reference_words_never_passes(make_dataset) -> None:
 def test_a_gate_that_means_nothing_is_refused(gate: dict) -> None:
     with pytest.raises(ValidationError):
         GateSpec.model_validate(gate)
+
+
+@pytest.mark.parametrize("status", ["succeeded", "partial", "failed", "cancelled"])
+def test_what_ended_without_a_verdict_never_passes(status: str) -> None:
+    found = unfinished(GateSpec(max_wer=0.1), status)
+    assert found["passed"] is False
+    assert found["failures"]

@@ -116,6 +116,20 @@ def test_the_checkpoints_own_settings_are_obeyed(
     assert own == theirs
 
 
+@pytest.mark.parametrize("own", [{"language": "pt"}, {"task": "translate"}], ids=str)
+def test_what_the_caller_leaves_open_is_not_the_checkpoints_to_say(
+    multilingual: Path, speech: Sounds, tmp_path: Path, own: dict[str, str]
+) -> None:
+    folder = shutil.copytree(multilingual, tmp_path / "own")
+    edit_json(folder / "generation_config.json", **own)
+    one = decoder(folder, 1)
+    # What `generate` fills in where it is told None.
+    assert not any(getattr(one.model.generation_config, name) for name in own)
+    texts = one.decode(speech, None)
+    one.transcriber = None
+    assert texts == one.decode(speech, None) == decoder(multilingual, 1).decode(speech, None)
+
+
 @pytest.mark.parametrize("seed", range(1, 5))
 def test_any_weights_say_the_same(tmp_path: Path, speech: Sounds, seed: int) -> None:
     folder = build_checkpoint(tmp_path / "any", multilingual=False, timestamps=False, seed=seed)
