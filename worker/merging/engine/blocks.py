@@ -7,7 +7,6 @@ that are all equal, tensors that a spectral method does not take, NaN and infini
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -22,6 +21,7 @@ from app.planning.plan import Step, Treatment
 from worker.merging.engine.branches import Branch, naming
 from worker.merging.engine.reading import DTYPES, TensorReader
 from worker.merging.engine.scaling import scaled
+from worker.merging.engine.scratch import Scratch
 from worker.merging.interface import MergeInputs, Survey
 from worker.merging.kernels import blocks
 from worker.merging.linalg.sums import weighted_sum
@@ -54,24 +54,12 @@ class Inputs:
         return self.weights
 
 
-class _Buffers(threading.local):
-    """A thread's buffer for blocks, used for one tensor after the other: fresh pages cost more.
-
-    Whole tensors, of methods that do not stream, get one of their own.
-    """
-
-    entries = torch.empty(0)
-
-
-_BUFFERS = _Buffers()
+_SCRATCH = Scratch()
 
 
 def _buffer(entries: int) -> torch.Tensor:
-    if entries > RESIDENT_ENTRIES:
-        return torch.empty(entries)
-    if len(_BUFFERS.entries) < entries:
-        _BUFFERS.entries = torch.empty(entries)
-    return _BUFFERS.entries
+    """Return room for blocks; whole tensors, of methods that do not stream, get their own."""
+    return torch.empty(entries) if entries > RESIDENT_ENTRIES else _SCRATCH.take(entries)
 
 
 class Blocks:

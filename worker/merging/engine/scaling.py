@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
 from app.planning.cost import BLOCK_ENTRIES
+from worker.merging.engine.scratch import Scratch
 from worker.merging.kernels import blocks
 
 # Blocks of results that are made before they are written, and that a thread keeps room for.
 _BLOCKS_AT_ONCE = 8
 
 
-class _Room(threading.local):
-    """A thread's room for results, used again: fresh pages cost more than the arithmetic."""
-
-    entries = torch.empty(0)
-
-
-_ROOM = _Room()
+_SCRATCH = Scratch()
 
 
 def scaled(
@@ -37,7 +31,7 @@ def scaled(
         at_once = _BLOCKS_AT_ONCE * max(1, BLOCK_ENTRIES // width)
         for some in range(0, len(scales), at_once):
             chosen = scales[some : some + at_once]
-            rows = _room(len(chosen) * width).view(len(chosen), width)
+            rows = _SCRATCH.take(len(chosen) * width).view(len(chosen), width)
             finite = blocks.add_scaled(
                 base[part].numpy(),
                 np.array(chosen, np.float32),
@@ -45,9 +39,3 @@ def scaled(
                 rows.numpy(),
             )
             yield first, chosen, rows, finite
-
-
-def _room(entries: int) -> torch.Tensor:
-    if len(_ROOM.entries) < entries:
-        _ROOM.entries = torch.empty(entries)
-    return _ROOM.entries[:entries]
