@@ -6,7 +6,7 @@ n x n products, and what it makes of a row depends on them and that row alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Self, TypeVar
 
 import torch
@@ -141,3 +141,28 @@ class CommonGrams(Sums):
     def with_sum(self, number: int) -> torch.Tensor:
         """Return Mᵀdᵢ."""
         return self.sums[f"sum-{number}"]
+
+
+def survey_bases(
+    about: About,
+    parameters: Any,
+    finished: TaskGrams | BasisGram | None,
+    keep: Callable[[About, Sequence[TaskSpectrum], Any], tuple[Bases, torch.Tensor]],
+) -> Any:
+    """Return the next survey of TSV-M's kind, and at last what makes a tall tensor's rows.
+
+    None of a tensor that is merged whole. `keep` returns the experts' bases and strengths.
+    """
+    if not parameters.streams(about.shape):
+        return None
+    if finished is None:
+        return TaskGrams()
+    if isinstance(finished, BasisGram):
+        return finished.finish(about, parameters)
+    grams, factor = finished, parameters.noise_floor
+
+    def kept() -> tuple[Bases, torch.Tensor]:
+        spectra = grams.once(("task_spectra", factor), lambda: grams.spectra(about.shape, factor))
+        return keep(about, spectra, parameters)
+
+    return BasisGram(*grams.once(parameters, kept))

@@ -13,19 +13,12 @@ from worker.merging.linalg.overlap import interference
 from worker.merging.linalg.spectra import effective_rank, stable_rank
 from worker.merging.linalg.subspaces import Bases, kept_rank, orthogonal_sum
 from worker.merging.linalg.task_spectra import TaskSpectrum, task_spectra
-from worker.merging.tall import BasisGram, Rows, TaskGrams
+from worker.merging.tall import BasisGram, Rows, TaskGrams, survey_bases
 
 
 def survey(about: About, parameters: TsvM, finished: TaskGrams | BasisGram | None) -> Any:
     """Return what makes the rows of a tall tensor's merge; None of one that is merged whole."""
-    if not parameters.streams(about.shape):
-        return None
-    if finished is None:
-        return TaskGrams()
-    if isinstance(finished, BasisGram):
-        return finished.finish(about, parameters)
-    grams = finished
-    return BasisGram(*grams.once(parameters, lambda: _keep_rows(about, grams, parameters)))
+    return survey_bases(about, parameters, finished, keep)
 
 
 def merge(inputs: MergeInputs, parameters: TsvM, rows: Rows | None) -> torch.Tensor:
@@ -47,12 +40,6 @@ def combine(inputs: MergeInputs, spectra: Sequence[TaskSpectrum], parameters: Ts
     bases, strengths = keep(inputs, spectra, parameters)
     inputs.diagnostics.update(interference(bases, strengths))
     return orthogonal_sum(bases, strengths, parameters.orthogonalization)
-
-
-def _keep_rows(about: About, grams: TaskGrams, parameters: TsvM) -> tuple[Bases, torch.Tensor]:
-    factor = parameters.noise_floor
-    spectra = grams.once(("task_spectra", factor), lambda: grams.spectra(about.shape, factor))
-    return keep(about, spectra, parameters)
 
 
 def keep(
