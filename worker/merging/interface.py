@@ -1,10 +1,16 @@
 """What the engine hands to a merge method, one block of a tensor at a time, and what it takes back.
 
 A method is `merge(inputs: MergeInputs, parameters: P) -> torch.Tensor` in
-`worker/merging/methods/{name}.py`. It returns float32 of the block's shape: in the space
-"weights" the merged block, in the space "task_vectors" the merged task vector before λ. Reading,
-subtracting the base, `base + λ·merged`, dtypes, ties, tensors that are equal everywhere and those
-that a spectral method does not take are the engine's. A block is the tensor, or where the
+`worker/merging/methods/{name}.py`. It returns float32 of the block's shape: in the space "weights"
+the merged block, in the space "task_vectors" the merged task vector before λ. A method that is a
+linear combination of what `merge` would get is
+
+    coefficients(weights: tuple[float, ...], parameters: P) -> Sequence[float] | None
+
+instead, and the engine combines as it reads; where it returns None, `merge` is called.
+
+Reading, subtracting the base, `base + λ·merged`, dtypes, ties, tensors equal everywhere and
+those that a spectral method does not take are the engine's. A block is the tensor, or where the
 method streams tensors of its shape a flat piece of it (whole rows, if it asks for them).
 
 A method that must know something of the whole tensor before it can merge any block of it (the
@@ -13,7 +19,8 @@ experts' Gram matrix, a threshold) has beside `merge` a function
     survey(about: About, parameters: P, finished: Survey | None) -> Survey | S
 
 that returns the next survey to make, first with `finished` None and then with each one joined
-over all blocks, and at last, as it is not a Survey, what `merge` takes as a third argument. A
+over all blocks, and at last, as it is not a Survey, what `merge` and `coefficients` take as a third
+argument. A
 survey is read block by block; blocks are joined in order, so that sums are the same on any number
 of threads. With `parameters.whole_model` one survey goes over all tensors that the method merges.
 """
@@ -21,11 +28,13 @@ of threads. With `parameters.whole_model` one survey goes over all tensors that 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
+
+from worker.merging.linalg.sums import weighted_sum
 
 T = TypeVar("T")
 
@@ -125,6 +134,10 @@ class Survey(ABC):
     Once joined it must not change: in a sweep it may be handed to `survey` for several points.
     """
 
+    inner_products: torch.Tensor | None = None
+    """Of a survey that asks for the experts' inner products alone: what they are to be added to,
+    the upper triangle, float64. Then the engine may add them as it reads, and not call `add`."""
+
     @property
     def question(self) -> Hashable | None:
         """What it asks of the blocks; of a sweep's surveys that ask the same, one is made.
@@ -150,6 +163,16 @@ class Merge(Protocol):
         ...
 
 
+class Coefficients(Protocol):
+    """`coefficients` of a method's module, whose merge is a linear combination."""
+
+    def __call__(
+        self, weights: tuple[float, ...], parameters: Any, *known: Any
+    ) -> Sequence[float] | None:
+        """Return cᵢ of Σ cᵢxᵢ over what `merge` gets; None where it is not one."""
+        ...
+
+
 class NextSurvey(Protocol):
     """`survey` of a method's module."""
 
@@ -160,10 +183,30 @@ class NextSurvey(Protocol):
 
 @dataclass(frozen=True)
 class Method:
-    """A method's functions; `survey` is None where `merge` needs to know nothing beforehand."""
+    """A method's functions; `survey` is None where it needs to know nothing beforehand.
 
-    merge: Merge
+    Of one that is always a linear combination there are `coefficients` only.
+    """
+
+    nonlinear: Merge | None
     survey: NextSurvey | None = None
+    coefficients: Coefficients | None = None
+
+    def linear(
+        self, weights: tuple[float, ...], parameters: Any, *known: Any
+    ) -> Sequence[float] | None:
+        """Return the coefficients of the merge; None where it is no linear combination."""
+        if self.coefficients is None:
+            return None
+        return self.coefficients(weights, parameters, *known)
+
+    def merge(self, inputs: MergeInputs, parameters: Any, *known: Any) -> torch.Tensor:
+        """Return the merged block: float32, the shape of one expert's."""
+        coefficients = self.linear(inputs.weights, parameters, *known)
+        if coefficients is not None:
+            return weighted_sum(inputs.tensors, coefficients, normalize=False)
+        assert self.nonlinear is not None
+        return self.nonlinear(inputs, parameters, *known)
 
     def __call__(self, inputs: MergeInputs, parameters: Any) -> torch.Tensor:
         """Return the merge of a whole tensor at once, surveys included."""

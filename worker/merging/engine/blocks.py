@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -24,7 +25,8 @@ from worker.merging.engine.scaling import scaled
 from worker.merging.engine.scratch import Scratch
 from worker.merging.interface import MergeInputs, Survey
 from worker.merging.kernels import blocks
-from worker.merging.linalg.sums import weighted_sum
+from worker.merging.kernels.combining import Combination, combine_rows
+from worker.merging.kernels.reading import ReadError, Sources
 from worker.merging.methods import load
 
 
@@ -54,7 +56,9 @@ class Inputs:
         return self.weights
 
 
-_SCRATCH = Scratch()
+_SCRATCH, _RESULTS = Scratch(), Scratch()
+# Entries of all outputs of a combination that are made before they are written.
+_RESULT_ENTRIES = 2**20
 
 
 def _buffer(entries: int) -> torch.Tensor:
@@ -95,6 +99,8 @@ class Blocks:
         self._readers = [inputs.reference] if self._keep else list(inputs.experts)
         if has_base and inputs.base is not None:
             self._readers.insert(0, inputs.base)
+        self._sources = Sources([reader.place(step.name) for reader in self._readers])
+        self._combinations: list[Sequence[float] | None] | None = None
         piece, self._block_shape = piece_of(step)
         self.width = piece * max(1, BLOCK_ENTRIES // piece)
         entries = len(self._readers) * step.target.numel
@@ -118,10 +124,28 @@ class Blocks:
 
     def survey(self, start: int, stop: int, surveys: Sequence[Survey]) -> bool:
         """Add the entries `start` to `stop` to surveys; say whether they are the same in all."""
+        grams = [s.inner_products for s in surveys if s.inner_products is not None]
+        if len(grams) == len(surveys) and self._uses_base == self._subtracts:
+            return self._add_inner_products(start, stop, grams)
         rows, equal = self._task_vectors(start, stop)
         self._hand_over(start, rows)
         for survey in surveys:
             survey.add(self.merge_inputs[0])
+        return equal
+
+    def _add_inner_products(self, start: int, stop: int, grams: Sequence[torch.Tensor]) -> bool:
+        """Add what the experts' inner products are as they are read; say whether all are equal."""
+        gram = torch.zeros_like(grams[0])
+        if self._stays:
+            _, equal = self._task_vectors(start, stop, gram)
+        else:
+            with self._reading():
+                found = self._sources.add_inner_products(
+                    start, stop, gram, subtract=self._subtracts
+                )
+            equal = self._checked(found, start, stop)
+        for total in grams:
+            total += gram
         return equal
 
     def merged(self, start: int, stop: int) -> Iterator[tuple[Sequence[int], int, torch.Tensor]]:
@@ -134,9 +158,20 @@ class Blocks:
             everything = range(len(self._inputs.points))
             yield everything, start, self._rounded(self._read(start, stop)[0])
             return
+        if self._combinations is None:
+            self._combinations = [self._coefficients(branch) for branch in self._branches]
+        coefficients = self._combinations
+        if len(coefficients) == 1 and coefficients[0] and start not in self._prepared:
+            yield from self._combined(self._branches[0], coefficients[0], start, stop, None)
+            return
         rows, equal = self._task_vectors(start, stop)
         handed_over = False
-        for branch, inputs in zip(self._branches, self.merge_inputs, strict=True):
+        for branch, inputs, linear in zip(
+            self._branches, self.merge_inputs, coefficients, strict=True
+        ):
+            if linear:
+                yield from self._combined(branch, linear, start, stop, rows)
+                continue
             averaged = equal and self._copies_equal_inputs(branch)
             rest: dict[float, Sequence[int]] = {}
             for scale, numbers in branch.outputs.items():
@@ -167,27 +202,65 @@ class Blocks:
             yield numbers, 0, rounded
             return
         for place, scales, rows, finite in scaled(base, merged, list(outputs)):
-            results = rows.to(self._out_dtype)
-            if not finite or (results is not rows and not _all_finite(results)):
-                for row, scale in zip(rows, scales, strict=True):
-                    with naming(self._inputs.points, outputs[scale]):
-                        self._rounded(row)
-            for row, scale in zip(results, scales, strict=True):
-                yield outputs[scale], place, row
+            chosen = {scale: outputs[scale] for scale in scales}
+            yield from self._stored(chosen, rows, finite, place)
 
-    def _task_vectors(self, start: int, stop: int) -> tuple[torch.Tensor, bool]:
+    def _stored(
+        self, outputs: Mapping[float, Sequence[int]], rows: torch.Tensor, finite: bool, place: int
+    ) -> Iterator[tuple[Sequence[int], int, torch.Tensor]]:
+        """Yield outputs, a row each, as they are stored; `finite` says that the rows are."""
+        results = rows.to(self._out_dtype)
+        if not finite or (results is not rows and not _all_finite(results)):
+            for row, numbers in zip(rows, outputs.values(), strict=True):
+                with naming(self._inputs.points, numbers):
+                    self._rounded(row)
+        for row, numbers in zip(results, outputs.values(), strict=True):
+            yield numbers, place, row
+
+    def _combined(
+        self,
+        branch: Branch,
+        coefficients: Sequence[float],
+        start: int,
+        stop: int,
+        rows: torch.Tensor | None,
+    ) -> Iterator[tuple[Sequence[int], int, torch.Tensor]]:
+        """Yield what `merged` does, of a linear combination: of `rows`, or of what is read."""
+        outputs = branch.outputs if self._subtracts else {1.0: branch.numbers}
+        scales = list(outputs)
+        what = Combination(
+            coefficients,
+            scales,
+            subtract=self._subtracts,
+            subtracted=rows is not None,
+            copy_equal=not self._subtracts and self._copies_equal_inputs(branch),
+        )
+        width = max(1, _RESULT_ENTRIES // len(scales))
+        for first in range(start, stop, width):
+            last = min(first + width, stop)
+            results = _RESULTS.take(len(scales) * (last - first)).view(len(scales), -1)
+            if rows is None:
+                with self._reading():
+                    found = self._sources.combine(first, what, results)
+                self._checked(found, first, last)
+            else:
+                found = combine_rows(rows, first - start, what, results)
+            yield from self._stored(outputs, results, bool(found & blocks.RESULT_FINITE), first)
+
+    def _task_vectors(
+        self, start: int, stop: int, gram: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, bool]:
         """Return the base, if there is one, and under it task vectors, or whole experts.
 
-        Also whether all that was read is equal, which is never said of one tensor alone.
+        Also whether all that was read is equal, which is never said of one tensor alone. To `gram`
+        the inner products are added, if it is there.
         """
+        rows = self._rows(start, stop)
         if start in self._prepared:
-            return self._rows(start, stop), self._prepared[start]
-        rows = self._read(start, stop)
-        prepare = blocks.subtract_first if self._subtracts else blocks.inspect
-        found = prepare(rows.numpy())
-        if not found & blocks.FINITE:
-            self._refuse_non_finite(start, stop)
-        equal = bool(found & blocks.EQUAL) and len(rows) > 1
+            return rows, self._prepared[start]
+        with self._reading():
+            found = self._sources.read(start, rows, subtract=self._subtracts, gram=gram)
+        equal = self._checked(found, start, stop)
         if self._stays:
             self._prepared[start] = equal
         return rows, equal
@@ -198,10 +271,33 @@ class Blocks:
         return self._buffer[first : first + count * width].view(count, width)
 
     def _read(self, start: int, stop: int) -> torch.Tensor:
+        """Return the entries as they are."""
         rows = self._rows(start, stop)
-        for row, reader in zip(rows.numpy(), self._readers, strict=True):
-            reader.read_into(self._step.name, start, row)
+        with self._reading():
+            self._sources.read(start, rows)
         return rows
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turn a read's failure into the error that names file and tensor."""
+        try:
+            yield
+        except ReadError as error:
+            raise self._readers[error.number].failed(self._step.name, error.code) from None
+
+    def _checked(self, found: int, start: int, stop: int) -> bool:
+        """Refuse what is not finite; say whether all inputs are equal, never of one alone."""
+        if not found & blocks.FINITE:
+            self._refuse_non_finite(start, stop)
+        return bool(found & blocks.EQUAL) and len(self._readers) > 1
+
+    def _coefficients(self, branch: Branch) -> Sequence[float] | None:
+        """Return those of a merge that is a linear combination."""
+        weights = self.merge_inputs[0].weights
+        if self._step.treatment is Treatment.MEAN:
+            return [weight / len(weights) for weight in weights]
+        method = load(self._step.assignment.method)
+        return method.linear(weights, branch.parameters, *branch.known.method)
 
     def _hand_over(self, start: int, rows: torch.Tensor) -> None:
         """Make the block the method's inputs."""
@@ -218,9 +314,6 @@ class Blocks:
 
     def _call(self, inputs: MergeInputs, branch: Branch) -> torch.Tensor:
         """Return what the method makes of a block, flat and on the CPU."""
-        if self._step.treatment is Treatment.MEAN:
-            shares = [weight / len(inputs.tensors) for weight in inputs.weights]
-            return weighted_sum(inputs.tensors, shares, normalize=False).view(-1)
         method = load(self._step.assignment.method)
         return method.merge(inputs, branch.parameters, *branch.known.method).to("cpu").reshape(-1)
 
@@ -283,5 +376,5 @@ def piece_of(step: Step) -> tuple[int, tuple[int, ...]]:
 
 def _all_finite(values: torch.Tensor) -> bool:
     if values.dtype is torch.float32:
-        return blocks.all_finite(values.numpy())
+        return blocks.all_finite(values)
     return bool(torch.isfinite(values).all())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -9,9 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from app.contract.errors import SourceChangedError
 from app.contract.tensors import ITEM_SIZES, TensorHeader
@@ -65,18 +64,17 @@ class TensorReader:
         self._fill(name, start, raw.numpy().data)
         return raw
 
-    def read_into(self, name: str, start: int, out: NDArray[np.float32]) -> None:
-        """Fill `out` (flat, contiguous) with the entries from `start` on.
+    def place(self, name: str) -> tuple[int, torch.dtype, int]:
+        """Return where kernels read a tensor: file descriptor, dtype, offset in bytes."""
+        header = self.tensors[name]
+        return self._descriptors[header.file], DTYPES[header.dtype], header.start
 
-        Half precision is widened exactly; float64 is rounded to float32.
-        """
-        dtype = DTYPES[self.tensors[name].dtype]
-        if dtype is torch.float32:
-            self._fill(name, start, out.data.cast("B"))
-            return
-        stored = torch.empty(len(out), dtype=dtype)
-        self._fill(name, start, stored.view(torch.uint8).numpy().data)
-        torch.from_numpy(out).copy_(stored)
+    def failed(self, name: str, code: int) -> SourceChangedError:
+        """Return the error of a tensor that could not be read, with an errno, or 0 at its end."""
+        file = self.tensors[name].file
+        if code == 0:
+            return self._changed(f"{file} ends within the tensor {name}")
+        return self._changed(f"{file} cannot be read ({os.strerror(code)})")
 
     def _fill(self, name: str, start: int, view: memoryview) -> None:
         header = self.tensors[name]
@@ -86,10 +84,9 @@ class TensorReader:
             try:
                 count = os.preadv(self._descriptors[header.file], [view[done:]], offset + done)
             except OSError as error:
-                what = f"{header.file} cannot be read ({error.strerror})"
-                raise self._changed(what) from None
+                raise self.failed(name, error.errno or errno.EIO) from None
             if count == 0:
-                raise self._changed(f"{header.file} ends within the tensor {name}")
+                raise self.failed(name, 0)
             done += count
 
     def _changed(self, what: str) -> SourceChangedError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 
 from app.planning.cost import BLOCK_ENTRIES
@@ -32,10 +31,5 @@ def scaled(
         for some in range(0, len(scales), at_once):
             chosen = scales[some : some + at_once]
             rows = _SCRATCH.take(len(chosen) * width).view(len(chosen), width)
-            finite = blocks.add_scaled(
-                base[part].numpy(),
-                np.array(chosen, np.float32),
-                merged[part].numpy(),
-                rows.numpy(),
-            )
+            finite = blocks.add_scaled(base[part], chosen, merged[part], rows)
             yield first, chosen, rows, finite

@@ -2,77 +2,36 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
 
-from worker.merging.kernels.compiled import kernel
+from jaxtyping import Float
+from torch import Tensor
 
-_EXPONENT = np.int32(0x7F800000)
-"""All of a float32's exponent bits are set in infinity and NaN only."""
+from worker.merging.kernels.library import INT, LONG, POINTER, address, floats, function
 
-FINITE, EQUAL = 1, 2
+FINITE, EQUAL, RESULT_FINITE = 1, 2, 4
+"""What kernels say of a block: all entries are finite; all rows hold the same bits; results are."""
 
-_CACHED = 4096
-"""Entries that stay in a core's first cache while they are scaled by one λ after the other."""
-
-
-@kernel("i8(f4[:, ::1])")
-def inspect(rows: NDArray[np.float32]) -> int:
-    """Return FINITE if all entries are, plus EQUAL if all rows hold the same bits."""
-    bits = rows.view(np.int32)
-    first = bits[0]
-    worst, differing = np.int32(0), np.int32(0)
-    for i in range(len(bits)):
-        row = bits[i]
-        for j in range(len(row)):
-            worst = max(worst, row[j] & _EXPONENT)
-            differing |= row[j] ^ first[j]
-    return (worst != _EXPONENT) * FINITE + (differing == 0) * EQUAL
+_all_finite = function("all_finite", INT, POINTER, LONG)
+_add_scaled = function("add_scaled", INT, POINTER, POINTER, LONG, POINTER, LONG, POINTER)
 
 
-@kernel("i8(f4[:, ::1])")
-def subtract_first(rows: NDArray[np.float32]) -> int:
-    """Subtract the first row from the others in place; return what `inspect` said before."""
-    bits = rows.view(np.int32)
-    first, base = bits[0], rows[0]
-    worst, differing = np.int32(0), np.int32(0)
-    for j in range(len(first)):
-        worst = max(worst, first[j] & _EXPONENT)
-    for i in range(1, len(bits)):
-        row, values = bits[i], rows[i]
-        for j in range(len(row)):
-            worst = max(worst, row[j] & _EXPONENT)
-            differing |= row[j] ^ first[j]
-            values[j] -= base[j]
-    return (worst != _EXPONENT) * FINITE + (differing == 0) * EQUAL
-
-
-@kernel("b1(f4[::1])")
-def all_finite(values: NDArray[np.float32]) -> bool:
+def all_finite(values: Float[Tensor, " n"]) -> bool:
     """Say whether no entry is NaN or infinite."""
-    bits = values.view(np.int32)
-    worst = np.int32(0)
-    for j in range(len(bits)):
-        worst = max(worst, bits[j] & _EXPONENT)
-    return bool(worst != _EXPONENT)
+    return bool(_all_finite(address(values), len(values)))
 
 
-@kernel("b1(f4[::1], f4[::1], f4[::1], f4[:, ::1])")
 def add_scaled(
-    base: NDArray[np.float32],
-    scales: NDArray[np.float32],
-    values: NDArray[np.float32],
-    results: NDArray[np.float32],
+    base: Float[Tensor, " n"],
+    scales: Sequence[float],
+    values: Float[Tensor, " n"],
+    results: Float[Tensor, "scales n"],
 ) -> bool:
-    """Write base + scale·values into a row of `results` for each scale; say if all is finite."""
-    worst = np.int32(0)
-    for first in range(0, len(base), _CACHED):
-        last = min(first + _CACHED, len(base))
-        start, change = base[first:last], values[first:last]
-        for i in range(len(scales)):
-            result, scale = results[i, first:last], scales[i]
-            bits = result.view(np.int32)
-            for j in range(len(start)):
-                result[j] = start[j] + scale * change[j]
-                worst = max(worst, bits[j] & _EXPONENT)
-    return bool(worst != _EXPONENT)
+    """Write base + scale·values into a row of `results` for each scale; say if all is finite.
+
+    To add nothing changes nothing, not even the sign of a zero.
+    """
+    finite = _add_scaled(
+        address(base), floats(scales), len(scales), address(values), len(base), address(results)
+    )
+    return bool(finite)

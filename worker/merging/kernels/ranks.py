@@ -6,182 +6,92 @@ false) or as x does, 0 for 0 either way.
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+import ctypes
 
-from worker.merging.kernels.compiled import kernel, part
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worker.merging.kernels.library import FLOAT, INT, LONG, POINTER, address, function
 
 LOW_BITS = 17
 """The bits above tell the bucket: exponent and 6 bits of the fraction, a table for the cache."""
-MAGNITUDE = np.int32(0x7FFFFFFF)
-_CHUNK = 1024
-_ZERO = np.float32(0)
+MAGNITUDE = 0x7FFFFFFF
+
+_Keys = NDArray[np.int32]
+
+_count_buckets = function("count_buckets", None, POINTER, LONG, INT, LONG, POINTER)
+_find = {
+    signed: function(name, LONG, POINTER, LONG, FLOAT, FLOAT, POINTER, POINTER)
+    for signed, name in ((True, "find_between"), (False, "find_sizes_between"))
+}
+_count_above = function("count_above", None, POINTER, LONG, FLOAT, POINTER)
+_find_sizes_outside = function(
+    "find_sizes_outside", LONG, POINTER, LONG, FLOAT, FLOAT, POINTER, POINTER, POINTER
+)
+_largest = function("largest", FLOAT, POINTER, LONG)
+_bucket_from_top = function("bucket_from_top", LONG, POINTER, LONG, LONG)
+_keep_largest = function("keep_largest", None, POINTER, LONG, INT, LONG, POINTER)
 
 
-@part
-def _key(bits, signed):
-    if signed:
-        return np.int32(((bits >> np.int32(31)) & MAGNITUDE) ^ bits)
-    return np.int32(bits & MAGNITUDE)
-
-
-@kernel("void(f4[::1], b1, i8, i8[::1])")
 def count_buckets(
-    values: NDArray[np.float32], signed: bool, lowest: int, counts: NDArray[np.int64]
+    values: Float[Tensor, " n"], signed: bool, lowest: int, counts: NDArray[np.int64]
 ) -> None:
     """Add to `counts` how many keys fall into each bucket, that of index 0 being `lowest`."""
-    bits = values.view(np.int32)
-    for j in range(len(bits)):
-        counts[(_key(bits[j], signed) >> LOW_BITS) - lowest] += 1
+    _count_buckets(address(values), len(values), signed, lowest, address(counts, np.int64))
 
 
-@part
-def _taken(bits, signed, start, marks, count, keys, places):
-    """Append the keys that are marked and where they are; return how many there are now.
-
-    Most are not: eight marks are looked at at once.
-    """
-    eights = marks.view(np.uint64)
-    for eight in range(len(eights)):
-        if eights[eight] != 0:
-            for j in range(8 * eight, 8 * eight + 8):
-                keys[count] = _key(bits[min(start + j, len(bits) - 1)], signed)
-                places[count] = start + j
-                count += marks[j]
-    return count
-
-
-@part
-def _find(values, signed, low, high, keys, places):
-    """Append the keys of what is from `low` to `high` and not 0; return how many there are."""
-    bits = values.view(np.int32)
-    marks = np.empty(_CHUNK, np.uint8)
-    count = 0
-    for start in range(0, len(values), _CHUNK):
-        chunk = values[start : start + _CHUNK]
-        marks[len(chunk) :] = 0
-        for j in range(len(chunk)):
-            number = chunk[j] if signed else abs(chunk[j])
-            marks[j] = (number >= low) & (number <= high) & (number != _ZERO)
-        count = _taken(bits, signed, start, marks, count, keys, places)
-    return count
-
-
-@kernel("i8(f4[::1], f4, f4, i4[::1], i4[::1])")
 def find_between(
-    values: NDArray[np.float32],
-    low: float,
-    high: float,
-    keys: NDArray[np.int32],
-    places: NDArray[np.int32],
-) -> int:
-    """Return how many values are from `low` to `high` and not 0.
+    values: Float[Tensor, " n"], low: float, high: float, *, signed: bool
+) -> tuple[_Keys, _Keys]:
+    """Return the keys of what is from `low` to `high` and not 0, and where they are.
 
-    Their keys and where they are come first in `keys` and `places`, which are one longer than
-    `values`. Zeros are left out as there may be very many.
+    Of the numbers, or without `signed` of their magnitudes. Zeros are left out as there may be
+    very many.
     """
-    return _find(values, True, low, high, keys, places)
+    keys, places = np.empty((2, len(values)), np.int32)
+    count = _find[signed](
+        address(values), len(values), low, high, address(keys, np.int32), address(places, np.int32)
+    )
+    return keys[:count].copy(), places[:count].copy()
 
 
-@kernel("i8(f4[::1], f4, f4, i4[::1], i4[::1])")
-def find_sizes_between(
-    values: NDArray[np.float32],
-    low: float,
-    high: float,
-    keys: NDArray[np.int32],
-    places: NDArray[np.int32],
-) -> int:
-    """Return what `find_between` does, of magnitudes."""
-    return _find(values, False, low, high, keys, places)
-
-
-@kernel("UniTuple(i8, 2)(f4[::1], f4)")
-def count_above(values: NDArray[np.float32], high: float) -> tuple[int, int]:
+def count_above(values: Float[Tensor, " n"], high: float) -> tuple[int, int]:
     """Return how many values are larger than `high`, and how many are 0."""
-    above, zeros = 0, 0
-    for start in range(0, len(values), _CHUNK):
-        chunk = values[start : start + _CHUNK]
-        larger, empty = np.int32(0), np.int32(0)
-        for j in range(len(chunk)):
-            larger += np.int32(chunk[j] > high)
-        for j in range(len(chunk)):
-            empty += np.int32(chunk[j] == _ZERO)
-        above += larger
-        zeros += empty
-    return above, zeros
+    found = (ctypes.c_int64 * 2)()
+    _count_above(address(values), len(values), high, found)
+    return found[0], found[1]
 
 
-@kernel("UniTuple(i8, 2)(f4[::1], f4, f4, i4[::1], i4[::1])")
-def find_sizes_outside(
-    values: NDArray[np.float32],
-    low: float,
-    high: float,
-    keys: NDArray[np.int32],
-    places: NDArray[np.int32],
-) -> tuple[int, int]:
-    """Return how many magnitudes are at most `low`, or at least `high`, not 0; how many are 0.
-
-    The keys of the first come first in `keys`; `keys` and `places` are as for `find_between`.
-    """
-    bits = values.view(np.int32)
-    marks = np.empty(_CHUNK, np.uint8)
-    count, zeros = 0, 0
-    for start in range(0, len(values), _CHUNK):
-        chunk = values[start : start + _CHUNK]
-        marks[len(chunk) :] = 0
-        empty = np.int32(0)
-        for j in range(len(chunk)):
-            number = abs(chunk[j])
-            marks[j] = ((number <= low) | (number >= high)) & (number != _ZERO)
-        for j in range(len(chunk)):
-            empty += np.int32(chunk[j] == _ZERO)
-        zeros += empty
-        count = _taken(bits, False, start, marks, count, keys, places)
-    return count, zeros
+def find_sizes_outside(values: Float[Tensor, " n"], low: float, high: float) -> tuple[_Keys, int]:
+    """Return the keys of magnitudes at most `low`, or at least `high`, not 0; how many are 0."""
+    keys, places = np.empty((2, len(values)), np.int32)
+    zeros = ctypes.c_int64()
+    count = _find_sizes_outside(
+        address(values), len(values), low, high,
+        address(keys, np.int32), address(places, np.int32), ctypes.byref(zeros),
+    )  # fmt: skip
+    return keys[:count].copy(), zeros.value
 
 
-@kernel("f4(f4[::1])")
-def largest(values: NDArray[np.float32]) -> float:
+def largest(values: Float[Tensor, " n"]) -> float:
     """Return the largest value; there must be one."""
-    found = values[0]
-    for j in range(len(values)):
-        found = max(found, values[j])
+    found: float = _largest(address(values), len(values))
     return found
 
 
-@kernel("i8(i8[::1], i8)")
 def bucket_from_top(counts: NDArray[np.int64], rank: int) -> int:
     """Return the index of the bucket that holds a descending rank; -1 if there are fewer keys."""
-    passed = 0
-    for index in range(len(counts) - 1, -1, -1):
-        passed += counts[index]
-        if passed > rank:
-            return index
-    return -1
+    index: int = _bucket_from_top(address(counts, np.int64), len(counts), rank)
+    return index
 
 
-@part
-def keep(bits, values, start, key, split, kept):
-    """Write the entries from `start` on that are kept, else 0, into `kept`.
-
-    Kept is what has a magnitude key above `key`, and before `split` also what has that key.
-    """
-    here = min(max(split - start, 0), len(kept))
-    sizes, numbers = bits[start : start + len(kept)], values[start : start + len(kept)]
-    if here == len(kept):
-        for j in range(len(kept)):
-            kept[j] = numbers[j] if np.int32(sizes[j] & MAGNITUDE) >= key else np.float32(0)
-        return
-    for j in range(len(kept)):
-        kept[j] = numbers[j] if np.int32(sizes[j] & MAGNITUDE) > key else np.float32(0)
-    for j in range(here):
-        if np.int32(sizes[j] & MAGNITUDE) == key:
-            kept[j] = numbers[j]
-
-
-@kernel("void(f4[::1], i4, i8, f4[::1])")
 def keep_largest(
-    values: NDArray[np.float32], key: int, split: int, kept: NDArray[np.float32]
+    values: Float[Tensor, " n"], key: int, split: int, kept: Float[Tensor, " n"]
 ) -> None:
-    """Write `values` into `kept`, 0 for what is smaller than `key` says, as `keep` has it."""
-    keep(values.view(np.int32), values, 0, key, split, kept)
+    """Write `values` into `kept`, 0 for what is smaller than `key` says.
+
+    Kept is what has a magnitude key above `key`, and of the first `split` also what has that key.
+    """
+    _keep_largest(address(values), len(values), key, split, address(kept))

@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
 
-from worker.merging.kernels.compiled import kernel
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
-_CHUNK = 2048
-"""Entries whose sums stay in the innermost cache while the experts pass."""
+from worker.merging.kernels.library import LONG, POINTER, address, floats, function
+
+_weighted_sum = function("weighted_sum", None, POINTER, LONG, LONG, POINTER, POINTER)
+_add_inner_products = function("add_inner_products", None, POINTER, LONG, LONG, POINTER)
 
 
-@kernel("void(f4[:, ::1], f4[::1], f4[::1])")
 def weighted_sum(
-    tensors: NDArray[np.float32], weights: NDArray[np.float32], result: NDArray[np.float32]
+    tensors: Float[Tensor, "experts n"], weights: Sequence[float], result: Float[Tensor, " n"]
 ) -> None:
     """Write Σ wᵢxᵢ into `result`."""
-    for start in range(0, len(result), _CHUNK):
-        total = result[start : start + _CHUNK]
-        weight, row = weights[0], tensors[0, start : start + _CHUNK]
-        for j in range(len(total)):
-            total[j] = weight * row[j]
-        for i in range(1, len(tensors)):
-            weight, row = weights[i], tensors[i, start : start + _CHUNK]
-            for j in range(len(total)):
-                total[j] += weight * row[j]
+    _weighted_sum(address(tensors), *tensors.shape, floats(weights), address(result))
 
 
-@kernel("void(f4[:, ::1], f8[:, ::1])", reorder=True)
-def add_inner_products(tensors: NDArray[np.float32], gram: NDArray[np.float64]) -> None:
+def add_inner_products(
+    tensors: Float[Tensor, "experts n"], gram: Float[Tensor, "experts experts"]
+) -> None:
     """Add ⟨xᵢ, xⱼ⟩ to the upper triangle of `gram`; products of float32 are exact in float64."""
-    width = tensors.shape[1]
-    for start in range(0, width, _CHUNK):
-        for i in range(len(tensors)):
-            first = tensors[i, start : start + _CHUNK]
-            for k in range(i, len(tensors)):
-                second = tensors[k, start : start + _CHUNK]
-                total = 0.0
-                for j in range(len(first)):
-                    total += np.float64(first[j]) * np.float64(second[j])
-                gram[i, k] += total
+    _add_inner_products(address(tensors), *tensors.shape, address(gram, torch.float64))

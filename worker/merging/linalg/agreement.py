@@ -36,12 +36,12 @@ def agreeing_sum(
     result = torch.empty(tensors.shape[1:])
     agreeing = agreement.agreeing_sum(
         entries(tensors),
-        np.array(weights, np.float32),
+        weights,
         weighted_votes,
         np.array([boundary.key for boundary in boundaries], np.int32),
         np.array([boundary.split(start) for boundary in boundaries]),
         normalize,
-        result.view(-1).numpy(),
+        result.view(-1),
     )
     return result, agreeing
 
@@ -57,22 +57,22 @@ def banded_sum(
     result = torch.empty(tensors.shape[1:])
     agreement.banded_sum(
         entries(tensors),
-        np.array(weights, np.float32),
+        weights,
         np.array([[boundary.key for boundary in band] for band in bands], np.int32),
         np.array([[boundary.split(start) for boundary in band] for band in bands]),
-        result.view(-1).numpy(),
+        result.view(-1),
     )
     return result
 
 
-def spread(tensors: Float[Tensor, "experts *shape"]) -> Float[Tensor, " n"]:
-    """Return the population standard deviation over the experts, flat: it ranks as variance does.
+def spread(tensors: Float[Tensor, "experts *shape"]) -> tuple[Float[Tensor, " n"], int]:
+    """Return the population standard deviation over the experts, flat, and how many are not 0.
 
-    Worked out of differences to the first expert: 0 exactly where all are equal.
+    It ranks as variance does. Worked out of differences to the first expert: 0 exactly where all
+    are equal.
     """
     result = torch.empty(tensors[0].numel())
-    agreement.spread(entries(tensors), result.numpy())
-    return result
+    return result, agreement.spread(entries(tensors), result)
 
 
 def selected_energies(
@@ -82,10 +82,10 @@ def selected_energies(
     start: int,
 ) -> Float[Tensor, " experts"]:
     """Return each expert's Σ xᵢ² over the entries whose number in `ranked` the boundary keeps."""
-    energies = np.zeros(len(tensors))
+    energies = torch.zeros(len(tensors), dtype=torch.float64)
     split = boundary.split(start)
-    agreement.add_energies(entries(tensors), ranked.numpy(), boundary.key, split, energies)
-    return torch.from_numpy(energies)
+    agreement.add_energies(entries(tensors), ranked, boundary.key, split, energies)
+    return energies
 
 
 def clear_unselected(
@@ -93,4 +93,4 @@ def clear_unselected(
 ) -> None:
     """Set to 0, in place, the entries whose number in `ranked` the boundary does not keep."""
     split = boundary.split(start)
-    agreement.clear_unselected(values.view(-1).numpy(), ranked.numpy(), boundary.key, split)
+    agreement.clear_unselected(values.view(-1), ranked, boundary.key, split)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.merging.kernels import competition
@@ -26,8 +24,7 @@ def competition_scores(
     0 for an expert whose sizes are all equal; `linear` says that tanh of any product is itself.
     """
     scores = torch.empty(len(tensors), tensors[0].numel())
-    lows, highs = _columns(clips)
-    competition.competition_scores(entries(tensors), lows, highs, linear, scores.numpy())
+    competition.competition_scores(entries(tensors), *_columns(clips), linear, scores)
     return scores
 
 
@@ -45,11 +42,10 @@ def competition_mean(
         linear,
         *_columns(bounds),
         _LEAST_SCALE,
-        result.view(-1).numpy(),
+        result.view(-1),
     )
     return result
 
 
-def _columns(pairs: Pairs) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    lower, upper = np.array(pairs, np.float32).T
-    return np.ascontiguousarray(lower), np.ascontiguousarray(upper)
+def _columns(pairs: Pairs) -> tuple[list[float], list[float]]:
+    return [lower for lower, _ in pairs], [upper for _, upper in pairs]

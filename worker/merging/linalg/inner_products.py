@@ -6,19 +6,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worker.merging.kernels.sums import add_inner_products
+from worker.merging.kernels import sums
 from worker.merging.linalg.sums import entries
 
 
-def inner_products(tensors: Float[Tensor, "experts *shape"]) -> Float[Tensor, "experts experts"]:
-    """Return ⟨xᵢ, xⱼ⟩ in float64 on the CPU, symmetric to the bit.
+def add_inner_products(
+    tensors: Float[Tensor, "experts *shape"], gram: Float[Tensor, "experts experts"]
+) -> None:
+    """Add ⟨xᵢ, xⱼ⟩ to the upper triangle of `gram`, float64, on the CPU.
 
     Products of float32 entries are exact in float64, so that cosines keep what float32 would lose:
     experts of one base lie 1e-3 radians apart, where 1 − cos is 5e-7.
     """
-    upper = torch.zeros(len(tensors), len(tensors), dtype=torch.float64)
-    add_inner_products(entries(tensors), upper.numpy())
-    return upper + upper.triu(1).mT
+    sums.add_inner_products(entries(tensors), gram)
 
 
 def cosines(gram: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:

@@ -25,11 +25,9 @@ from worker.merging.kernels.ranks import (
     bucket_from_top,
     count_buckets,
     find_between,
-    find_sizes_between,
 )
 
 _SIGNED_BUCKETS = 1 << (32 - LOW_BITS)
-_MAGNITUDE = int(MAGNITUDE)
 _FINITE = 0x7F800000 >> LOW_BITS
 """The first bucket of what is not finite."""
 
@@ -39,7 +37,7 @@ def value_of(key: int) -> float:
 
     Keys are integers that order as |x| does (not negative) or as x does; 0 for 0 either way.
     """
-    bits = key if key >= 0 else key ^ _MAGNITUDE
+    bits = key if key >= 0 else key ^ MAGNITUDE
     return float(np.array(bits, np.int32).view(np.float32))
 
 
@@ -59,7 +57,7 @@ class Histogram:
     def add(self, stream: int, values: Float[Tensor, " n"]) -> None:
         """Count a block's numbers."""
         counts = self.counts[stream].numpy()
-        count_buckets(values.numpy(), self.signed, self._lowest, counts)
+        count_buckets(values, self.signed, self._lowest, counts)
 
     def join(self, later: Histogram) -> None:
         """Add what another histogram counted."""
@@ -113,7 +111,7 @@ class Boundary:
 
 ALL = Boundary(0, 2**62)
 """Keeps everything."""
-NONE = Boundary(_MAGNITUDE, -1)
+NONE = Boundary(MAGNITUDE, -1)
 """Keeps nothing."""
 
 
@@ -156,16 +154,13 @@ class Candidates:
 
     def add(self, stream: int, values: Float[Tensor, " n"], start: int) -> list[Chunk]:
         """Keep of a block that begins at position `start` what may be at a rank; return it."""
-        added, find = [], find_between if self.signed else find_sizes_between
+        added = []
         for bucket in {place.bucket for place in self.places[stream]}:
-            # One more than there can be: the kernel writes before it knows whether to keep.
-            keys = np.empty(len(values) + 1, np.int32)
-            offsets = np.empty_like(keys)
             low = value_of(bucket << LOW_BITS)
             high = value_of(((bucket + 1) << LOW_BITS) - 1)
-            count = find(values.numpy(), low, high, keys, offsets)
-            if count:
-                chunk = Chunk(start, keys[:count].copy(), offsets[:count].copy())
+            keys, offsets = find_between(values, low, high, signed=self.signed)
+            if len(keys):
+                chunk = Chunk(start, keys, offsets)
                 self._found[stream, bucket].append(chunk)
                 added.append(chunk)
         return added
@@ -205,5 +200,5 @@ def keep_largest(
     are kept up to the boundary's position.
     """
     kept = torch.empty_like(values)
-    ranks.keep_largest(values.numpy(), boundary.key, boundary.split(start), kept.numpy())
+    ranks.keep_largest(values, boundary.key, boundary.split(start), kept)
     return kept

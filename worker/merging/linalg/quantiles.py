@@ -45,14 +45,11 @@ class Tails:
 
     def add(self, values: Float[Tensor, " n"]) -> None:
         """Take in a block."""
-        numbers = values.numpy()
         if not self._keys:
-            self._begin(numbers)
-        keys, places = np.empty((2, len(numbers) + 1), np.int32)
-        low, high = value_of(self._low), value_of(self._high)
-        count, zeros = find_sizes_outside(numbers, low, high, keys, places)
+            self._begin(values)
+        keys, zeros = find_sizes_outside(values, value_of(self._low), value_of(self._high))
         self._zeros += zeros
-        self._append(keys[:count].copy())
+        self._append(keys)
 
     def join(self, later: Tails) -> None:
         """Take in what another found in later blocks."""
@@ -81,7 +78,7 @@ class Tails:
         if self._kept > 2 * (self._smallest + self._largest) + _SPARE:
             self._cut()
 
-    def _begin(self, numbers: NDArray[np.float32]) -> None:
+    def _begin(self, numbers: Float[Tensor, " n"]) -> None:
         """Bring the limits of what is kept to buckets that hold the tails of a first block."""
         counts = np.zeros(1 << (31 - LOW_BITS), np.int64)
         count_buckets(numbers, False, 0, counts)
@@ -125,14 +122,12 @@ class Bracket:
 
     def add(self, values: Float[Tensor, " n"]) -> None:
         """Take in a block."""
-        numbers = values.numpy()
-        keys, places = np.empty((2, len(numbers) + 1), np.int32)
-        count = find_between(numbers, self.low, self.high, keys, places)
-        above, zeros = count_above(numbers, self.high)
+        keys, _ = find_between(values, self.low, self.high, signed=True)
+        above, zeros = count_above(values, self.high)
         self.above += above
         self.zeros += zeros
-        self.greatest = max(self.greatest, largest(numbers))
-        self._keys.append(keys[:count].copy())
+        self.greatest = max(self.greatest, largest(values))
+        self._keys.append(keys)
 
     def join(self, later: Bracket) -> None:
         """Take in what another found in later blocks."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.merging.kernels import sums
@@ -22,19 +20,23 @@ def weighted_sum(
     Entry by entry, and never as a matrix product: BLAS sums in an order that depends on the size.
     ZeroDivisionError where the weights are to be normalised and add up to 0.
     """
-    total = math.fsum(weights) if normalize else 1.0
-    shares = [weight / total for weight in weights]
+    factors = shares(weights, normalize=normalize)
     if tensors.is_cuda:
-        weights_there = torch.tensor(shares, device=tensors.device)
+        weights_there = torch.tensor(factors, device=tensors.device)
         return torch.einsum("i,i...->...", weights_there, tensors)
-    factors = np.array(shares, np.float32)
     result = torch.empty(tensors.shape[1:])
-    sums.weighted_sum(entries(tensors), factors, result.view(-1).numpy())
+    sums.weighted_sum(entries(tensors), factors, result.view(-1))
     return result
+
+
+def shares(weights: Sequence[float], *, normalize: bool) -> list[float]:
+    """Return the weights, or what each is of their sum; ZeroDivisionError where that is 0."""
+    total = math.fsum(weights) if normalize else 1.0
+    return [weight / total for weight in weights]
 
 
 def entries(
     tensors: Float[Tensor, "experts *shape"],
-) -> NDArray[np.float32]:
+) -> Float[Tensor, "experts n"]:
     """Return the tensors as kernels take them: a row each, without a copy where they allow it."""
-    return tensors.reshape(len(tensors), -1).contiguous().numpy()
+    return tensors.reshape(len(tensors), -1).contiguous()

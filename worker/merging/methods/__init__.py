@@ -13,4 +13,4 @@ from worker.merging.interface import Method
 def load(name: str) -> Method:
     """Return a method's functions; InvalidRequestError if the catalogue has none of that name."""
     module = import_module(f"{__name__}.{parse_method(name).name}")
-    return Method(module.merge, getattr(module, "survey", None))
+    return Method(*(getattr(module, part, None) for part in ("merge", "survey", "coefficients")))

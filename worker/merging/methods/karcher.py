@@ -9,9 +9,8 @@ import torch
 from app.contract.catalogue.parameter_space import Karcher
 from app.contract.errors import UndefinedMergeError
 from worker.merging.gram import GramSurvey
-from worker.merging.interface import About, MergeInputs
+from worker.merging.interface import About
 from worker.merging.linalg.sphere import Antipodal, karcher_mean
-from worker.merging.linalg.sums import weighted_sum
 
 
 def survey(
@@ -51,6 +50,8 @@ def survey(
     return [float(c) for c in coefficients * (shares * norms).sum()]
 
 
-def merge(inputs: MergeInputs, parameters: Karcher, coefficients: list[float]) -> torch.Tensor:
-    """Return the experts' linear combination by those coefficients."""
-    return weighted_sum(inputs.tensors, coefficients, normalize=False)
+def coefficients(
+    weights: tuple[float, ...], parameters: Karcher, known: list[float]
+) -> list[float]:
+    """Return the experts' coefficients, of the tensors as they are: what the survey found."""
+    return known

@@ -35,11 +35,16 @@ def survey(
     return t
 
 
-def merge(inputs: MergeInputs, parameters: ModelStock, t: float | None) -> torch.Tensor:
-    """Return t·mean(dᵢ)."""
+def coefficients(
+    weights: tuple[float, ...], parameters: ModelStock, t: float | None
+) -> list[float] | None:
+    """Return those of t·mean(dᵢ); None where each row has a t of its own."""
+    return None if t is None else [t / len(weights)] * len(weights)
+
+
+def merge(inputs: MergeInputs, parameters: ModelStock, t: None) -> torch.Tensor:
+    """Return t·mean(dᵢ), row by row."""
     count = len(inputs.tensors)
-    if t is not None:
-        return weighted_sum(inputs.tensors, [t / count] * count, normalize=False)
     rows = inputs.tensors.flatten(2) if inputs.tensors.ndim > 2 else inputs.tensors.unsqueeze(1)
     each = _interpolation(_mean_cosine(_row_cosines(rows)), count)
     outside = int(((each < 0.0) | (each > 1.0)).sum())

@@ -37,8 +37,8 @@ class SpreadSurvey(HistogramSurvey):
 
     def add(self, inputs: MergeInputs) -> None:
         """Count a block's."""
-        (spreads,) = self.ranked(inputs)
-        self.nonzero += int(torch.count_nonzero(spreads))
+        spreads, nonzero = spread(inputs.tensors)
+        self.nonzero += nonzero
         self.histogram.add(0, spreads)
 
     def join(self, later: Self) -> None:
@@ -91,7 +91,7 @@ class SelectionSurvey(Survey):
 
     def add(self, inputs: MergeInputs) -> None:
         """Add a block's."""
-        ranked = spread(inputs.tensors)
+        ranked, _ = spread(inputs.tensors)
         self._energies += selected_energies(inputs.tensors, ranked, self._surely, inputs.start)
         for chunk in self._ranks.candidates.add(0, ranked, inputs.start):
             changes = inputs.tensors.flatten(1)[:, torch.from_numpy(chunk.offsets)]
@@ -157,9 +157,10 @@ def merge(inputs: MergeInputs, parameters: Sce, known: Known) -> torch.Tensor:
     merged, agreeing = agreeing_sum(parts, known.coefficients, weighted_votes=False, normalize=True)
     inputs.count("agreeing", agreeing)
     if known.selection is not ALL:
-        clear_unselected(merged, spread(parts), known.selection, inputs.start)
+        spreads, _ = spread(parts)
+        clear_unselected(merged, spreads, known.selection, inputs.start)
     return merged
 
 
 def _spreads(inputs: MergeInputs) -> Sequence[torch.Tensor]:
-    return [spread(inputs.tensors)]
+    return [spread(inputs.tensors)[0]]

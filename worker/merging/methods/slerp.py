@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 
-import torch
-
 from app.contract.catalogue.parameter_space import Slerp
 from worker.merging.gram import GramSurvey
-from worker.merging.interface import About, MergeInputs
+from worker.merging.interface import About
 from worker.merging.linalg.sphere import slerp_coefficients
-from worker.merging.linalg.sums import weighted_sum
 
 _LEAST_SINE = math.sqrt(1.0 - 0.9995**2)
 """Of directions closer than this (or as far from opposite) the straight line is taken."""
@@ -28,6 +25,6 @@ def survey(
     return [float(c) for c in both]
 
 
-def merge(inputs: MergeInputs, parameters: Slerp, coefficients: list[float]) -> torch.Tensor:
-    """Return the combination of the two tensors as they are, not made unit vectors."""
-    return weighted_sum(inputs.tensors, coefficients, normalize=False)
+def coefficients(weights: tuple[float, ...], parameters: Slerp, known: list[float]) -> list[float]:
+    """Return the experts' coefficients, of the tensors as they are: what the survey found."""
+    return known

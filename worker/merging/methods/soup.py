@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
 
 from app.contract.catalogue.parameter_space import Soup
-from worker.merging.interface import MergeInputs
-from worker.merging.linalg.sums import weighted_sum
+from worker.merging.linalg.sums import shares
 
 
-def merge(inputs: MergeInputs, parameters: Soup) -> torch.Tensor:
-    """Return the weighted average of the weights, or their sum where `normalize` is off."""
-    return weighted_sum(inputs.tensors, inputs.weights, normalize=parameters.normalize)
+def coefficients(weights: tuple[float, ...], parameters: Soup) -> Sequence[float]:
+    """Return wᵢ / Σ wᵢ, or wᵢ where `normalize` is off."""
+    return shares(weights, normalize=parameters.normalize)

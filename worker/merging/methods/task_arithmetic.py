@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
 
 from app.contract.catalogue.task_vector import TaskArithmetic
-from worker.merging.interface import MergeInputs
-from worker.merging.linalg.sums import weighted_sum
+from worker.merging.linalg.sums import shares
 
 
-def merge(inputs: MergeInputs, parameters: TaskArithmetic) -> torch.Tensor:
-    """Return Σ wᵢdᵢ, divided by Σ wᵢ where `normalize` is on."""
-    return weighted_sum(inputs.tensors, inputs.weights, normalize=parameters.normalize)
+def coefficients(weights: tuple[float, ...], parameters: TaskArithmetic) -> Sequence[float]:
+    """Return wᵢ, divided by Σ wᵢ where `normalize` is on."""
+    return shares(weights, normalize=parameters.normalize)

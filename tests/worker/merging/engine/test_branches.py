@@ -14,8 +14,8 @@ import torch
 from app.contract.errors import OutputOverflowError, UndefinedMergeError
 from tests.tiny_whisper import variant
 from worker.merging.engine import blocks, groups
-from worker.merging.engine.reading import TensorReader
 from worker.merging.engine.run import Job, Observer, run, run_all
+from worker.merging.kernels.reading import Sources
 from worker.merging.linalg import task_spectra
 from worker.merging.local import describe_files
 from worker.merging.methods import load
@@ -124,14 +124,20 @@ def test_inputs_are_read_as_often_for_several_merges_as_for_one(
     make_points: Callable[..., list[Job]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    reads: Counter[str] = Counter()
-    read = TensorReader.read_into
+    reads: Counter[int] = Counter()
 
-    def counted(reader: TensorReader, name: str, start: int, out: torch.Tensor) -> None:
-        reads[name] += 1
-        read(reader, name, start, out)
+    def counting(name: str) -> None:
+        real = getattr(Sources, name)
 
-    monkeypatch.setattr(TensorReader, "read_into", counted)
+        def counted(sources: Sources, start: int, *rest: Any, **options: Any) -> int:
+            reads[start] += 1
+            found: int = real(sources, start, *rest, **options)
+            return found
+
+        monkeypatch.setattr(Sources, name, counted)
+
+    for name in ("read", "combine", "add_inner_products"):
+        counting(name)
     run(make_points(method, points[:1], "one")[0])
     one = Counter(reads)
     reads.clear()
@@ -164,7 +170,7 @@ def test_lambda_costs_no_merge_of_its_own(
     make_points: Callable[..., list[Job]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     merged: list[str] = []
-    method = load("task_arithmetic")
+    method = load("dare")
 
     def counted(name: str) -> Any:
         real = load(name)
@@ -173,11 +179,11 @@ def test_lambda_costs_no_merge_of_its_own(
             merged.append(inputs.name)
             return real.merge(inputs, *rest)
 
-        return replace(real, merge=merge)
+        return replace(real, nonlinear=merge)
 
     monkeypatch.setattr(blocks, "load", counted)
     points = [{"scaling_coefficient": x / 10} for x in range(1, 11)]
-    jobs = make_points("task_arithmetic", points, "ten")
+    jobs = make_points("dare", points, "ten")
     run_all(jobs)
     assert method.survey is None
     assert max(Counter(merged).values()) == 1

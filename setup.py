@@ -1,0 +1,74 @@
+"""Compiles the kernels (worker/merging/kernels/native) when the project is built or installed.
+
+With the compiler that the build requirement `ziglang` brings, so that nothing but a package
+registry is needed; with the one that CC names, if it does.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+_NATIVE = Path("worker/merging/kernels/native")
+_MACHINE = platform.machine()
+# One build for each level of x86-64's instructions (the System V psABI's); a worker takes the best
+# that its processor runs. The results are the same to the bit.
+_LEVELS = ("v2", "v3", "v4") if _MACHINE == "x86_64" else ()
+_FLAGS = (
+    "-std=gnu17", "-O3", "-D_FILE_OFFSET_BITS=64", "-Wall", "-Wextra",
+    "-fPIC", "-shared", "-fvisibility=hidden", "-s",
+    # Each operation is rounded by itself, wherever it is run.
+    "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
+)  # fmt: skip
+_GLIBC = "2.28"
+"""The oldest that a build runs with; torch's wheels ask for the same."""
+
+
+class CompileKernels(build_ext):
+    """Builds plain shared libraries, which are loaded by ctypes: no interpreter's headers."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """Return where a library goes: its name says nothing of a Python version."""
+        return str(Path(*fullname.split("."))) + ".so"
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compile all sources into one library."""
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _, _, level = ext.name.partition(f"{_MACHINE}_")
+        command = [*_compiler(level), *_FLAGS, *ext.sources, "-lm", "-o", str(target)]
+        cache = str(Path(self.build_temp).absolute() / "zig")
+        environment = {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache, **os.environ}
+        subprocess.run(command, check=True, env=environment)
+
+
+def _compiler(level: str) -> list[str]:
+    chosen = os.environ.get("CC")
+    if not chosen and find_spec("ziglang"):
+        march = [f"-march=x86_64_{level}"] if level else []
+        target = f"{_MACHINE}-linux-gnu.{_GLIBC}"
+        zig = [sys.executable, "-m", "ziglang", "cc", "-target", target]
+        return [*zig, *march, "-fno-sanitize=all"]
+    march = [f"-march=x86-64-{level}"] if level else []
+    return [*shlex.split(chosen or "cc"), *march]
+
+
+setup(
+    ext_modules=[
+        Extension(
+            f"worker.merging.kernels.native_{suffix}",
+            sources=sorted(map(str, _NATIVE.glob("*.c"))),
+            depends=[str(_NATIVE / "kernels.h")],
+        )
+        for suffix in ([f"{_MACHINE}_{level}" for level in _LEVELS] or [_MACHINE])
+    ],
+    cmdclass={"build_ext": CompileKernels},
+)

@@ -1,0 +1,75 @@
+"""Linear combinations of inputs, Σ cᵢxᵢ, and what they become."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from worker.merging.kernels.library import INT, LONG, POINTER, address, floats, function
+
+_combine_rows = function("combine_rows", LONG, POINTER, LONG, LONG, LONG, POINTER, POINTER)
+
+
+class _Fields(ctypes.Structure):
+    _fields_ = (
+        ("coefficients", POINTER),
+        ("scales", POINTER),
+        ("outputs", LONG),
+        ("subtract", INT),
+        ("subtracted", INT),
+        ("copy_equal", INT),
+    )
+
+
+class Combination:
+    """The coefficients of a combination, and what becomes of it, as kernels take it."""
+
+    def __init__(
+        self,
+        coefficients: Sequence[float],
+        scales: Sequence[float] = (1.0,),
+        *,
+        subtract: bool,
+        subtracted: bool = False,
+        copy_equal: bool = False,
+    ) -> None:
+        """Say what to make of inputs.
+
+        With `subtract` the first of them is the base W₀, and there is a result
+        W₀ + λ·Σ cᵢ(xᵢ − W₀) for each λ in `scales`, of which to add 0 changes nothing, not even the
+        sign of a zero. With `subtracted` the others come as xᵢ − W₀. Else there is one result,
+        Σ cᵢxᵢ, or with `copy_equal` the entry itself where it has the same bits in all inputs.
+        """
+        self.outputs = len(scales)
+        # Kept, as the structure only says where they are.
+        self._coefficients, self._scales = floats(coefficients), floats(scales)
+        self._fields = _Fields(
+            ctypes.addressof(self._coefficients),
+            ctypes.addressof(self._scales),
+            len(scales),
+            subtract,
+            subtracted,
+            copy_equal,
+        )
+        self.pointer = ctypes.byref(self._fields)
+
+
+def combine_rows(
+    rows: Float[Tensor, "inputs n"],
+    start: int,
+    what: Combination,
+    results: Float[Tensor, "scales m"],
+) -> int:
+    """Fill `results` with what rows in memory combine to from their entry `start` on.
+
+    Returns FINITE if the inputs are, plus RESULT_FINITE if the results are.
+    """
+    (count, stride), width = rows.shape, results.shape[1]
+    if not 0 <= start <= stride - width:
+        raise IndexError(f"{width} entries from {start} on are not in rows of {stride}.")
+    where = address(rows) + start * rows.itemsize
+    found: int = _combine_rows(where, count, stride, width, what.pointer, address(results))
+    return found
