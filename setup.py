@@ -26,7 +26,7 @@ _FLAGS = (
     "-std=gnu17", "-O3", "-D_FILE_OFFSET_BITS=64", "-Wall", "-Wextra",
     "-fPIC", "-shared", "-fvisibility=hidden", "-s",
     # Each operation is rounded by itself, wherever it is run.
-    "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
+    "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-mprefer-vector-width=512",
 )  # fmt: skip
 _GLIBC = "2.28"
 """The oldest that a build runs with; torch's wheels ask for the same."""

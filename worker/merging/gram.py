@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import cached_property
 from typing import Self
 
-import torch
+import numpy as np
 
 from worker.merging.interface import About, MergeInputs, Survey
-from worker.merging.linalg.inner_products import add_inner_products, cosines, norms_of, rounded_list
+from worker.merging.linalg.inner_products import (
+    Doubles,
+    add_inner_products,
+    cosines,
+    described,
+    norms_of,
+    symmetric,
+)
 
 
 class GramSurvey(Survey):
     """⟨xᵢ, xⱼ⟩ over all entries of what `merge` gets, in float64."""
 
-    inner_products: torch.Tensor
+    inner_products: Doubles
 
     def __init__(self, experts: int) -> None:
-        self.inner_products = torch.zeros(experts, experts, dtype=torch.float64)
+        self.inner_products = np.zeros((experts, experts))
 
     @property
     def question(self) -> Hashable:
@@ -32,22 +40,21 @@ class GramSurvey(Survey):
         """Add those of later blocks."""
         self.inner_products += later.inner_products
 
-    @property
-    def gram(self) -> torch.Tensor:
+    @cached_property
+    def gram(self) -> Doubles:
         """⟨xᵢ, xⱼ⟩, symmetric to the bit."""
-        return self.inner_products.triu() + self.inner_products.triu(1).mT
+        return symmetric(self.inner_products)
 
-    @property
-    def norms(self) -> torch.Tensor:
+    @cached_property
+    def norms(self) -> Doubles:
         """The experts' norms."""
         return norms_of(self.gram)
 
-    @property
-    def cosines(self) -> torch.Tensor:
+    @cached_property
+    def cosines(self) -> Doubles:
         """The cosines between experts, 0 where one is zero."""
         return cosines(self.gram)
 
     def describe(self, about: About) -> None:
-        """Put norms and cosines, the experts' interference by direction, into the diagnostics."""
-        about.diagnostics["norms"] = self.norms.tolist()
-        about.diagnostics["cosines"] = rounded_list(self.cosines)
+        """Put norms and cosines into the diagnostics."""
+        about.diagnostics.update(described(self.gram))

@@ -32,7 +32,9 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from worker.merging.linalg.sums import weighted_sum
 
@@ -134,7 +136,7 @@ class Survey(ABC):
     Once joined it must not change: in a sweep it may be handed to `survey` for several points.
     """
 
-    inner_products: torch.Tensor | None = None
+    inner_products: NDArray[np.float64] | None = None
     """Of a survey that asks for the experts' inner products alone: what they are to be added to,
     the upper triangle, float64. Then the engine may add them as it reads, and not call `add`."""
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 
 from app.contract.errors import NonFiniteInputError, OutputOverflowError
@@ -26,7 +27,9 @@ from worker.merging.engine.scratch import Scratch
 from worker.merging.interface import MergeInputs, Survey
 from worker.merging.kernels import blocks
 from worker.merging.kernels.combining import Combination, combine_rows
+from worker.merging.kernels.library import ALIGNED
 from worker.merging.kernels.reading import ReadError, Sources
+from worker.merging.linalg.inner_products import Doubles, add_inner_products
 from worker.merging.methods import load
 
 
@@ -69,6 +72,9 @@ def _buffer(entries: int) -> torch.Tensor:
 class Blocks:
     """One step's tensor: its readers, its method, and buffers that all its blocks share.
 
+    `inner_products` are those of the task vectors of what was merged so far, the upper triangle;
+    None where there are none, and where a spectral method tells more of them.
+
     `branches` are to be merged: the step's own parameters serve for what is the same in all. What
     is read stays in memory for later surveys and the merge if it is small and `again` says that it
     will be asked for again.
@@ -99,7 +105,8 @@ class Blocks:
         self._readers = [inputs.reference] if self._keep else list(inputs.experts)
         if has_base and inputs.base is not None:
             self._readers.insert(0, inputs.base)
-        self._sources = Sources([reader.place(step.name) for reader in self._readers])
+        places = [reader.place(step.name) for reader in self._readers]
+        self._sources = Sources(places, subtract=self._subtracts)
         self._combinations: list[Sequence[float] | None] | None = None
         piece, self._block_shape = piece_of(step)
         self.width = piece * max(1, BLOCK_ENTRIES // piece)
@@ -109,6 +116,10 @@ class Blocks:
         if not self._stays:
             entries = len(self._readers) * min(self.width, step.target.numel)
         self._buffer = _buffer(entries)
+        whole = self._spectral and len(step.target.shape) == 2
+        described = self._subtracts and not whole
+        experts = len(inputs.experts)
+        self.inner_products = np.zeros((experts, experts)) if described else None
         # One a branch, in their order: a method notes in it what it has to say.
         self.merge_inputs = [
             MergeInputs(
@@ -133,16 +144,14 @@ class Blocks:
             survey.add(self.merge_inputs[0])
         return equal
 
-    def _add_inner_products(self, start: int, stop: int, grams: Sequence[torch.Tensor]) -> bool:
+    def _add_inner_products(self, start: int, stop: int, grams: Sequence[Doubles]) -> bool:
         """Add what the experts' inner products are as they are read; say whether all are equal."""
-        gram = torch.zeros_like(grams[0])
+        gram = np.zeros_like(grams[0])
         if self._stays:
             _, equal = self._task_vectors(start, stop, gram)
         else:
             with self._reading():
-                found = self._sources.add_inner_products(
-                    start, stop, gram, subtract=self._subtracts
-                )
+                found = self._sources.add_inner_products(start, stop, gram)
             equal = self._checked(found, start, stop)
         for total in grams:
             total += gram
@@ -164,7 +173,10 @@ class Blocks:
         if len(coefficients) == 1 and coefficients[0] and start not in self._prepared:
             yield from self._combined(self._branches[0], coefficients[0], start, stop, None)
             return
-        rows, equal = self._task_vectors(start, stop)
+        fresh = start not in self._prepared
+        rows, equal = self._task_vectors(start, stop, self.inner_products if fresh else None)
+        if self.inner_products is not None and not fresh:
+            add_inner_products(rows[1:], self.inner_products)
         handed_over = False
         for branch, inputs, linear in zip(
             self._branches, self.merge_inputs, coefficients, strict=True
@@ -214,7 +226,7 @@ class Blocks:
             for row, numbers in zip(rows, outputs.values(), strict=True):
                 with naming(self._inputs.points, numbers):
                     self._rounded(row)
-        for row, numbers in zip(results, outputs.values(), strict=True):
+        for row, numbers in zip(results.unbind(), outputs.values(), strict=True):
             yield numbers, place, row
 
     def _combined(
@@ -231,24 +243,24 @@ class Blocks:
         what = Combination(
             coefficients,
             scales,
-            subtract=self._subtracts,
-            subtracted=rows is not None,
+            subtracted=self._subtracts,
             copy_equal=not self._subtracts and self._copies_equal_inputs(branch),
         )
-        width = max(1, _RESULT_ENTRIES // len(scales))
+        width = max(1, _RESULT_ENTRIES // len(scales) // ALIGNED) * ALIGNED
         for first in range(start, stop, width):
             last = min(first + width, stop)
             results = _RESULTS.take(len(scales) * (last - first)).view(len(scales), -1)
             if rows is None:
                 with self._reading():
-                    found = self._sources.combine(first, what, results)
+                    found = self._sources.combine(first, what, results, self.inner_products)
                 self._checked(found, first, last)
+                finite = bool(found & blocks.RESULT_FINITE)
             else:
-                found = combine_rows(rows, first - start, what, results)
-            yield from self._stored(outputs, results, bool(found & blocks.RESULT_FINITE), first)
+                finite = combine_rows(rows, first - start, what, results)
+            yield from self._stored(outputs, results, finite, first)
 
     def _task_vectors(
-        self, start: int, stop: int, gram: torch.Tensor | None = None
+        self, start: int, stop: int, gram: Doubles | None = None
     ) -> tuple[torch.Tensor, bool]:
         """Return the base, if there is one, and under it task vectors, or whole experts.
 
@@ -259,7 +271,7 @@ class Blocks:
         if start in self._prepared:
             return rows, self._prepared[start]
         with self._reading():
-            found = self._sources.read(start, rows, subtract=self._subtracts, gram=gram)
+            found = self._sources.read(start, rows, gram)
         equal = self._checked(found, start, stop)
         if self._stays:
             self._prepared[start] = equal
@@ -273,8 +285,9 @@ class Blocks:
     def _read(self, start: int, stop: int) -> torch.Tensor:
         """Return the entries as they are."""
         rows = self._rows(start, stop)
+        places = [reader.place(self._step.name) for reader in self._readers]
         with self._reading():
-            self._sources.read(start, rows)
+            Sources(places, subtract=False).read(start, rows)
         return rows
 
     @contextmanager

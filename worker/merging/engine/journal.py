@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ class Entry:
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[Mapping[str, str], ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
+    inner_products: Sequence[Sequence[float]] = ()
+    """Of the task vectors there, the upper triangle; nothing where they are not gathered."""
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -53,6 +55,7 @@ class Journal:
             "diagnostics": entry.diagnostics,
             "warnings": list(entry.warnings),
             "counts": entry.counts,
+            "inner_products": entry.inner_products,
         }
         self._append(document)
 
@@ -89,6 +92,7 @@ def read_journal(path: Path, origin: Mapping[str, str]) -> Iterator[Entry]:
                 found["diagnostics"],
                 tuple(found["warnings"]),
                 found["counts"],
+                found["inner_products"],
             )
         except (ValueError, KeyError, TypeError):
             return

@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import Any
 
+import numpy as np
 import torch
 
 from app.contract.errors import IncompatibleCheckpointError, OutOfMemoryError
@@ -30,6 +31,7 @@ from worker.merging.engine.journal import Entry
 from worker.merging.engine.reading import TensorReader
 from worker.merging.engine.steps import copy_stretch, merge_stretch, survey_stretch
 from worker.merging.engine.writing import OutputWriter
+from worker.merging.linalg.inner_products import Doubles, described, symmetric
 
 # What torch's CPU allocator says, on Linux and elsewhere.
 _ALLOCATION_FAILED = re.compile(r"can't allocate memory|not enough memory", re.IGNORECASE)
@@ -360,9 +362,14 @@ def _diagnostics(
 ) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = {step.name: {} for step in steps}
     counts: dict[str, Counter[str]] = {step.name: Counter() for step in steps}
+    products: dict[str, Doubles] = {}
     for entry in _in_order(steps, entries):
         found[entry.name].update(entry.diagnostics)
         counts[entry.name].update(entry.counts)
+        if entry.inner_products:
+            products[entry.name] = products.get(entry.name, 0.0) + np.array(entry.inner_products)
+    for name, upper in products.items():
+        found[name].update(described(symmetric(upper)))
     tensors = {
         step.name: {
             "method": step.assignment.method,

@@ -68,6 +68,7 @@ def merge_stretch(
             for number in numbers:
                 writers[number].write(step.name, place, values, digests[number])
     entries: dict[int, Entry] = {}
+    products = [] if blocks.inner_products is None else blocks.inner_products.tolist()
     for branch, said in zip(branches, blocks.merge_inputs, strict=True):
         warnings = tuple({"code": w.code, "message": w.message} for w in said.warnings)
         for number in branch.numbers:
@@ -77,6 +78,7 @@ def merge_stretch(
                 said.diagnostics,
                 warnings,
                 said.counts,
+                products,
             )
     return [entries[number] for number in range(len(writers))]
 

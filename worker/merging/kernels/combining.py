@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worker.merging.kernels.library import INT, LONG, POINTER, address, floats, function
 
-_combine_rows = function("combine_rows", LONG, POINTER, LONG, LONG, LONG, POINTER, POINTER)
+_combine_rows = function("combine_rows", INT, POINTER, LONG, LONG, LONG, POINTER, POINTER)
 
 
 class _Fields(ctypes.Structure):
@@ -18,7 +18,6 @@ class _Fields(ctypes.Structure):
         ("coefficients", POINTER),
         ("scales", POINTER),
         ("outputs", LONG),
-        ("subtract", INT),
         ("subtracted", INT),
         ("copy_equal", INT),
     )
@@ -32,16 +31,15 @@ class Combination:
         coefficients: Sequence[float],
         scales: Sequence[float] = (1.0,),
         *,
-        subtract: bool,
-        subtracted: bool = False,
+        subtracted: bool,
         copy_equal: bool = False,
     ) -> None:
         """Say what to make of inputs.
 
-        With `subtract` the first of them is the base W₀, and there is a result
-        W₀ + λ·Σ cᵢ(xᵢ − W₀) for each λ in `scales`, of which to add 0 changes nothing, not even the
-        sign of a zero. With `subtracted` the others come as xᵢ − W₀. Else there is one result,
-        Σ cᵢxᵢ, or with `copy_equal` the entry itself where it has the same bits in all inputs.
+        With `subtracted` the first of them is the base W₀, the others are xᵢ − W₀, and there is a
+        result W₀ + λ·Σ cᵢ(xᵢ − W₀) for each λ in `scales`, of which to add 0 changes nothing, not
+        even the sign of a zero. Else there is one result, Σ cᵢxᵢ, or with `copy_equal` the entry
+        itself where it has the same bits in all inputs.
         """
         self.outputs = len(scales)
         # Kept, as the structure only says where they are.
@@ -50,7 +48,6 @@ class Combination:
             ctypes.addressof(self._coefficients),
             ctypes.addressof(self._scales),
             len(scales),
-            subtract,
             subtracted,
             copy_equal,
         )
@@ -62,14 +59,10 @@ def combine_rows(
     start: int,
     what: Combination,
     results: Float[Tensor, "scales m"],
-) -> int:
-    """Fill `results` with what rows in memory combine to from their entry `start` on.
-
-    Returns FINITE if the inputs are, plus RESULT_FINITE if the results are.
-    """
+) -> bool:
+    """Fill `results` with what rows combine to from entry `start` on; say if all is finite."""
     (count, stride), width = rows.shape, results.shape[1]
     if not 0 <= start <= stride - width:
         raise IndexError(f"{width} entries from {start} on are not in rows of {stride}.")
     where = address(rows) + start * rows.itemsize
-    found: int = _combine_rows(where, count, stride, width, what.pointer, address(results))
-    return found
+    return bool(_combine_rows(where, count, stride, width, what.pointer, address(results)))

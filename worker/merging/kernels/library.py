@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+ALIGNED = 2**14
+"""Kernels sum in chunks: blocks of a multiple of this many entries are summed as one would be."""
+
 Array = torch.Tensor | NDArray[Any]
 FLOAT, DOUBLE, INT, LONG = ctypes.c_float, ctypes.c_double, ctypes.c_int32, ctypes.c_int64
 POINTER = ctypes.c_void_p

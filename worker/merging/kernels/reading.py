@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.merging.kernels.combining import Combination
@@ -19,10 +22,12 @@ class _Source(ctypes.Structure):
     _fields_ = (("descriptor", INT), ("dtype", INT), ("offset", LONG))
 
 
-_ROWS = (POINTER, LONG, LONG, LONG)
-_read_rows = function("read_rows", LONG, *_ROWS, INT, POINTER, POINTER)
-_read_gram = function("read_gram", LONG, *_ROWS, INT, POINTER)
-_read_combined = function("read_combined", LONG, *_ROWS, POINTER, POINTER)
+class _Inputs(ctypes.Structure):
+    _fields_ = (("sources", POINTER), ("count", LONG), ("subtract", INT), ("gram", POINTER))
+
+
+_read_rows = function("read_rows", LONG, POINTER, LONG, LONG, POINTER)
+_read_combined = function("read_combined", LONG, POINTER, LONG, LONG, POINTER, POINTER)
 
 
 class ReadError(Exception):
@@ -34,51 +39,57 @@ class ReadError(Exception):
 
 
 class Sources:
-    """A tensor's entries in several files: where they begin, and the dtypes they are stored in."""
+    """A tensor's entries in several files: where they begin, and the dtypes they are stored in.
 
-    def __init__(self, places: Sequence[tuple[int, torch.dtype, int]]) -> None:
-        """Take for each input its file's descriptor, its dtype, and the offset in bytes."""
+    What is read says FINITE if all entries are, EQUAL if all inputs have the same bits. Half
+    precision is widened exactly, float64 is rounded. Reads raise ReadError.
+    """
+
+    def __init__(self, places: Sequence[tuple[int, torch.dtype, int]], *, subtract: bool) -> None:
+        """Take for each input its file's descriptor, its dtype, and the offset in bytes.
+
+        With `subtract` the first is the base, and subtracted from the others as they are read.
+        """
         listed = [
             _Source(descriptor, _DTYPES[dtype], offset) for descriptor, dtype, offset in places
         ]
         self._sources = (_Source * len(listed))(*listed)
+        self._subtract = subtract
 
     def read(
-        self,
-        start: int,
-        rows: Float[Tensor, "inputs n"],
-        *,
-        subtract: bool = False,
-        gram: Float[Tensor, "experts experts"] | None = None,
+        self, start: int, rows: Float[Tensor, "inputs n"], gram: NDArray[np.float64] | None = None
     ) -> int:
         """Fill `rows` with the entries from `start` on; return FINITE and EQUAL, as they hold.
 
-        With `subtract`, the first row is then subtracted from the others. To the upper triangle of
-        `gram` are added the rows' inner products, without that of what was subtracted. Half
-        precision is widened exactly, float64 is rounded. Raises ReadError.
+        To the upper triangle of `gram` are added the rows' inner products, without that of what
+        was subtracted.
         """
-        where = None if gram is None else address(gram, torch.float64)
-        count, width = rows.shape
-        return _checked(
-            _read_rows(self._sources, count, start, width, subtract, address(rows), where)
-        )
+        inputs = self._inputs(gram)
+        return _checked(_read_rows(inputs, start, rows.shape[1], address(rows)))
 
-    def add_inner_products(
-        self, start: int, stop: int, gram: Float[Tensor, "experts experts"], *, subtract: bool
+    def add_inner_products(self, start: int, stop: int, gram: NDArray[np.float64]) -> int:
+        """Add to `gram` what `read` would; the entries are kept nowhere."""
+        inputs = self._inputs(gram)
+        return _checked(_read_combined(inputs, start, stop - start, None, None))
+
+    def combine(
+        self,
+        start: int,
+        what: Combination,
+        results: Float[Tensor, "scales n"],
+        gram: NDArray[np.float64] | None = None,
     ) -> int:
-        """Add to the upper triangle of `gram` what `read` would; the entries are kept nowhere."""
-        count, where = len(self._sources), address(gram, torch.float64)
-        return _checked(_read_gram(self._sources, count, start, stop - start, subtract, where))
+        """Fill `results` with what the inputs combine to from `start` on; `gram` is as for `read`.
 
-    def combine(self, start: int, what: Combination, results: Float[Tensor, "scales n"]) -> int:
-        """Fill `results` with what the inputs combine to from `start` on.
-
-        Returns FINITE if the inputs are, RESULT_FINITE if the results are. Raises ReadError.
+        Returns FINITE and EQUAL, as they hold, and RESULT_FINITE if the results are.
         """
-        count, width = len(self._sources), results.shape[1]
-        return _checked(
-            _read_combined(self._sources, count, start, width, what.pointer, address(results))
-        )
+        inputs, width = self._inputs(gram), results.shape[1]
+        return _checked(_read_combined(inputs, start, width, what.pointer, address(results)))
+
+    def _inputs(self, gram: NDArray[np.float64] | None) -> Any:
+        where = None if gram is None else address(gram, np.float64)
+        sources = ctypes.addressof(self._sources)
+        return ctypes.byref(_Inputs(sources, len(self._sources), self._subtract, where))
 
 
 def _checked(answer: int) -> int:

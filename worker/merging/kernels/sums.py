@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.merging.kernels.library import LONG, POINTER, address, floats, function
@@ -21,8 +22,6 @@ def weighted_sum(
     _weighted_sum(address(tensors), *tensors.shape, floats(weights), address(result))
 
 
-def add_inner_products(
-    tensors: Float[Tensor, "experts n"], gram: Float[Tensor, "experts experts"]
-) -> None:
+def add_inner_products(tensors: Float[Tensor, "experts n"], gram: NDArray[np.float64]) -> None:
     """Add ⟨xᵢ, xⱼ⟩ to the upper triangle of `gram`; products of float32 are exact in float64."""
-    _add_inner_products(address(tensors), *tensors.shape, address(gram, torch.float64))
+    _add_inner_products(address(tensors), *tensors.shape, address(gram, np.float64))

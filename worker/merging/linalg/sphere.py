@@ -11,10 +11,9 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
-from torch import Tensor
+
+from worker.merging.linalg.inner_products import Doubles
 
 _FLOOR = 2.0**-22
 """Beside 1, what float32 unit vectors that cancel leave behind."""
@@ -27,20 +26,20 @@ class Antipodal(Exception):  # noqa: N818 - a case of the mathematics; callers n
 class KarcherMean(NamedTuple):
     """Coefficients of the mean direction over the unit vectors, and how it was reached."""
 
-    coefficients: Float[Tensor, " n"]
+    coefficients: Float[Doubles, " n"]
     iterations: int
     tangent_norm: float
 
 
 def karcher_mean(
-    cosines: Float[Tensor, "n n"], weights: Float[Tensor, " n"], *, max_iter: int, tol: float
+    cosines: Float[Doubles, "n n"], weights: Float[Doubles, " n"], *, max_iter: int, tol: float
 ) -> KarcherMean:
     """Return the Riemannian mean of unit vectors (weights add up to 1); raises Antipodal.
 
     Angles are twice the arc sine of half the chord: the arc cosine of a cosine near 1 keeps half
     of its digits at most.
     """
-    shares, gram = weights.numpy(), cosines.numpy()
+    shares, gram = weights, cosines
     mean, identity = shares.copy(), np.eye(len(shares))
     length = _lengths(mean, gram)
     if length < max(tol, _FLOOR) * np.abs(shares).sum():
@@ -56,37 +55,37 @@ def karcher_mean(
         tangent = factors - (factors * (1.0 - chords * chords / 2.0)).sum() * mean
         tangent_norm = float(_lengths(tangent, gram))
         if tangent_norm < tol:
-            return KarcherMean(torch.from_numpy(mean), iteration, tangent_norm)
+            return KarcherMean(mean, iteration, tangent_norm)
         step = math.sin(tangent_norm) / tangent_norm
         mean = math.cos(tangent_norm) * mean + step * tangent
         mean /= _lengths(mean, gram)
-    return KarcherMean(torch.from_numpy(mean), max_iter, tangent_norm)
+    return KarcherMean(mean, max_iter, tangent_norm)
 
 
 def mean_direction(
-    cosines: Float[Tensor, "n n"], weights: Float[Tensor, " n"]
-) -> Float[Tensor, " n"]:
+    cosines: Float[Doubles, "n n"], weights: Float[Doubles, " n"]
+) -> Float[Doubles, " n"]:
     """Return the coefficients of Σ wᵢuᵢ at length 1; raises Antipodal where it vanishes."""
-    length = float(_lengths(weights.numpy(), cosines.numpy()))
-    if length <= _FLOOR * float(weights.abs().sum()):
+    length = float(_lengths(weights, cosines))
+    if length <= _FLOOR * float(np.abs(weights).sum()):
         raise Antipodal
     return weights / length
 
 
 def slerp_coefficients(
-    cosines: Float[Tensor, "*batch"], t: float, *, least_sine: float
-) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+    cosines: Float[Doubles, "*batch"], t: float, *, least_sine: float
+) -> tuple[Float[Doubles, "*batch"], Float[Doubles, "*batch"]]:
     """Return sin((1−t)θ)/sin θ and sin(tθ)/sin θ; 1−t and t where sin θ is at most `least_sine`."""
-    angles = 2.0 * torch.atan2((1.0 - cosines).sqrt(), (1.0 + cosines).sqrt())
-    sines = angles.sin()
+    angles = 2.0 * np.arctan2(np.sqrt(1.0 - cosines), np.sqrt(1.0 + cosines))
+    sines = np.sin(angles)
     straight = sines <= least_sine
-    safe = torch.where(straight, 1.0, sines)
-    first = torch.where(straight, 1.0 - t, ((1.0 - t) * angles).sin() / safe)
-    second = torch.where(straight, t, (t * angles).sin() / safe)
+    safe = np.where(straight, 1.0, sines)
+    first = np.where(straight, 1.0 - t, np.sin((1.0 - t) * angles) / safe)
+    second = np.where(straight, t, np.sin(t * angles) / safe)
     return first, second
 
 
-def _lengths(coefficients: NDArray[np.float64], cosines: NDArray[np.float64]) -> Any:
+def _lengths(coefficients: Doubles, cosines: Doubles) -> Any:
     """Return the length of each row, without losing that of a small difference of long vectors.
 
     cᵀGc is (Σc)² + cᵀ(G − 1)c, and the entries of G − 1 are small where the vectors are close.

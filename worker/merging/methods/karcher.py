@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-import torch
+import numpy as np
 
 from app.contract.catalogue.parameter_space import Karcher
 from app.contract.errors import UndefinedMergeError
@@ -21,13 +21,13 @@ def survey(
         return GramSurvey(about.experts)
     finished.describe(about)
     norms = finished.norms
-    shares = torch.tensor(about.weights, dtype=torch.float64) / math.fsum(about.weights)
+    shares = np.array(about.weights) / math.fsum(about.weights)
     # Beside the largest: a small tensor has a direction as good as a large one's.
-    directed = (norms > parameters.tol * norms.max()).nonzero().squeeze(1)
+    directed = np.flatnonzero(norms > parameters.tol * norms.max())
     if not len(directed):
         return [0.0] * about.experts
     chosen = shares[directed]
-    if abs(float(chosen.sum())) <= 1e-9 * float(chosen.abs().sum()):
+    if abs(float(chosen.sum())) <= 1e-9 * float(np.abs(chosen).sum()):
         raise UndefinedMergeError(
             f"{about.name}: the weights of the checkpoints in which it is not zero add up to 0, "
             "and karcher divides by their sum. Change the weights."
@@ -45,9 +45,10 @@ def survey(
             "mean is not defined. Use a rule to give this tensor another method."
         ) from None
     about.diagnostics.update(iterations=mean.iterations, tangent_norm=mean.tangent_norm)
-    coefficients = torch.zeros_like(norms)
-    coefficients[directed] = mean.coefficients / norms[directed]
-    return [float(c) for c in coefficients * (shares * norms).sum()]
+    found = np.zeros_like(norms)
+    found[directed] = mean.coefficients / norms[directed]
+    listed: list[float] = (found * (shares * norms).sum()).tolist()
+    return listed
 
 
 def coefficients(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from app.contract.catalogue.parameter_space import ModelStock
 from worker.merging.gram import GramSurvey
 from worker.merging.interface import About, MergeInputs, MergeWarning
-from worker.merging.linalg.inner_products import cosines
+from worker.merging.linalg.inner_products import Doubles, cosines
 from worker.merging.linalg.sums import weighted_sum
 
 _SINGULAR = 1e-6
@@ -46,7 +47,7 @@ def merge(inputs: MergeInputs, parameters: ModelStock, t: None) -> torch.Tensor:
     """Return t·mean(dᵢ), row by row."""
     count = len(inputs.tensors)
     rows = inputs.tensors.flatten(2) if inputs.tensors.ndim > 2 else inputs.tensors.unsqueeze(1)
-    each = _interpolation(_mean_cosine(_row_cosines(rows)), count)
+    each = torch.from_numpy(_interpolation(_mean_cosine(_row_cosines(rows)), count))
     outside = int(((each < 0.0) | (each > 1.0)).sum())
     inputs.count("rows", len(each))
     inputs.count("rows_with_t_outside_unit_interval", outside)
@@ -57,21 +58,22 @@ def merge(inputs: MergeInputs, parameters: ModelStock, t: None) -> torch.Tensor:
     return mean.mul_(each.float().unsqueeze(-1)).view(inputs.tensors.shape[1:])
 
 
-def _row_cosines(rows: torch.Tensor) -> torch.Tensor:
+def _row_cosines(rows: torch.Tensor) -> Doubles:
     """Return the cosines between experts, row by row: (rows, experts, experts), float64."""
     by_row = rows.transpose(0, 1).double()
-    return cosines(by_row @ by_row.mT)
+    return cosines((by_row @ by_row.mT).numpy())
 
 
-def _mean_cosine(matrix: torch.Tensor) -> torch.Tensor:
+def _mean_cosine(matrix: Doubles) -> Doubles:
     """Return the mean over the pairs."""
     count = matrix.shape[-1]
-    first, second = torch.triu_indices(count, count, offset=1)
-    return matrix[..., first, second].mean(-1)
+    first, second = np.triu_indices(count, 1)
+    mean: Doubles = matrix[..., first, second].mean(-1)
+    return mean
 
 
-def _interpolation(cosine: torch.Tensor, count: int) -> torch.Tensor:
+def _interpolation(cosine: Doubles, count: int) -> Doubles:
     """Return t, 0 where its denominator vanishes."""
     denominator = 1.0 + (count - 1) * cosine
-    singular = denominator.abs() < _SINGULAR
-    return torch.where(singular, 0.0, count * cosine / torch.where(singular, 1.0, denominator))
+    singular = np.abs(denominator) < _SINGULAR
+    return np.where(singular, 0.0, count * cosine / np.where(singular, 1.0, denominator))

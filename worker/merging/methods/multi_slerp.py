@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
-import torch
+import numpy as np
 
 from app.contract.catalogue.parameter_space import MultiSlerp
 from app.contract.errors import UndefinedMergeError
 from worker.merging.gram import GramSurvey
 from worker.merging.interface import About
+from worker.merging.linalg.inner_products import inverses
 from worker.merging.linalg.sphere import Antipodal, mean_direction
 
 
@@ -25,20 +26,21 @@ def survey(
         return GramSurvey(about.experts)
     finished.describe(about)
     norms = finished.norms
-    shares = torch.tensor(about.weights, dtype=torch.float64) / math.fsum(about.weights)
-    inverse = torch.where(norms > 0.0, 1.0 / norms, 0.0)
+    shares = np.array(about.weights) / math.fsum(about.weights)
+    inverse = inverses(norms)
     if not inverse.any():
         return [0.0] * about.experts
     try:
-        direction = mean_direction(finished.cosines, torch.where(norms > 0.0, shares, 0.0))
+        direction = mean_direction(finished.cosines, np.where(norms > 0.0, shares, 0.0))
     except Antipodal:
         if about.experts == 2:
-            return [float(share) for share in shares]
+            return [weight / math.fsum(about.weights) for weight in about.weights]
         raise UndefinedMergeError(
             f"{about.name}: the checkpoints' directions cancel, so their average has none. Change "
             "the weights, or use a rule to give this tensor another method."
         ) from None
-    return [float(c) for c in direction * inverse * (shares * norms).sum()]
+    found: list[float] = (direction * inverse * (shares * norms).sum()).tolist()
+    return found
 
 
 def coefficients(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Self
 
+import numpy as np
 import torch
 
 from app.contract.catalogue.parameter_space import NuSlerp
 from worker.merging.gram import GramSurvey
 from worker.merging.interface import About, MergeInputs, Survey
-from worker.merging.linalg.inner_products import cosines
+from worker.merging.linalg.inner_products import Doubles, cosines
 from worker.merging.linalg.sphere import slerp_coefficients
 
 _LEAST_SINE = 1e-7
@@ -24,7 +25,7 @@ class ColumnSurvey(Survey):
     """The inner products of the vectors along the first axis: the Gram matrix of each column."""
 
     def __init__(self, columns: tuple[int, ...]) -> None:
-        self.gram = torch.zeros(*columns, 2, 2, dtype=torch.float64)
+        self.gram = np.zeros((*columns, 2, 2))
 
     @property
     def question(self) -> Hashable:
@@ -33,7 +34,7 @@ class ColumnSurvey(Survey):
 
     def add(self, inputs: MergeInputs) -> None:
         """Add those of a block of rows."""
-        self.gram += _grams(inputs.tensors, 0).cpu()
+        self.gram += _grams(inputs.tensors, 0)
 
     def join(self, later: Self) -> None:
         """Add those of later rows."""
@@ -65,13 +66,15 @@ def merge(
     return (inputs.tensors[0] * first).addcmul_(inputs.tensors[1], second)
 
 
-def _grams(tensors: torch.Tensor, axis: int) -> torch.Tensor:
+def _grams(tensors: torch.Tensor, axis: int) -> Doubles:
     """Return the two tensors' Gram matrices of the vectors along an axis: (..., 2, 2), float64."""
     wide = tensors.double()
     products = torch.stack([(wide[i] * wide[j]).sum(axis) for i, j in _PAIRS], -1)
-    return products.view(*products.shape[:-1], 2, 2)
+    return products.view(*products.shape[:-1], 2, 2).numpy()
 
 
-def _coefficients(grams: torch.Tensor, weights: tuple[float, ...]) -> Coefficients:
+def _coefficients(grams: Doubles, weights: tuple[float, ...]) -> Coefficients:
     t = weights[1] / (weights[0] + weights[1])
-    return slerp_coefficients(cosines(grams)[..., 0, 1], t, least_sine=_LEAST_SINE)
+    cosine = cosines(grams)[..., 0, 1]
+    first, second = slerp_coefficients(cosine, t, least_sine=_LEAST_SINE)
+    return torch.as_tensor(first), torch.as_tensor(second)

@@ -20,9 +20,9 @@ def survey(
     if finished is None:
         return GramSurvey(about.experts)
     finished.describe(about)
-    cosine = finished.cosines[0, 1]
+    cosine = finished.cosines[0, 1:2]
     both = slerp_coefficients(cosine, parameters.t, least_sine=_LEAST_SINE)
-    return [float(c) for c in both]
+    return [float(c[0]) for c in both]
 
 
 def coefficients(weights: tuple[float, ...], parameters: Slerp, known: list[float]) -> list[float]:

@@ -83,10 +83,11 @@ EXPORT void competition_mean(const float *tensors, int64_t count, int64_t width,
             float low = lows[i], high = highs[i], bottom = bottoms[i], span = tops[i] - bottom;
             if (high <= low || span <= 0.0f) continue;
             const float *row = tensors + i * width + start;
+            float share = 1.0f / span;
             score(row, total, chunk, low, high, (float)count, linear, scores);
             for (int64_t j = 0; j < chunk; j++) {
                 float scale = scores[j] - bottom;
-                scale = (scale > 0.0f ? scale : 0.0f) / span;
+                scale = (scale > 0.0f ? scale : 0.0f) * share;
                 float size = __builtin_fabsf(row[j]);
                 size = size < low ? low : size > high ? high : size;
                 float sign = row[j] > 0.0f ? size : row[j] < 0.0f ? -size : 0.0f;

@@ -14,10 +14,11 @@
 #define EXPORT __attribute__((visibility("default")))
 
 // Entries of one row that are worked on at a time: some rows of them stay in the first cache.
-enum { CHUNK = 1024, LANES = 16 };
+enum { CHUNK = 1024, LANES = 8 };
 
-// Flags of what was found in a block.
-enum { FINITE = 1, EQUAL = 2 };
+// Flags of what was found in a block: all entries are finite, all inputs have the same bits, and what
+// was made of them is finite.
+enum { FINITE = 1, EQUAL = 2, RESULT_FINITE = 4 };
 
 // All of a float32's exponent bits are set in infinity and NaN only.
 #define EXPONENT ((int32_t)0x7F800000)
@@ -25,6 +26,23 @@ enum { FINITE = 1, EQUAL = 2 };
 
 typedef float floats __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef double doubles __attribute__((vector_size(8 * LANES), aligned(8)));
+
+// Σ cᵢxᵢ and what it becomes.
+//
+// With `subtracted` the first row is the base W₀, the others are xᵢ − W₀, and there is a result
+// W₀ + λ·Σ cᵢ(xᵢ − W₀) for each λ in `scales`, of which to add 0 changes nothing. Else the result is
+// the sum, or with `copy_equal` the entry itself where it has the same bits in all rows.
+typedef struct {
+    const float *coefficients;
+    const float *scales;
+    int64_t outputs;
+    int32_t subtracted;
+    int32_t copy_equal;
+} Combination;
+
+// Write what rows `stride` apart combine to into results `apart`; say whether all is finite.
+bool combine_block(const float *rows, int64_t count, int64_t stride, int64_t width,
+                   const Combination *what, float *results, int64_t apart);
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }

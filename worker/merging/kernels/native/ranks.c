@@ -121,8 +121,13 @@ EXPORT int64_t find_sizes_outside(const float *values, int64_t width, float low,
 
 // Return the largest value; there must be one.
 EXPORT float largest(const float *values, int64_t width) {
-    float found = values[0];
-    for (int64_t j = 0; j < width; j++) found = values[j] > found ? values[j] : found;
+    float lanes[LANES * 4], found = values[0];
+    int64_t step = LANES * 4, even = width - width % step;
+    for (int l = 0; l < step; l++) lanes[l] = found;
+    for (int64_t j = 0; j < even; j += step)
+        for (int l = 0; l < step; l++) lanes[l] = values[j + l] > lanes[l] ? values[j + l] : lanes[l];
+    for (int64_t j = even; j < width; j++) found = values[j] > found ? values[j] : found;
+    for (int l = 0; l < step; l++) found = lanes[l] > found ? lanes[l] : found;
     return found;
 }
 

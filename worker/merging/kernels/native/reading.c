@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "combining.h"
+#include "kernels.h"
 
 // Where an input's entries begin, and how they are stored.
 typedef struct {
@@ -11,6 +11,10 @@ typedef struct {
     int32_t dtype;
     int64_t offset;
 } Source;
+
+// Entries of an input that are read at a time: what a read costs beside its bytes is little, and a
+// few inputs' pieces stay in a core's share of the cache.
+enum { PIECE = 16384 };
 
 enum { FLOAT32, FLOAT16, BFLOAT16, FLOAT64 };
 
@@ -55,73 +59,61 @@ static int64_t read_entries(const Source *source, int64_t start, int64_t count,
 // What a caller is told of a read that failed: whose it was, and why.
 static inline int64_t failure(int64_t input, int64_t failed) { return -(failed << 32 | input); }
 
-// Read entries `start` and on of each input into a row of `rows`; return what `inspect` says.
+// Inputs that are read together: the first is subtracted from the others if `subtract` says so, and
+// the inner products of the rows, without that of what was subtracted, are added to `gram`, unless it
+// is NULL.
+typedef struct {
+    const Source *sources;
+    int64_t count;
+    int32_t subtract;
+    double *gram;
+} Inputs;
+
+// Read at most a piece's entries into rows `stride` apart; return what they hold.
 //
-// With `subtract` the first row is subtracted from the others. `gram`, if it is there, is added the
-// inner products of the rows, without that of what is subtracted. Of a read that failed, return
+// FINITE if all entries are, EQUAL if all inputs have the same bits. Of a read that failed, return
 // −((errno + 1)·2³² + the input's number); errno is 0 where the file ends.
-EXPORT int64_t read_rows(const Source *sources, int64_t count, int64_t start, int64_t width,
-                         int32_t subtract, float *rows, double *gram) {
-    int64_t piece = piece_of(count), seen = FINITE | EQUAL;
-    for (int64_t first = 0; first < width; first += piece) {
-        int64_t here = least(piece, width - first);
-        for (int64_t i = 0; i < count; i++) {
-            int64_t failed = read_entries(sources + i, start + first, here,
-                                          rows + i * width + first);
-            if (failed) return failure(i, failed);
-        }
-        float *block = rows + first;
-        seen &= subtract ? subtract_rows(block, count, width, here)
-                         : inspect_rows(block, count, width, here);
-        if (gram) gram_of(block + subtract * width, count - subtract, width, here, gram);
+static int64_t read_piece(const Inputs *inputs, int64_t start, int64_t width, float *rows,
+                          int64_t stride) {
+    int64_t count = inputs->count, first = inputs->subtract != 0;
+    for (int64_t i = 0; i < count; i++) {
+        int64_t failed = read_entries(inputs->sources + i, start, width, rows + i * stride);
+        if (failed) return failure(i, failed);
+    }
+    int64_t seen = first ? subtract_rows(rows, count, stride, width)
+                         : inspect_rows(rows, count, stride, width);
+    if (inputs->gram) gram_of(rows + first * stride, count - first, stride, width, inputs->gram);
+    return seen;
+}
+
+// Read entries `start` and on of each input into a row of `rows`; return what `read_piece` does.
+EXPORT int64_t read_rows(const Inputs *inputs, int64_t start, int64_t width, float *rows) {
+    int64_t piece = piece_of(inputs->count), seen = FINITE | EQUAL;
+    for (int64_t from = 0; from < width && seen >= 0; from += piece) {
+        int64_t here = least(piece, width - from);
+        int64_t found = read_piece(inputs, start + from, here, rows + from, width);
+        seen = found < 0 ? found : seen & found;
     }
     return seen;
 }
 
-// Add the inner products of entries `start` and on to `gram`, which are read as `read_rows` does but
-// kept nowhere; return what it does.
-EXPORT int64_t read_gram(const Source *sources, int64_t count, int64_t start, int64_t width,
-                         int32_t subtract, double *gram) {
-    int64_t piece = piece_of(count), seen = FINITE | EQUAL;
-    float *rows = malloc(count * piece * sizeof *rows);
+// Read entries `start` and on of each input and write what they combine to into `results`, if there
+// is anything to write: else they are read for what is gathered of them.
+//
+// Return what `read_piece` does, plus RESULT_FINITE if all results are.
+EXPORT int64_t read_combined(const Inputs *inputs, int64_t start, int64_t width,
+                             const Combination *what, float *results) {
+    int64_t piece = piece_of(inputs->count), seen = FINITE | EQUAL | RESULT_FINITE;
+    float *rows = malloc(inputs->count * piece * sizeof *rows);
     if (!rows) return failure(0, ENOMEM + 1);
     for (int64_t from = 0; from < width && seen >= 0; from += piece) {
         int64_t here = least(piece, width - from);
-        int64_t found = read_rows(sources, count, start + from, here, subtract, rows, gram);
+        int64_t found = read_piece(inputs, start + from, here, rows, piece);
+        if (found >= 0 && what)
+            found |= combine_block(rows, inputs->count, piece, here, what, results + from, width)
+                         ? RESULT_FINITE : 0;
         seen = found < 0 ? found : seen & found;
     }
     free(rows);
-    return seen;
-}
-
-// Read some inputs' entries and write what they combine to into `results`, `stride` apart.
-static int64_t combine_piece(const Source *sources, int64_t count, int64_t start, int64_t width,
-                             const Combination *what, float *results, int64_t stride) {
-    float first[PIECE], row[PIECE];
-    Sum sum;
-    int64_t failed = read_entries(sources, start, width, first);
-    if (failed) return failure(0, failed);
-    begin_sum(&sum, what, first, width);
-    for (int64_t i = 1; i < count; i++) {
-        if ((failed = read_entries(sources + i, start, width, row))) return failure(i, failed);
-        add_to_sum(&sum, what, row, i, width);
-    }
-    return end_sum(&sum, what, width, results, stride);
-}
-
-// Read entries `start` and on of each input and write what they combine to into `results`.
-//
-// Return FINITE if all inputs' entries are, plus RESULT_FINITE if all results are; of a read that
-// failed, what `read_rows` does.
-EXPORT int64_t read_combined(const Source *sources, int64_t count, int64_t start, int64_t width,
-                             const Combination *what, float *results) {
-    int64_t seen = FINITE | RESULT_FINITE;
-    for (int64_t from = 0; from < width; from += PIECE) {
-        int64_t here = least(PIECE, width - from);
-        int64_t found =
-            combine_piece(sources, count, start + from, here, what, results + from, width);
-        if (found < 0) return found;
-        seen &= found;
-    }
     return seen;
 }

@@ -15,25 +15,66 @@ EXPORT void weighted_sum(const float *tensors, int64_t count, int64_t width, con
     }
 }
 
+// Add the inner products of `first` rows and `second` rows after them, tiles of at most 4 by 4.
+//
 // The products of float32 are exact in float64, so that it does not matter whether the processor
 // rounds them before it adds.
-void gram_of(const float *rows, int64_t count, int64_t stride, int64_t width, double *gram) {
+static inline __attribute__((always_inline)) void add_tile(
+    const float *left, const float *right, int64_t stride, int64_t width, int rows, int columns,
+    bool diagonal, double *gram, int64_t count) {
 #pragma clang fp contract(fast)
-    for (int64_t start = 0; start < width; start += CHUNK) {
-        int64_t stop = least(start + CHUNK, width), even = stop - (stop - start) % LANES;
-        for (int64_t i = 0; i < count; i++) {
-            const float *first = rows + i * stride;
-            for (int64_t k = i; k < count; k++) {
-                const float *second = rows + k * stride;
-                doubles lanes = {0};
-                for (int64_t j = start; j < even; j += LANES)
-                    lanes += __builtin_convertvector(*(const floats *)(first + j), doubles) *
-                             __builtin_convertvector(*(const floats *)(second + j), doubles);
-                double total = sum_of(lanes);
-                for (int64_t j = even; j < stop; j++) total += (double)first[j] * second[j];
-                gram[i * count + k] += total;
-            }
+    doubles lanes[4][4] = {0};
+    int64_t even = width - width % LANES;
+    for (int64_t j = 0; j < even; j += LANES) {
+        doubles a[4], b[4];
+        for (int i = 0; i < rows; i++)
+            a[i] = __builtin_convertvector(*(const floats *)(left + i * stride + j), doubles);
+        for (int k = 0; k < columns; k++)
+            b[k] = diagonal ? a[k]
+                            : __builtin_convertvector(*(const floats *)(right + k * stride + j),
+                                                      doubles);
+        for (int i = 0; i < rows; i++)
+            for (int k = diagonal ? i : 0; k < columns; k++) lanes[i][k] += a[i] * b[k];
+    }
+    for (int i = 0; i < rows; i++) {
+        for (int k = diagonal ? i : 0; k < columns; k++) {
+            double total = sum_of(lanes[i][k]);
+            for (int64_t j = even; j < width; j++)
+                total += (double)left[i * stride + j] * right[k * stride + j];
+            gram[i * count + k] += total;
         }
+    }
+}
+
+// The same with as many rows and columns as there are, each number of them a loop of its own.
+static void add_rows(const float *left, const float *right, int64_t stride, int64_t width,
+                     int64_t rows, int64_t columns, double *gram, int64_t count) {
+    bool diagonal = left == right;
+    for (int64_t i = 0; i < rows; i++) {
+        if (diagonal) continue;
+        if (columns == 4)
+            add_tile(left + i * stride, right, stride, width, 1, 4, false, gram + i * count, count);
+        else
+            for (int64_t k = 0; k < columns; k++)
+                add_tile(left + i * stride, right + k * stride, stride, width, 1, 1, false,
+                         gram + i * count + k, count);
+    }
+    if (!diagonal) return;
+    switch (rows) {
+        case 1: add_tile(left, left, stride, width, 1, 1, true, gram, count); break;
+        case 2: add_tile(left, left, stride, width, 2, 2, true, gram, count); break;
+        case 3: add_tile(left, left, stride, width, 3, 3, true, gram, count); break;
+        default: add_tile(left, left, stride, width, 4, 4, true, gram, count); break;
+    }
+}
+
+void gram_of(const float *rows, int64_t count, int64_t stride, int64_t width, double *gram) {
+    for (int64_t start = 0; start < width; start += CHUNK) {
+        int64_t chunk = least(CHUNK, width - start);
+        for (int64_t i = 0; i < count; i += 4)
+            for (int64_t k = i; k < count; k += 4)
+                add_rows(rows + i * stride + start, rows + k * stride + start, stride, chunk,
+                         least(4, count - i), least(4, count - k), gram + i * count + k, count);
     }
 }
 
