@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from threading import Lock
 from typing import Any
 
 from app.planning.plan import Assignment, Plan, Step, Treatment
@@ -64,6 +65,7 @@ class Group:
         self._first: tuple[Survey, ...] = ()
         self._joined = 0
         self._all_equal = True
+        self._lock = Lock()
 
     def start(self, done: Iterable[tuple[str, int, int]]) -> list[Task]:
         """Return the first tasks, none for what is done."""
@@ -77,6 +79,10 @@ class Group:
 
     def surveyed(self, task: Task, equal: bool) -> list[Task]:
         """Note that a stretch is surveyed; return what can be done now that could not before."""
+        with self._lock:
+            return self._surveyed(task, equal)
+
+    def _surveyed(self, task: Task, equal: bool) -> list[Task]:
         self._all_equal &= equal
         self._surveys[task.number] = task.surveys
         # Joined as soon as those before them are: what they hold need not wait for the last.

@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from app.storage.artifacts import storage_error
 from worker.merging.engine.allocation import memory_kept
 from worker.merging.engine.blocks import Blocks, Inputs
 from worker.merging.engine.companions import Companions
+from worker.merging.engine.crew import Crew
 from worker.merging.engine.groups import STRETCH_ENTRIES, Task, groups_of, structure_of
 from worker.merging.engine.journal import Entry
 from worker.merging.engine.reading import TensorReader
@@ -193,78 +193,33 @@ def _merge_all(
     total = len(job.plan.steps)
     adopted = total - len(left)
     observer.progress(adopted, total)
-    memory = _Memory(_allowance(job))
-    halt = Event()  # one thread's error ends the others
-    failures: list[BaseException] = []
+    lock = Lock()
 
     def check() -> None:
         observer.check()
-        if halt.is_set():
+        if crew.halted:
             raise Interrupted
 
-    def work(task: Task) -> tuple[Task, list[Entry] | bool | None]:
-        """Return a merged stretch's entries, or whether the surveyed one is equal in all inputs.
-
-        None if the run is over, and `failures` says why.
-        """
-        try:
-            check()
-            merged = _worked_through(task, inputs, writers, check)
-            if isinstance(merged, bool):
-                return task, merged
-            merged = [task.group.describe(number, entry) for number, entry in enumerate(merged)]
-            for writer, entry in zip(writers, merged, strict=True):
-                writer.finished(entry)
-            return task, merged
-        except BaseException as error:  # noqa: BLE001 - raised again by the main thread
-            if not halt.is_set():
-                failures.append(error)
-            halt.set()
-            return task, None
-        finally:
-            memory.give_back(task.stretch.step.cost.memory_bytes)
-
-    def account(task: Task, result: list[Entry] | bool | None) -> list[Task]:
-        """Note what a task came to; return the tasks that follow from it."""
-        if isinstance(result, bool):
-            return task.group.surveyed(task, result)
-        if result is not None:
-            for found, entry in zip(entries, result, strict=True):
+    def work(task: Task) -> Sequence[Task]:
+        check()
+        merged = _worked_through(task, inputs, writers, check)
+        if isinstance(merged, bool):
+            return task.group.surveyed(task, merged)
+        merged = [task.group.describe(number, entry) for number, entry in enumerate(merged)]
+        for writer, entry in zip(writers, merged, strict=True):
+            writer.finished(entry)
+        with lock:
+            for found, entry in zip(entries, merged, strict=True):
                 found.append(entry)
             name = task.stretch.step.name
             left[name] -= 1
             if left[name] == 0:
                 del left[name]
                 observer.progress(total - len(left), total)
-        return []
+        return ()
 
-    pending: set[Future[tuple[Task, list[Entry] | bool | None]]] = set()
-    ready: deque[Task] = deque()
-    waiting = deque(groups)
-    # Reductions and LAPACK run on one thread, tensors in parallel: then the bytes do not depend
-    # on how many cores there are. torch keeps that number per thread.
-    torch.set_num_threads(1)
-    with ThreadPoolExecutor(job.threads, "merge", torch.set_num_threads, (1,)) as pool:
-        try:
-            while (ready or waiting or pending) and not halt.is_set():
-                while len(pending) <= job.threads and (ready or waiting):
-                    if not ready:
-                        ready.extend(waiting.popleft().start(done))
-                        continue
-                    if not memory.take(ready[0].stretch.step.cost.memory_bytes):
-                        break
-                    pending.add(pool.submit(work, ready.popleft()))
-                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    # What is begun is finished before something else is: its state is freed.
-                    ready.extendleft(reversed(account(*future.result())))
-        except BaseException:
-            halt.set()
-            raise
-    for future in pending:
-        account(*future.result())
-    if failures:
-        raise failures[0]
+    crew = Crew(groups, done, _allowance(job), work)
+    crew.run(job.threads)
     return entries, adopted
 
 
@@ -287,27 +242,6 @@ def _worked_through(
             return equal
         (task,) = group.surveyed(task, equal)
     return merge_stretch(stretch, blocks, group.branches, writers, check)
-
-
-class _Memory:
-    """Lets as much work in as fits the allowance, and always one piece."""
-
-    def __init__(self, allowance: int) -> None:
-        self._allowance = allowance
-        self._used = 0
-        self._lock = Lock()
-
-    def take(self, size: int) -> bool:
-        """Say whether a piece of that size may be worked on, and count it if so."""
-        with self._lock:
-            fits = self._used == 0 or self._used + size <= self._allowance
-            self._used += size if fits else 0
-            return fits
-
-    def give_back(self, size: int) -> None:
-        """Count a piece that is done."""
-        with self._lock:
-            self._used -= size
 
 
 def _origin(job: Job) -> dict[str, str]:

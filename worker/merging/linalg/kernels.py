@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from worker.merging.kernels import matrices
 from worker.merging.linalg.blas import call
 
 _LETTERS = {torch.float32: "s", torch.float64: "d"}
@@ -33,8 +34,10 @@ def add_symmetric(matrix: Float[Tensor, "m n"], total: Float[Tensor, "n n"]) -> 
 
 def mirror(total: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
     """Copy the upper triangle into the lower one, and return the matrix."""
-    upper = total.triu(1)
-    return total.triu_().add_(upper.mT)
+    if total.is_cuda:
+        return total.triu_().add_(total.triu(1).mT)
+    matrices.mirror(total)
+    return total
 
 
 def symmetric_product(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch n n"]:

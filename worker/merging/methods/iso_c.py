@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
+from typing import Self
 
+import numpy as np
 import torch
 
 from app.contract.catalogue.subspace import IsoC
 from worker.merging.interface import About, MergeInputs
+from worker.merging.linalg.inner_products import (
+    Doubles,
+    add_inner_products,
+    cosines,
+    norms_of,
+    symmetric,
+)
 from worker.merging.linalg.polar import isometry_multiplier
 from worker.merging.linalg.products import multiply
 from worker.merging.linalg.sums import weighted_sum
@@ -20,6 +29,10 @@ from worker.merging.tall import Sums
 class SumGram(Sums):
     """MᵀM of M = Σ wᵢdᵢ, and the experts' inner products."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.products = np.zeros(())
+
     @property
     def question(self) -> Hashable:
         """The same for all parameters."""
@@ -28,8 +41,12 @@ class SumGram(Sums):
     def gather(self, inputs: MergeInputs) -> None:
         """Add the block's."""
         self.add_gram("sum", weighted_sum(inputs.tensors, inputs.weights, normalize=False))
-        products = _inner_products(inputs.tensors)
-        self.sums["experts"] = self.sums.get("experts", 0.0) + products
+        self.products = self.products + _inner_products(inputs.tensors)
+
+    def join(self, later: Self) -> None:
+        """Add those of later blocks."""
+        super().join(later)
+        self.products = self.products + later.products
 
 
 def survey(
@@ -45,7 +62,7 @@ def survey(
         about.shape,
     )
     spectrum = rounding.separate(decompose_gram(finished.sums["sum"], complete=True), (m, n))
-    return _flattened(spectrum, finished.sums["experts"], about)
+    return _flattened(spectrum, finished.products, about)
 
 
 def merge(inputs: MergeInputs, parameters: IsoC, factor: torch.Tensor | None) -> torch.Tensor:
@@ -70,16 +87,14 @@ def _rounding_of_sum(stored: Rounding, tensor: About | MergeInputs) -> Rounding:
 
 
 def _flattened(
-    spectrum: TaskSpectrum, products: torch.Tensor, tensor: About | MergeInputs
+    spectrum: TaskSpectrum, products: Doubles, tensor: About | MergeInputs
 ) -> torch.Tensor:
     """Return what makes rows of mean(σ)·U·Vᵀ from rows of the sum (or of its transpose)."""
     rank, full = len(spectrum.singular_values), min(tensor.shape)
     mean = float(spectrum.singular_values.sum()) / full
-    norms = products.diagonal().sqrt()
-    cosines = products / (norms[:, None] * norms).clamp(min=torch.finfo(norms.dtype).tiny)
     tensor.diagnostics.update(
-        experts=[{"norm": norm} for norm in norms.tolist()],
-        cosines=cosines.round(decimals=6).tolist(),
+        experts=[{"norm": norm} for norm in norms_of(products).tolist()],
+        cosines=cosines(products).round(6).tolist(),
         sum=spectrum.describe(full),
         mean_singular_value=mean,
         stable_rank_after=float(rank),
@@ -88,7 +103,11 @@ def _flattened(
     return isometry_multiplier(spectrum.decomposition, rank).mul_(mean)
 
 
-def _inner_products(tensors: torch.Tensor) -> torch.Tensor:
-    """Return ⟨dᵢ, dⱼ⟩ of a block, float64, exact enough to look at."""
-    flat = tensors.flatten(1)
-    return (flat @ flat.mT).double()
+def _inner_products(tensors: torch.Tensor) -> Doubles:
+    """Return ⟨dᵢ, dⱼ⟩ of a block."""
+    if tensors.is_cuda:
+        flat = tensors.flatten(1)
+        return (flat @ flat.mT).double().cpu().numpy()
+    upper = np.zeros((len(tensors), len(tensors)))
+    add_inner_products(tensors, upper)
+    return symmetric(upper)
