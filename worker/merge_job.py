@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from app.contract.errors import SourceChangedError
+from app.contract.errors import SourceChangedError, StorageError
 from app.contract.recipe import Recipe
 from app.contract.states import Phase
 from app.services.preparation import prepare, source_policy
+from app.sources.blobs import BlobCache
+from app.sources.digests import remember
+from app.sources.policy import SourcePolicy
 from app.storage import evaluations, merges
 from app.storage.database import writing
 from app.storage.leases import JobKind, LeaseLostError, finish, mark_sent
@@ -44,7 +48,8 @@ def do_merge(attempt: Attempt) -> None:
     outcome = run(job, observer)
     merges.set_warnings(engine, lease, all_warnings(prepared, locals_, outcome))
     _phase(attempt, Phase.PUBLISHING)
-    _publish(attempt, outcome.folder, row["request"])
+    published, files = _publish(attempt, outcome.folder, row["request"])
+    _remember(policy, published, files)
 
 
 def _phase(
@@ -99,8 +104,13 @@ def _digests(sources: Mapping[str, Any]) -> list[str | None]:
     return [source["sha256"] for source in _flat(sources)]
 
 
-def _publish(attempt: Attempt, finished: Path, request: Mapping[str, Any]) -> None:
-    """Make the finished folder the merge's artifact, in one transaction; queue its evaluation."""
+def _publish(
+    attempt: Attempt, finished: Path, request: Mapping[str, Any]
+) -> tuple[Path, tuple[dict[str, Any], ...]]:
+    """Make the finished folder the merge's artifact, in one transaction; queue its evaluation.
+
+    Return where it is now, and its files.
+    """
     lease, store = attempt.lease, attempt.store
     files = describe_files(finished)
     name = store.publish(lease.id, lease.fence, finished)
@@ -117,3 +127,13 @@ def _publish(attempt: Attempt, finished: Path, request: Mapping[str, Any]) -> No
     store.remove_scratch(lease.id)
     if evaluation_id is not None and attempt.queue.send(JobKind.EVALUATION, evaluation_id):
         mark_sent(attempt.engine, JobKind.EVALUATION, evaluation_id)
+    return store.published_folder(name), files
+
+
+def _remember(policy: SourcePolicy, folder: Path, files: Iterable[Mapping[str, Any]]) -> None:
+    """Keep the digests of what was published: however many workers evaluate it, none hashes it."""
+    digests = BlobCache(policy).digests
+    # It is published; without them it is only hashed again.
+    with suppress(OSError, StorageError):
+        for file in files:
+            remember(folder.resolve() / file["name"], file["sha256"], digests)
