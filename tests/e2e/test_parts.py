@@ -116,6 +116,7 @@ class Service:
         query = f"evaluation={evaluation['id']}"
         document = self.stack.get(f"/merges/{self.merge_id}/wer?{query}")
         assert document["evaluation"]["gate"] == evaluation["gate"]
+        assert {one["status"] for one in document["evaluation"].pop("sets")} == {"succeeded"}
         del document["merge_id"], document["evaluation"]["id"]
         url = f"/merges/{self.merge_id}/wer/utterances?page_size=1000&{query}"
         heard = [self.stack.get(f"{url}&system={system}")["data"] for system in ("merge", "base")]
