@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def do_merge(attempt: Attempt) -> None:
     folder = attempt.store.attempt_folder(lease.id, lease.fence)
     previous = _previous(attempt, row["continues"], sources)
     job = make_job(prepared, locals_, folder, attempt.settings, previous)
-    observer = Observer(_telling(attempt, "tensors"), attempt.keeper.stopping)
+    observer = Observer(_telling_of_tensors(attempt), attempt.keeper.stopping)
     outcome = run(job, observer)
     merges.set_warnings(engine, lease, all_warnings(prepared, locals_, outcome))
     _phase(attempt, Phase.PUBLISHING)
@@ -59,11 +59,29 @@ def _phase(
     attempt.wake()
 
 
-def _telling(attempt: Attempt, unit: str) -> Any:
+def _telling(attempt: Attempt, unit: str) -> Callable[[int, int], None]:
     def tell(done: int, total: int) -> None:
         merges.set_progress(attempt.engine, attempt.lease, done, total, unit)
 
     return attempt.throttled(tell)
+
+
+def _telling_of_tensors(attempt: Attempt) -> Callable[[int, int], None]:
+    """Return what tells how many tensors are done; earlier attempts' folders go at the first call.
+
+    By then this attempt has taken over what is finished in them: however often a merge loses its
+    worker, it takes the room of one attempt.
+    """
+    tell, told = _telling(attempt, "tensors"), False
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        tell(done, total)
+        if not told:
+            told = True
+            attempt.store.remove_attempts_before(attempt.lease.id, attempt.lease.fence)
+
+    return progress
 
 
 def _flat(sources: Mapping[str, Any]) -> list[dict[str, Any]]:
