@@ -114,16 +114,22 @@ def attempt_job(
 
 
 def attempt_parts(
-    evaluation_id: str, settings: Settings, worker_id: str, work: Callable[[Part, Attempt], None]
+    evaluation_id: str,
+    settings: Settings,
+    worker_id: str,
+    device_type: str,
+    work: Callable[[Part, Attempt], None],
 ) -> None:
     """Do parts of an evaluation that another worker has, one after another, while any is free.
 
-    Jobs that wait for a worker go first: the parts are those of a job that has one.
+    Only those for this type of device. Jobs that wait for a worker go first: the parts are those
+    of a job that has one.
     """
     with _opened(settings) as engine:
         queue = Queue(str(settings.broker))
         owner = describe_process(worker_id)
-        while part := claim(engine, evaluation_id, owner, settings.lease_seconds):
+        seconds = settings.lease_seconds
+        while part := claim(engine, evaluation_id, owner, seconds, device_type):
             done = attempt_lease(engine, part.lease, settings, worker_id, partial(work, part))
             if not done or queue.depth() != 0:
                 return

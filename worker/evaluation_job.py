@@ -14,7 +14,7 @@ from app.storage.leases import finish
 from app.storage.parts import Part
 from worker.attempts import Attempt, PartBrokenError
 from worker.evaluation.runner import EvaluationStoppedError
-from worker.evaluation_parts import Bench
+from worker.evaluation_parts import Bench, device_type_of
 from worker.invitations import invite
 
 
@@ -22,8 +22,9 @@ def do_evaluation(attempt: Attempt) -> None:
     """Decode the evaluation's parts beside whoever else does, and settle it when all are done."""
     engine, lease = attempt.engine, attempt.lease
     bench = Bench.of(attempt.settings, engine, lease.id)
-    if not parts.are_planned(engine, lease.id):
-        parts.plan(engine, lease, bench.divide())
+    device_type = device_type_of(attempt.settings)
+    if not parts.are_planned(engine, lease.id, device_type):
+        parts.plan(engine, lease, device_type, bench.divide())
     invite(engine, attempt.queue)
     while True:
         found = parts.outlook(engine, lease.id)
@@ -31,7 +32,8 @@ def do_evaluation(attempt: Attempt) -> None:
             raise PartBrokenError(found.error)
         if not found.statuses.keys() & OPEN:
             break
-        part = parts.claim(engine, lease.id, lease.owner, attempt.settings.lease_seconds)
+        seconds = attempt.settings.lease_seconds
+        part = parts.claim(engine, lease.id, lease.owner, seconds, device_type)
         if part is not None:
             with attempt.keeper.holding(part.lease):
                 evaluated = _decode(attempt, bench, part)

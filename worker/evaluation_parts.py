@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from sqlalchemy import Engine
 
 from app.contract.errors import AfluenteError, EvaluationFailedError, SourceChangedError
@@ -135,6 +136,11 @@ class Bench:
                 raise EvaluationFailedError(f"{system.name}: {error.message}") from error
             self._checkpoints[system.name] = local
         return self._checkpoints[system.name]
+
+
+def device_type_of(settings: Settings) -> str:
+    """Return the type of the device that a worker with these settings decodes on."""
+    return torch.device(choose_device(settings.device)).type
 
 
 def _systems(spec: EvaluationSpec, merge: Any) -> Iterator[_System]:

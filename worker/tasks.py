@@ -7,6 +7,7 @@ from app.storage.leases import JobKind
 from worker.attempts import attempt_job, attempt_parts
 from worker.celery_app import SETTINGS, WORKER_ID, app
 from worker.evaluation_job import PartWork, do_evaluation
+from worker.evaluation_parts import device_type_of
 from worker.merge_job import do_merge
 
 _WORKS = {JobKind.MERGE: do_merge, JobKind.EVALUATION: do_evaluation}
@@ -22,4 +23,5 @@ def merge(merge_id: str) -> None:
 def evaluate(evaluation_id: str) -> None:
     """Do a queued evaluation, or help with one that another worker has."""
     if not attempt_job(JobKind.EVALUATION, evaluation_id, SETTINGS, WORKER_ID, _WORKS):
-        attempt_parts(evaluation_id, SETTINGS, WORKER_ID, PartWork())
+        device_type = device_type_of(SETTINGS)
+        attempt_parts(evaluation_id, SETTINGS, WORKER_ID, device_type, PartWork())

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, func, insert, select, update
+from sqlalchemy import Connection, Engine, Select, delete, func, insert, select, update
 
 from app.contract.identifiers import PART, new_id
 from app.storage import evaluations, events, leases
@@ -54,19 +54,23 @@ class Outlook:
     error: dict[str, Any] | None
 
 
-def are_planned(engine: Engine, evaluation_id: str) -> bool:
-    """Say whether the evaluation has its parts: an earlier attempt may have made them."""
-    query = select(parts.c.id).where(parts.c.evaluation_id == evaluation_id).limit(1)
+def are_planned(engine: Engine, evaluation_id: str, device_type: str) -> bool:
+    """Say whether an earlier attempt has divided the evaluation, for this type of device."""
+    own = parts.c.evaluation_id == evaluation_id, parts.c.device_type == device_type
     with reading(engine) as connection:
-        return connection.execute(query).first() is not None
+        return connection.execute(select(parts.c.id).where(*own).limit(1)).first() is not None
 
 
-def plan(engine: Engine, lease: Lease, planned: Sequence[PlannedPart]) -> None:
-    """Divide the evaluation of the lease into these parts, to be done in this order."""
+def plan(engine: Engine, lease: Lease, device_type: str, planned: Sequence[PlannedPart]) -> None:
+    """Divide the evaluation of the lease into these parts, to be done in this order.
+
+    All are decoded on one type of device. They replace what was planned for another.
+    """
     total = sum(part.utterances for part in planned)
     with writing(engine) as connection:
         values = {"progress_done": 0, "progress_total": total, "progress_unit": _UNIT}
         write(connection, lease, values)
+        connection.execute(delete(parts).where(parts.c.evaluation_id == lease.id))
         moment = connection.execute(select(now())).scalar_one()
         rows = [
             {
@@ -78,6 +82,7 @@ def plan(engine: Engine, lease: Lease, planned: Sequence[PlannedPart]) -> None:
                 "system": part.system,
                 "dataset": part.dataset,
                 "manifest_sha256": part.manifest_sha256,
+                "device_type": device_type,
                 "lane": part.lane,
                 "progress_total": part.utterances,
                 "progress_unit": _UNIT,
@@ -88,12 +93,18 @@ def plan(engine: Engine, lease: Lease, planned: Sequence[PlannedPart]) -> None:
         connection.execute(insert(parts), rows)
 
 
-def claim(engine: Engine, evaluation_id: str, owner: str, seconds: float) -> Part | None:
-    """Take the first part that is free; None if there is none, or the evaluation is not wanted."""
+def claim(
+    engine: Engine, evaluation_id: str, owner: str, seconds: float, device_type: str
+) -> Part | None:
+    """Take the first part that is free and for this type of device.
+
+    None if there is none, or the evaluation is not wanted any more.
+    """
     with writing(engine) as connection:
         if _lock(connection, evaluation_id) not in {"queued", "running"}:
             return None
-        query = _free(select(parts)).where(parts.c.evaluation_id == evaluation_id)
+        own = parts.c.evaluation_id == evaluation_id, parts.c.device_type == device_type
+        query = _free(select(parts)).where(*own)
         row = connection.execute(query.order_by(parts.c.position).limit(1)).mappings().first()
         if row is None:
             return None

@@ -127,6 +127,8 @@ evaluation_parts = Table(
     Column("system", String(120), nullable=False),
     Column("dataset", String(120), nullable=False),
     Column("manifest_sha256", String(64), nullable=False),
+    # Where all are decoded, cpu or cuda: results of several kinds could not be compared.
+    Column("device_type", String(20), nullable=False),
     # Parts of one lane would decode the same utterances: they are done one after another.
     Column("lane", String(64), nullable=False),
 )

@@ -192,6 +192,27 @@ def test_a_killed_workers_set_is_taken_up_by_the_other(service, undisturbed, vic
     assert service.stack.get(path)["attempt"] == (2 if victim == "lead" else 1)
 
 
+def test_a_worker_that_is_told_to_stop_gives_its_set_back(service, undisturbed):
+    path = service.evaluate()
+    begun = service.wait_for_two()
+    owner = next(one for one in begun if one != _lead(service))
+    celery, supervisor = psutil.Process(_pid(owner)).parents()[:2]
+    assert celery.parent() == supervisor
+    supervisor.terminate()
+    query = select(evaluation_parts).where(evaluation_parts.c.id == begun[owner]["id"])
+
+    def given_back() -> bool:
+        with reading(service.engine) as connection:
+            row = connection.execute(query).mappings().one()
+        assert row["crashes"] == 0
+        return bool(row["lease_owner"] != owner)
+
+    service.wait(given_back, RECOVERY_SECONDS)
+    document, heard = service.rates(path)
+    assert document == undisturbed[0]
+    assert _heard(heard) == _heard(undisturbed[1])
+
+
 def test_cancelling_ends_both_within_two_seconds(service):
     path = service.evaluate()
     children = [psutil.Process(_pid(owner)) for owner in service.wait_for_two()]

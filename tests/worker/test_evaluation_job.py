@@ -73,6 +73,7 @@ class Service:
 def service(tmp_path: Path) -> Iterator[Service]:
     settings = Settings(
         data_dir=tmp_path / "data",
+        device="cpu",
         file_roots=(SAMPLES, tmp_path / "speech"),
         broker_url="redis://127.0.0.1:1/0",
     )
@@ -159,9 +160,9 @@ def begun(service: Service, spec: dict[str, Any]) -> Iterator[Begun]:
     assert [(part.system, part.utterances) for part in divided] == [
         (system, UTTERANCES) for system in ("merge", "base", "telephone", "fast")
     ]
-    parts.plan(engine, lead, divided)
+    parts.plan(engine, lead, "cpu", divided)
     # One: it looks for other work after each.
-    attempt_parts(evaluation_id, service.settings, "wrk_helper", PartWork())
+    attempt_parts(evaluation_id, service.settings, "wrk_helper", "cpu", PartWork())
     yield Begun(evaluation_id, url, engine)
     engine.dispose()
 
@@ -180,7 +181,7 @@ def test_what_others_have_done_is_not_done_again(service: Service, begun: Begun)
 def test_a_part_that_breaks_elsewhere_ends_the_evaluation_with_its_error(
     service: Service, begun: Begun
 ) -> None:
-    part = parts.claim(begun.engine, begun.id, "wrk_other:x:1:1", -1)
+    part = parts.claim(begun.engine, begun.id, "wrk_other:x:1:1", -1, "cpu")
     assert part is not None
     killed = OutOfMemoryError("The worker was killed.").as_record()
     leases.recover(begun.engine, 2, {}, killed)

@@ -124,7 +124,9 @@ def test_idle_workers_are_called_to_an_evaluation_that_has_parts_to_spare(
     lead = take(engine, JobKind.EVALUATION, evaluation_id, "wrk_1:x:1:1", 10.0)
     assert lead is not None
     lanes = ("a", "b", "c", "d")
-    parts.plan(engine, lead, [PlannedPart("merge", x, "0" * 64, x, utterances=1) for x in lanes])
+    parts.plan(
+        engine, lead, "cpu", [PlannedPart("merge", x, "0" * 64, x, utterances=1) for x in lanes]
+    )
     for worker in ("wrk_1", "wrk_2", "wrk_3"):  # the first has the evaluation
         fleet.enlist(engine, worker, "host")
     sweeper.sweep()
@@ -133,7 +135,7 @@ def test_idle_workers_are_called_to_an_evaluation_that_has_parts_to_spare(
     assert queue.depth() == 2  # they have not come yet
     queue._redis.flushall()
     for owner in ("wrk_1:x:1:1", "wrk_2:x:1:1", "wrk_3:x:1:1"):
-        assert parts.claim(engine, evaluation_id, owner, 10.0)
+        assert parts.claim(engine, evaluation_id, owner, 10.0, "cpu")
     sweeper.sweep()
     assert queue.depth() == 0  # all are busy
 

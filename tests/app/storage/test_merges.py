@@ -48,8 +48,8 @@ def test_deleting_leaves_nothing_behind(engine: Engine, merge_id: str):
     evaluating = leases.take(engine, JobKind.EVALUATION, evaluation_id, "a", 30)
     assert evaluating is not None
     planned = PlannedPart("merge", "d", "a" * 64, "lane", utterances=1)
-    parts.plan(engine, evaluating, [planned, planned])
-    part = parts.claim(engine, evaluation_id, "a", 30)
+    parts.plan(engine, evaluating, "cpu", [planned, planned])
+    part = parts.claim(engine, evaluation_id, "a", 30, "cpu")
     assert part is not None
     parts.finish(engine, part, "succeeded", {}, [])
     with writing(engine) as connection:

@@ -39,18 +39,18 @@ def lead(engine: Engine, merge_id: str) -> Lease:
 
 
 def claim(engine: Engine, lead: Lease, owner: str = "wrk_other:x:2:2", seconds: float = 30) -> Part:
-    part = parts.claim(engine, lead.id, owner, seconds)
+    part = parts.claim(engine, lead.id, owner, seconds, "cpu")
     assert part is not None
     return part
 
 
 def test_of_many_workers_each_gets_another_part(engine: Engine, lead: Lease):
-    parts.plan(engine, lead, planned(*"abcdef"))
+    parts.plan(engine, lead, "cpu", planned(*"abcdef"))
     barrier = threading.Barrier(8)
 
     def take(number: int) -> Part | None:
         barrier.wait()
-        return parts.claim(engine, lead.id, f"owner-{number}", 30)
+        return parts.claim(engine, lead.id, f"owner-{number}", 30, "cpu")
 
     with ThreadPoolExecutor(8) as pool:
         taken = [part.dataset for part in pool.map(take, range(8)) if part]
@@ -58,10 +58,10 @@ def test_of_many_workers_each_gets_another_part(engine: Engine, lead: Lease):
 
 
 def test_parts_of_one_lane_are_never_under_way_together(engine: Engine, lead: Lease):
-    parts.plan(engine, lead, planned("a", "a", "b"))
+    parts.plan(engine, lead, "cpu", planned("a", "a", "b"))
     first = claim(engine, lead)
     assert claim(engine, lead).dataset == "set-2"
-    assert parts.claim(engine, lead.id, "x", 30) is None
+    assert parts.claim(engine, lead.id, "x", 30, "cpu") is None
     assert parts.spare(engine) == []
     parts.finish(engine, first, "succeeded", {}, [])
     assert parts.spare(engine) == [lead.id]
@@ -71,7 +71,7 @@ def test_parts_of_one_lane_are_never_under_way_together(engine: Engine, lead: Le
 def test_a_part_that_lost_its_worker_is_free_again_and_its_old_worker_is_shut_out(
     engine: Engine, lead: Lease
 ):
-    parts.plan(engine, lead, planned("a"))
+    parts.plan(engine, lead, "cpu", planned("a"))
     old = claim(engine, lead, seconds=-1)
     assert [found.kind for found in leases.recover(engine, 5, LOST, LOST)] == [JobKind.PART]
     new = claim(engine, lead)
@@ -89,7 +89,7 @@ def test_a_part_that_lost_its_worker_is_free_again_and_its_old_worker_is_shut_ou
 
 
 def test_a_part_whose_workers_all_die_is_broken_and_says_why(engine: Engine, lead: Lease):
-    parts.plan(engine, lead, planned("a", "b"))
+    parts.plan(engine, lead, "cpu", planned("a", "b"))
     for _ in range(2):
         claim(engine, lead, seconds=-1)
         leases.recover(engine, 2, LOST, LOST)
@@ -99,7 +99,7 @@ def test_a_part_whose_workers_all_die_is_broken_and_says_why(engine: Engine, lea
 
 
 def test_what_could_not_be_decoded_is_not_broken(engine: Engine, lead: Lease):
-    parts.plan(engine, lead, planned("a"))
+    parts.plan(engine, lead, "cpu", planned("a"))
     parts.finish(engine, claim(engine, lead), "failed", {}, [])
     found = parts.outlook(engine, lead.id)
     assert (found.error, found.statuses) == (None, {"failed": 1})
@@ -107,14 +107,14 @@ def test_what_could_not_be_decoded_is_not_broken(engine: Engine, lead: Lease):
 
 @pytest.mark.parametrize("end", ["cancelled", "failed", "succeeded"])
 def test_nothing_is_left_to_do_when_the_evaluation_has_ended(engine: Engine, lead: Lease, end: str):
-    parts.plan(engine, lead, planned("a", "b"))
+    parts.plan(engine, lead, "cpu", planned("a", "b"))
     other = claim(engine, lead)
     if end == "cancelled":
         with writing(engine) as connection:
             assert leases.request_cancel(connection, JobKind.EVALUATION, lead.id) == "cancelling"
         with pytest.raises(LeaseLostError):  # at once, before the evaluation's own worker has acted
             leases.look(engine, other.lease)
-        assert parts.claim(engine, lead.id, "x", 30) is None
+        assert parts.claim(engine, lead.id, "x", 30, "cpu") is None
     with writing(engine) as connection:
         leases.finish(connection, lead, end)
     with reading(engine) as connection:
@@ -127,7 +127,7 @@ def test_nothing_is_left_to_do_when_the_evaluation_has_ended(engine: Engine, lea
 
 
 def test_a_worker_that_stops_gives_back_its_parts_and_no_other(engine: Engine, lead: Lease):
-    parts.plan(engine, lead, planned("a", "b"))
+    parts.plan(engine, lead, "cpu", planned("a", "b"))
     own, other = claim(engine, lead, owner=lead.owner), claim(engine, lead)
     leases.give_back(engine, lead)
     assert parts.outlook(engine, lead.id).statuses == {"queued": 1, "running": 1}
@@ -137,13 +137,26 @@ def test_a_worker_that_stops_gives_back_its_parts_and_no_other(engine: Engine, l
     again = leases.take(engine, JobKind.EVALUATION, lead.id, "b", 30)
     assert again is not None
     assert again.attempt == 2
-    assert parts.are_planned(engine, lead.id)
+    assert parts.are_planned(engine, lead.id, "cpu")
+
+
+def test_what_is_decoded_on_two_kinds_of_device_is_never_mixed(engine: Engine, lead: Lease):
+    parts.plan(engine, lead, "cuda", planned("a", "b"))
+    assert parts.claim(engine, lead.id, "x", 30, "cpu") is None
+    other = parts.claim(engine, lead.id, "x", 30, "cuda")
+    assert other is not None
+    # Whoever leads next has no such device, and begins anew.
+    assert not parts.are_planned(engine, lead.id, "cpu")
+    parts.plan(engine, lead, "cpu", planned("a", "b"))
+    with pytest.raises(LeaseLostError):
+        parts.finish(engine, other, "succeeded", {}, [])
+    assert parts.outlook(engine, lead.id).statuses == {"queued": 2}
 
 
 def test_progress_is_the_sum_of_the_parts_and_told_twice_a_second_at_most(
     engine: Engine, lead: Lease
 ):
-    parts.plan(engine, lead, planned("a", "b"))
+    parts.plan(engine, lead, "cpu", planned("a", "b"))
     first, second = claim(engine, lead), claim(engine, lead)
     with writing(engine) as connection:
         connection.execute(update(events_table).values(created_at=now() - 10))
@@ -177,8 +190,8 @@ def test_an_evaluation_that_an_upgrade_finds_under_way_ends_all_the_same(
         leases.recover(engine, 5, LOST, LOST)
         again = leases.take(engine, JobKind.EVALUATION, lead.id, "b", 30)
         assert again is not None
-        assert not parts.are_planned(engine, lead.id)
-        parts.plan(engine, again, planned("a"))
+        assert not parts.are_planned(engine, lead.id, "cpu")
+        parts.plan(engine, again, "cpu", planned("a"))
         lead = again
     with writing(engine) as connection:
         leases.finish(connection, lead, "succeeded")
@@ -188,7 +201,7 @@ def test_an_evaluation_that_an_upgrade_finds_under_way_ends_all_the_same(
 
 
 def test_parts_are_no_jobs_that_messages_name(engine: Engine, lead: Lease):
-    parts.plan(engine, lead, planned("a", "b"))
+    parts.plan(engine, lead, "cpu", planned("a", "b"))
     claim(engine, lead, seconds=-1)
     leases.recover(engine, 5, LOST, LOST)
     assert leases.waiting(engine, unsent_seconds=-1) == []

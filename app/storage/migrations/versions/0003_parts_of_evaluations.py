@@ -38,6 +38,7 @@ def upgrade() -> None:
         sa.Column("system", sa.String(length=120), nullable=False),
         sa.Column("dataset", sa.String(length=120), nullable=False),
         sa.Column("manifest_sha256", sa.String(length=64), nullable=False),
+        sa.Column("device_type", sa.String(length=20), nullable=False),
         sa.Column("lane", sa.String(length=64), nullable=False),
         sa.ForeignKeyConstraint(
             ["merge_id"],
