@@ -17,6 +17,9 @@ from worker.evaluation.runner import EvaluationStoppedError
 from worker.evaluation_parts import Bench, device_type_of
 from worker.invitations import invite
 
+# How often the lead looks whether the others have done their last parts.
+_WAIT_SECONDS = 0.1
+
 
 def do_evaluation(attempt: Attempt) -> None:
     """Decode the evaluation's parts beside whoever else does, and settle it when all are done."""
@@ -26,21 +29,28 @@ def do_evaluation(attempt: Attempt) -> None:
     if not parts.are_planned(engine, lease.id, device_type):
         parts.plan(engine, lease, device_type, bench.divide())
     invite(engine, attempt.queue)
-    while True:
-        found = parts.outlook(engine, lease.id)
-        if found.error is not None:
-            raise PartBrokenError(found.error)
-        if not found.statuses.keys() & OPEN:
-            break
-        seconds = attempt.settings.lease_seconds
-        part = parts.claim(engine, lease.id, lease.owner, seconds, device_type)
+    while (statuses := _statuses(attempt)).keys() & OPEN:
+        part = _claim(attempt, device_type) if statuses["queued"] else None
         if part is not None:
             with attempt.keeper.holding(part.lease):
                 evaluated = _decode(attempt, bench, part)
             _store(attempt, part, evaluated)
-        elif attempt.keeper.stopping.wait(attempt.settings.poll_seconds):
+        elif attempt.keeper.stopping.wait(_WAIT_SECONDS):
             raise EvaluationStoppedError
-    _settle(attempt, bench, found.statuses)
+    _settle(attempt, bench, statuses)
+
+
+def _statuses(attempt: Attempt) -> Counter[str]:
+    """Return how many parts are in each status; PartBrokenError if one of them broke."""
+    found = parts.outlook(attempt.engine, attempt.lease.id)
+    if found.error is not None:
+        raise PartBrokenError(found.error)
+    return found.statuses
+
+
+def _claim(attempt: Attempt, device_type: str) -> Part | None:
+    lease, seconds = attempt.lease, attempt.settings.lease_seconds
+    return parts.claim(attempt.engine, lease.id, lease.owner, seconds, device_type)
 
 
 class PartWork:
