@@ -47,7 +47,7 @@ def verdict(document: Mapping[str, Any], gate: GateSpec) -> dict[str, Any]:
         )
     if problems:
         raise InvalidRequestError.of(problems)
-    return judge(document, gate, asked)
+    return judge(document, gate, document["evaluation"]["sets"])
 
 
 def requested(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,6 +28,7 @@ from app.storage.leases import (
     mark_unsent,
     take,
 )
+from app.storage.parts import Part, claim
 from app.storage.queue import Queue
 from worker.evaluation.runner import EvaluationStoppedError
 from worker.keeper import Keeper, Reason
@@ -35,6 +38,15 @@ from worker.processes.owners import describe_process
 _LOG = logging.getLogger(__name__)
 # Progress is told at most this often: two events a second.
 _PROGRESS_SECONDS = 0.5
+
+
+class PartBrokenError(Exception):
+    """A part of the job failed in another process; `record` is its error."""
+
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        """Take over the error's record as it is stored."""
+        super().__init__(record.get("message"))
+        self.record = record
 
 
 @dataclass
@@ -82,23 +94,55 @@ def attempt_job(
     settings: Settings,
     worker_id: str,
     works: Mapping[JobKind, Callable[[Attempt], None]],
-) -> None:
-    """Take the job if it is free and do it; what goes wrong ends up in its record.
+) -> bool:
+    """Do the job if it is free, and say whether it was; what goes wrong ends up in its record.
 
     A message for a job that somebody else has, or that is over, is passed over. A job that lost
     its worker goes before the one that the message names, which then waits for another message.
     """
-    engine = connect(settings.database)
-    owner = describe_process(worker_id)
-    first = interrupted(engine)
-    if first is not None and first != (kind, job_id):
-        mark_unsent(engine, kind, job_id)
-        kind, job_id = first
-    work = works[kind]
-    lease = take(engine, kind, job_id, owner, settings.lease_seconds)
-    if lease is None:
-        _LOG.info("%s: nothing to do, it is taken or over", job_id)
-        return
+    with _opened(settings) as engine:
+        first = interrupted(engine)
+        if first is not None and first != (kind, job_id):
+            mark_unsent(engine, kind, job_id)
+            kind, job_id = first
+        lease = take(engine, kind, job_id, describe_process(worker_id), settings.lease_seconds)
+        if lease is None:
+            _LOG.info("%s: it is taken or over", job_id)
+            return False
+        attempt_lease(engine, lease, settings, worker_id, works[kind])
+        return True
+
+
+def attempt_parts(
+    evaluation_id: str,
+    settings: Settings,
+    worker_id: str,
+    device_type: str,
+    work: Callable[[Part, Attempt], None],
+) -> None:
+    """Do parts of an evaluation that another worker has, one after another, while any is free.
+
+    Only those for this type of device. Jobs that wait for a worker go first: the parts are those
+    of a job that has one.
+    """
+    with _opened(settings) as engine:
+        queue = Queue(str(settings.broker))
+        owner = describe_process(worker_id)
+        seconds = settings.lease_seconds
+        while part := claim(engine, evaluation_id, owner, seconds, device_type):
+            done = attempt_lease(engine, part.lease, settings, worker_id, partial(work, part))
+            if not done or queue.depth() != 0:
+                return
+
+
+def attempt_lease(
+    engine: Engine,
+    lease: Lease,
+    settings: Settings,
+    worker_id: str,
+    work: Callable[[Attempt], None],
+) -> bool:
+    """Do what a lease is for, and keep it meanwhile; False if it had to be left half-done."""
     queue = Queue(str(settings.broker))
     queue.wake(lease.merge_id)
 
@@ -110,8 +154,17 @@ def attempt_job(
         with Keeper(engine, lease, settings, worker_id, at_end) as keeper:
             store = ArtifactStore(settings.artifacts)
             _run(Attempt(settings, engine, queue, store, lease, keeper), work)
+        return keeper.reason is None
     finally:
         queue.wake(lease.merge_id)
+
+
+@contextmanager
+def _opened(settings: Settings) -> Iterator[Engine]:
+    engine = connect(settings.database)
+    try:
+        yield engine
+    finally:
         engine.dispose()
 
 
@@ -125,26 +178,27 @@ def _run(attempt: Attempt, work: Callable[[Attempt], None]) -> None:
         _LOG.info("%s: attempt %d lost its lease and leaves no trace", lease.id, lease.attempt)
     except AfluenteError as error:
         _LOG.warning("%s failed: %s: %s", lease.id, error.code, error.message)
-        _fail(attempt, error)
+        _fail(attempt, error.as_record(), free_scratch=isinstance(error, StorageError))
+    except PartBrokenError as error:
+        _LOG.warning("%s failed: %s", lease.id, error)
+        _fail(attempt, error.record)
     except Exception as error:  # noqa: BLE001 - a fault of ours: the job must end, and the log says why
         _LOG.exception("%s failed", lease.id)
         # What it says may hold statements and paths; the log keeps them.
-        _fail(
-            attempt,
-            InternalError(
-                f"A fault of the service ({type(error).__name__}); the worker's log tells more. "
-                "Retry, and report it if it happens again."
-            ),
+        fault = InternalError(
+            f"A fault of the service ({type(error).__name__}); the worker's log tells more. "
+            "Retry, and report it if it happens again."
         )
+        _fail(attempt, fault.as_record())
 
 
-def _fail(attempt: Attempt, error: AfluenteError) -> None:
-    if isinstance(error, StorageError):
+def _fail(attempt: Attempt, record: Mapping[str, Any], *, free_scratch: bool = False) -> None:
+    if free_scratch:
         # A full disk is not helped by keeping what a retry could take over.
         attempt.store.remove_scratch(attempt.lease.id)
     try:
         with writing(attempt.engine) as connection:
-            finish(connection, attempt.lease, "failed", {"error": error.as_record()})
+            finish(connection, attempt.lease, "failed", {"error": dict(record)})
     except LeaseLostError:
         # It was cancelled at the same time, perhaps: then that is how it ends.
         _conclude(attempt.engine, attempt.lease, "cancelling")

@@ -1,149 +1,99 @@
-"""What a worker does for an evaluation: every system on every dataset, stored as it goes."""
+"""What workers do for an evaluation: one leads and settles it, all decode its parts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections import Counter
 
-from app.contract.errors import AfluenteError, EvaluationFailedError
-from app.contract.evaluation import (
-    DatasetSpec,
-    EvaluatedDataset,
-    EvaluationSpec,
-    Utterance,
-)
+from app.contract.errors import EvaluationFailedError
+from app.contract.evaluation import EvaluatedDataset
+from app.contract.states import OPEN
 from app.services.gates import decide
-from app.services.preparation import source_policy
-from app.sources.datasets import check_readable, resolve_dataset
-from app.sources.fetch import LocalCheckpoint, fetch
-from app.sources.manifests import Manifest, audio_path, read_manifest
-from app.sources.policy import SourcePolicy
-from app.sources.resolve import resolve
-from app.storage import evaluations, merges
+from app.storage import parts
 from app.storage.database import writing
-from app.storage.leases import LeaseLostError, finish
-from app.storage.transcripts import StoredTranscripts
-from worker.attempts import Attempt
-from worker.evaluation.runner import evaluate
-from worker.merging.local import choose_device
+from app.storage.leases import finish
+from app.storage.parts import Part
+from worker.attempts import Attempt, PartBrokenError
+from worker.evaluation.runner import EvaluationStoppedError
+from worker.evaluation_parts import Bench, device_type_of
+from worker.invitations import invite
 
-
-@dataclass(frozen=True)
-class _System:
-    """A checkpoint to decode with, and the URI it is at."""
-
-    name: str
-    uri: str
+# How often the lead looks whether the others have done their last parts.
+_WAIT_SECONDS = 0.1
 
 
 def do_evaluation(attempt: Attempt) -> None:
-    """Decode every dataset with the merge and what it is compared with; store each result."""
+    """Decode the evaluation's parts beside whoever else does, and settle it when all are done."""
     engine, lease = attempt.engine, attempt.lease
-    row, merge = evaluations.get(engine, lease.id), merges.get(engine, lease.merge_id)
-    if row is None or merge is None:
-        raise LeaseLostError(lease.id)
-    spec = EvaluationSpec.model_validate(row["spec"])
-    policy = source_policy(attempt.settings, engine)
-    datasets = [(dataset, _manifest(dataset, policy)) for dataset in spec.datasets]
-    systems = list(_systems(spec, merge))
-    per_system = sum(len(manifest.utterances) for _, manifest in datasets)
-    total, before, statuses, position = per_system * len(systems), 0, [], 0
+    bench = Bench.of(attempt.settings, engine, lease.id)
+    device_type = device_type_of(attempt.settings)
+    if not parts.are_planned(engine, lease.id, device_type):
+        parts.plan(engine, lease, device_type, bench.divide())
+    invite(engine, attempt.queue)
+    while (statuses := _statuses(attempt)).keys() & OPEN:
+        part = _claim(attempt, device_type) if statuses["queued"] else None
+        if part is not None:
+            with attempt.keeper.holding(part.lease):
+                evaluated = _decode(attempt, bench, part)
+            _store(attempt, part, evaluated)
+        elif attempt.keeper.stopping.wait(_WAIT_SECONDS):
+            raise EvaluationStoppedError
+    _settle(attempt, bench, statuses)
 
-    def tell(done: int, total: int) -> None:
-        evaluations.set_progress(engine, lease, done, total)
+
+def _statuses(attempt: Attempt) -> Counter[str]:
+    """Return how many parts are in each status; PartBrokenError if one of them broke."""
+    found = parts.outlook(attempt.engine, attempt.lease.id)
+    if found.error is not None:
+        raise PartBrokenError(found.error)
+    return found.statuses
+
+
+def _claim(attempt: Attempt, device_type: str) -> Part | None:
+    lease, seconds = attempt.lease, attempt.settings.lease_seconds
+    return parts.claim(attempt.engine, lease.id, lease.owner, seconds, device_type)
+
+
+class PartWork:
+    """The work on a part that another worker leads; one a process, which keeps what it fetched."""
+
+    def __init__(self) -> None:
+        """Begin with nothing at hand."""
+        self._bench: Bench | None = None
+
+    def __call__(self, part: Part, attempt: Attempt) -> None:
+        """Decode the part and store what came of it."""
+        if self._bench is None:
+            self._bench = Bench.of(attempt.settings, attempt.engine, part.evaluation_id)
+        _store(attempt, part, _decode(attempt, self._bench, part))
+
+
+def _decode(attempt: Attempt, bench: Bench, part: Part) -> EvaluatedDataset:
+    def tell(done: int, _: int) -> None:
+        parts.set_progress(attempt.engine, part, done)
 
     throttled = attempt.throttled(tell)
-    for system in systems:
-        checkpoint = _fetch(attempt, system, policy)
-        for dataset, manifest in datasets:
-            start = before
 
-            def advance(done: int, _: int, start: int = start) -> None:
-                throttled(start + done, total)
+    def progress(done: int, total: int) -> None:
+        if done < total:  # the last is told with the result
+            throttled(done, total)
 
-            result = _decode(attempt, checkpoint, spec, dataset, manifest, policy, advance)
-            _save(attempt, system, result, position)
-            statuses.append(result.result.status)
-            before += len(manifest.utterances)
-            position += 1
-    if all(status == "failed" for status in statuses):
+    return bench.decode(part, progress, attempt.keeper.stopping.is_set)
+
+
+def _store(attempt: Attempt, part: Part, evaluated: EvaluatedDataset) -> None:
+    document = evaluated.model_dump(mode="json")
+    utterances = document["result"].pop("utterances")
+    parts.finish(attempt.engine, part, evaluated.result.status, document, utterances)
+    attempt.wake()
+
+
+def _settle(attempt: Attempt, bench: Bench, statuses: Counter[str]) -> None:
+    lease = attempt.lease
+    if set(statuses) == {"failed"}:
         raise EvaluationFailedError(
             "No utterance of any dataset could be decoded; GET the merge's wer and see `skipped`."
         )
-    status = "succeeded" if all(s == "succeeded" for s in statuses) else "partial"
-    verdict = decide(engine, lease.merge_id, lease.id, spec, status)
-    with writing(engine) as connection:
+    status = "succeeded" if set(statuses) == {"succeeded"} else "partial"
+    verdict = decide(attempt.engine, lease.merge_id, lease.id, bench.spec, status)
+    with writing(attempt.engine) as connection:
         finish(connection, lease, status, {"verdict": verdict})
-
-
-def _systems(spec: EvaluationSpec, merge: Any) -> Iterator[_System]:
-    yield _System("merge", f"merge://{merge['id']}")
-    sources = merge["sources"]
-    for other in spec.compare_with:
-        if other == "base" and sources["base"]:
-            yield _System("base", sources["base"]["resolved"])
-        elif other == "checkpoints":
-            for source in sources["checkpoints"]:
-                yield _System(source["name"], source["resolved"])
-        elif other.startswith("merge://"):
-            yield _System(other.removeprefix("merge://"), other)
-
-
-def _manifest(dataset: DatasetSpec, policy: SourcePolicy) -> Manifest:
-    path = resolve_dataset(dataset.uri, policy, param=f"dataset {dataset.name}")
-    return read_manifest(path, label=dataset.uri, roots=policy.file_roots)
-
-
-def _fetch(attempt: Attempt, system: _System, policy: SourcePolicy) -> LocalCheckpoint:
-    try:
-        found = resolve(system.uri, policy)
-        return fetch(found, policy, should_stop=attempt.keeper.stopping.is_set)
-    except AfluenteError as error:
-        raise EvaluationFailedError(f"{system.name}: {error.message}") from error
-
-
-def _decode(
-    attempt: Attempt,
-    checkpoint: LocalCheckpoint,
-    spec: EvaluationSpec,
-    dataset: DatasetSpec,
-    manifest: Manifest,
-    policy: SourcePolicy,
-    progress: Any,
-) -> EvaluatedDataset:
-    def locate(utterance: Utterance) -> Path:
-        return check_readable(audio_path(manifest, utterance), policy)
-
-    result = evaluate(
-        checkpoint.folder,
-        checkpoint.sha256,
-        manifest,
-        spec.decoding_of(dataset),
-        StoredTranscripts(attempt.engine),
-        progress=progress,
-        should_stop=attempt.keeper.stopping.is_set,
-        device=choose_device(attempt.settings.device),
-        locate=locate,
-    )
-    return EvaluatedDataset(
-        name=dataset.name,
-        group=dataset.group,
-        normalizer=spec.normalizer_of(dataset),
-        result=result,
-    )
-
-
-def _save(attempt: Attempt, system: _System, evaluated: EvaluatedDataset, position: int) -> None:
-    document = evaluated.model_dump(mode="json")
-    utterances = document["result"].pop("utterances")
-    evaluations.save_result(
-        attempt.engine,
-        attempt.lease,
-        system=system.name,
-        dataset=evaluated.name,
-        position=position,
-        result=document,
-        utterances=utterances,
-    )

@@ -6,7 +6,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 from sqlalchemy import Engine
@@ -43,6 +44,7 @@ class Keeper:
         self._engine, self._lease, self._settings = engine, lease, settings
         self._worker_id = worker_id
         self._at_end = at_end
+        self._others: tuple[Lease, ...] = ()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="keeper", daemon=True)
 
@@ -54,13 +56,22 @@ class Keeper:
         self._done.set()
         self._thread.join()
 
+    @contextmanager
+    def holding(self, other: Lease) -> Iterator[None]:
+        """Renew another lease too for as long as the context lasts; its loss ends the job."""
+        self._others = (*self._others, other)
+        try:
+            yield
+        finally:
+            self._others = tuple(lease for lease in self._others if lease != other)
+
     def _keep(self) -> None:
         renewed = time.monotonic()
         while not self._done.wait(self._settings.poll_seconds):
             try:
                 reason = self._look()
                 if reason is None and time.monotonic() - renewed >= self._settings.renew_seconds:
-                    renew(self._engine, self._lease, self._settings.lease_seconds)
+                    self._renew()
                     renewed = time.monotonic()
             except LeaseLostError:
                 reason = "lost"
@@ -71,6 +82,16 @@ class Keeper:
             if reason is not None:
                 self._end(reason)
                 return
+
+    def _renew(self) -> None:
+        seconds = self._settings.lease_seconds
+        renew(self._engine, self._lease, seconds)
+        for other in self._others:
+            try:
+                renew(self._engine, other, seconds)
+            except LeaseLostError:
+                if other in self._others:  # else it has ended in the meantime, as it should
+                    raise
 
     def _look(self) -> Reason | None:
         status = look(self._engine, self._lease, self._worker_id)
@@ -88,7 +109,7 @@ class Keeper:
         while not self._done.wait(min(self._settings.renew_seconds, 0.5)):
             try:
                 if reason == "stopping" and time.monotonic() < deadline:
-                    renew(self._engine, self._lease, self._settings.lease_seconds)
+                    self._renew()
                     continue
                 if time.monotonic() < deadline:
                     continue

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from app.contract.errors import SourceChangedError
+from app.contract.errors import SourceChangedError, StorageError
 from app.contract.recipe import Recipe
 from app.contract.states import Phase
 from app.services.preparation import prepare, source_policy
+from app.sources.blobs import BlobCache
+from app.sources.digests import remember
+from app.sources.policy import SourcePolicy
 from app.storage import evaluations, merges
 from app.storage.database import writing
 from app.storage.leases import JobKind, LeaseLostError, finish, mark_sent
@@ -40,11 +44,12 @@ def do_merge(attempt: Attempt) -> None:
     folder = attempt.store.attempt_folder(lease.id, lease.fence)
     previous = _previous(attempt, row["continues"], sources)
     job = make_job(prepared, locals_, folder, attempt.settings, previous)
-    observer = Observer(_telling(attempt, "tensors"), attempt.keeper.stopping)
+    observer = Observer(_telling_of_tensors(attempt), attempt.keeper.stopping)
     outcome = run(job, observer)
     merges.set_warnings(engine, lease, all_warnings(prepared, locals_, outcome))
     _phase(attempt, Phase.PUBLISHING)
-    _publish(attempt, outcome.folder, row["request"])
+    published, files = _publish(attempt, outcome.folder, row["request"])
+    _remember(policy, published, files)
 
 
 def _phase(
@@ -54,11 +59,29 @@ def _phase(
     attempt.wake()
 
 
-def _telling(attempt: Attempt, unit: str) -> Any:
+def _telling(attempt: Attempt, unit: str) -> Callable[[int, int], None]:
     def tell(done: int, total: int) -> None:
         merges.set_progress(attempt.engine, attempt.lease, done, total, unit)
 
     return attempt.throttled(tell)
+
+
+def _telling_of_tensors(attempt: Attempt) -> Callable[[int, int], None]:
+    """Return what tells how many tensors are done; earlier attempts' folders go at the first call.
+
+    By then this attempt has taken over what is finished in them: however often a merge loses its
+    worker, it takes the room of one attempt.
+    """
+    tell, told = _telling(attempt, "tensors"), False
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        tell(done, total)
+        if not told:
+            told = True
+            attempt.store.remove_attempts_before(attempt.lease.id, attempt.lease.fence)
+
+    return progress
 
 
 def _flat(sources: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -99,8 +122,13 @@ def _digests(sources: Mapping[str, Any]) -> list[str | None]:
     return [source["sha256"] for source in _flat(sources)]
 
 
-def _publish(attempt: Attempt, finished: Path, request: Mapping[str, Any]) -> None:
-    """Make the finished folder the merge's artifact, in one transaction; queue its evaluation."""
+def _publish(
+    attempt: Attempt, finished: Path, request: Mapping[str, Any]
+) -> tuple[Path, tuple[dict[str, Any], ...]]:
+    """Make the finished folder the merge's artifact, in one transaction; queue its evaluation.
+
+    Return where it is now, and its files.
+    """
     lease, store = attempt.lease, attempt.store
     files = describe_files(finished)
     name = store.publish(lease.id, lease.fence, finished)
@@ -117,3 +145,13 @@ def _publish(attempt: Attempt, finished: Path, request: Mapping[str, Any]) -> No
     store.remove_scratch(lease.id)
     if evaluation_id is not None and attempt.queue.send(JobKind.EVALUATION, evaluation_id):
         mark_sent(attempt.engine, JobKind.EVALUATION, evaluation_id)
+    return store.published_folder(name), files
+
+
+def _remember(policy: SourcePolicy, folder: Path, files: Iterable[Mapping[str, Any]]) -> None:
+    """Keep the digests of what was published: however many workers evaluate it, none hashes it."""
+    digests = BlobCache(policy).digests
+    # It is published; without them it is only hashed again.
+    with suppress(OSError, StorageError):
+        for file in files:
+            remember(folder.resolve() / file["name"], file["sha256"], digests)

@@ -13,6 +13,7 @@ from app.storage import fleet, merges
 from app.storage.artifacts import ArtifactStore, merge_of
 from app.storage.leases import abandon, mark_sent, owners, recover, waiting
 from app.storage.queue import Queue
+from worker.invitations import invite
 from worker.processes.owners import is_known_dead
 
 _LOG = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Sweeper:
             return False
         self.recover()
         self.resend()
+        invite(self.engine, self.queue)
         self.tidy()
         return True
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from app.contract.tasks import EVALUATE_TASK, MERGE_TASK
 from app.storage.leases import JobKind
-from worker.attempts import attempt_job
+from worker.attempts import attempt_job, attempt_parts
 from worker.celery_app import SETTINGS, WORKER_ID, app
-from worker.evaluation_job import do_evaluation
+from worker.evaluation_job import PartWork, do_evaluation
+from worker.evaluation_parts import device_type_of
 from worker.merge_job import do_merge
 
 _WORKS = {JobKind.MERGE: do_merge, JobKind.EVALUATION: do_evaluation}
@@ -20,5 +21,7 @@ def merge(merge_id: str) -> None:
 
 @app.task(name=EVALUATE_TASK)
 def evaluate(evaluation_id: str) -> None:
-    """Do a queued evaluation."""
-    attempt_job(JobKind.EVALUATION, evaluation_id, SETTINGS, WORKER_ID, _WORKS)
+    """Do a queued evaluation, or help with one that another worker has."""
+    if not attempt_job(JobKind.EVALUATION, evaluation_id, SETTINGS, WORKER_ID, _WORKS):
+        device_type = device_type_of(SETTINGS)
+        attempt_parts(evaluation_id, SETTINGS, WORKER_ID, device_type, PartWork())

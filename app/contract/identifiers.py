@@ -8,6 +8,7 @@ from ulid import ULID
 
 MERGE = "mrg"
 EVALUATION = "evl"
+PART = "prt"
 API_KEY = "key"
 WORKER = "wrk"
 

@@ -12,17 +12,23 @@ from app.contract.states import FINAL
 _ROUNDING = 1e-12
 
 
-def judge(document: Mapping[str, Any], gate: GateSpec, asked: Sequence[str]) -> dict[str, Any]:
+def judge(
+    document: Mapping[str, Any], gate: GateSpec, sets: Sequence[Mapping[str, str]]
+) -> dict[str, Any]:
     """Return the verdict `{"passed", "failures", ...}` on what is there now.
 
-    `asked` are the sets that were to be evaluated: one that is missing, or partial, or has no
-    rate to judge, fails as one above its limit does, and so does an evaluation that has not
-    ended well. A failure is `{"dataset", "check", "value", "limit", "excess", "message"}`.
+    `sets` are those that were to be evaluated, with where the newest evaluation of each stands
+    (`evaluation.sets` of `/wer`): one that is missing or partial, has no rate to judge, or whose
+    newest evaluation has not ended well, fails as one above its limit does: an older result does
+    not stand in. A failure is `{"dataset", "check", "value", "limit", "excess", "message"}`.
     """
     newest = {dataset["name"]: dataset for dataset in document["datasets"]}
-    failures = [*_unfinished(document["status"])]
-    for name in dict.fromkeys([*asked, *newest, *gate.names]):
-        failures += _judge_set(name, newest.get(name), gate)
+    standing = {one["name"]: one for one in sets}
+    failures: list[dict[str, Any]] = []
+    for name in dict.fromkeys([*standing, *newest, *gate.names]):
+        failures += _judge_set(name, newest.get(name), gate, standing.get(name))
+    if not failures:
+        failures += _unfinished(document["status"])
     if not newest and not failures:
         failures.append(_failure(None, "complete", "nothing was evaluated"))
     return verdict(gate, failures)
@@ -53,18 +59,34 @@ def _unfinished(status: str) -> Iterator[dict[str, Any]]:
 
 
 def _judge_set(
-    name: str, dataset: Mapping[str, Any] | None, gate: GateSpec
+    name: str,
+    dataset: Mapping[str, Any] | None,
+    gate: GateSpec,
+    standing: Mapping[str, str] | None,
 ) -> Iterator[dict[str, Any]]:
     highest, allowed = limit_of(gate.max_wer, name), limit_of(gate.max_regression, name)
     if highest is None and allowed is None:
         return
+    status = standing["status"] if standing else "succeeded"
+    heard_nothing = dataset is not None and dataset["status"] == "failed"
+    if standing and status not in {"succeeded", "partial"} and not heard_nothing:
+        state = "failed" if status in FINAL else "has not ended"
+        text = f"its newest evaluation ({standing['evaluation_id']}) {state}"
+        yield _failure(name, "complete", text)
+        return
     if dataset is None:
         yield _failure(name, "complete", "it is not evaluated")
         return
-    skipped = len(dataset["warnings"]["skipped"])
     if dataset["status"] != "succeeded":
+        skipped = len(dataset["warnings"]["skipped"])
         total = skipped + dataset["utterances"]
         yield _failure(name, "complete", f"{skipped} of {total} utterances were skipped")
+    elif standing and status == "partial":
+        text = (
+            f"its newest evaluation ({standing['evaluation_id']}) is partial; the rate is of an "
+            "earlier one"
+        )
+        yield _failure(name, "complete", text)
     if highest is not None:
         yield from _too_high(name, dataset, highest)
     if allowed is not None:

@@ -70,6 +70,13 @@ _EXAMPLE: dict[str, Any] = {
         "id": "evl_01KB0Y8W5RZ9J2M7N4C6T3VHQX",
         "status": "succeeded",
         "datasets": ["parliament-test"],
+        "sets": [
+            {
+                "name": "parliament-test",
+                "evaluation_id": "evl_01KB0Y8W5RZ9J2M7N4C6T3VHQX",
+                "status": "succeeded",
+            }
+        ],
         "gate": {
             "passed": True,
             "max_wer": {"parliament-test": 0.1},

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from app.contract.errors import AfluenteError, InvalidRequestError, Problem, SourceError
+from app.contract.errors import (
+    AfluenteError,
+    InvalidRequestError,
+    Problem,
+    SourceError,
+    SourceNotFoundError,
+)
 from app.contract.evaluation import EvaluationSpec
 from app.contract.recipe import Recipe
 from app.services.backend import Backend
@@ -15,6 +21,8 @@ from app.storage import merges
 
 if TYPE_CHECKING:
     from app.services.preparation import Prepared
+
+_MERGE = "merge://"
 
 
 def check_sources(
@@ -55,6 +63,22 @@ def check_evaluation(
     has_base, experts = bool(sources["base"]), [one["name"] for one in sources["checkpoints"]]
     checks.append(lambda: _check_gate(evaluation, has_base, experts, ""))
     _run_all(checks)
+
+
+def named_merges(uris: Iterable[str]) -> dict[str, str]:
+    """Return those of the URIs that are of merges, by the merge's identifier."""
+    return {uri.removeprefix(_MERGE): uri for uri in uris if uri.startswith(_MERGE)}
+
+
+def refuse_deleted(named: Mapping[str, str], gone: Sequence[str]) -> None:
+    """Raise SourceNotFoundError for the merges that a request names and that are `gone`."""
+    problems = [
+        Problem(f"{named[one]}: There is no merge {one}; it was deleted.")
+        for one in gone
+        if one in named
+    ]
+    if problems:
+        raise SourceNotFoundError(problems[0].message, problems=problems)
 
 
 def _check_gate(

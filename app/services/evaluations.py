@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,7 +15,7 @@ from app.contract.evaluation import EvaluationSpec
 from app.contract.identifiers import EVALUATION, is_id
 from app.contract.problems import problems_of
 from app.services.backend import Backend
-from app.services.checks import check_evaluation
+from app.services.checks import check_evaluation, named_merges, refuse_deleted
 from app.services.idempotency import Caller, claim
 from app.services.merges import find as find_merge
 from app.services.presentation import evaluation_resource
@@ -46,8 +47,11 @@ def submit(
             )
         check_evaluation(backend, spec, merge["sources"])
         with writing(backend.engine) as connection:
-            if merges.lock(connection, merge_id) is None:  # deleted meanwhile
+            named = named_merges(_compared(spec, merge["sources"]))
+            gone = merges.lock_all(connection, [merge_id, *named])
+            if merge_id in gone:
                 raise NotFoundError(f"There is no merge {merge_id}.")
+            refuse_deleted(named, gone)
             evaluation_id = evaluations.create(connection, merge_id, content)
             mine.complete(connection, evaluation_id)
     backend.announce(JobKind.EVALUATION, evaluation_id, merge_id)
@@ -89,6 +93,16 @@ def cancel(backend: Backend, merge_id: str, evaluation_id: str) -> EvaluationRes
         )
     backend.wake(merge_id)
     return get(backend, merge_id, evaluation_id)
+
+
+def _compared(spec: EvaluationSpec, sources: Mapping[str, Any]) -> list[str]:
+    """Return the URIs of what the merge, whose sources these are, is compared with."""
+    found = list(spec.compare_with)
+    if "base" in found and sources["base"]:
+        found.append(sources["base"]["resolved"])
+    if "checkpoints" in found:
+        found += [source["resolved"] for source in sources["checkpoints"]]
+    return found
 
 
 def _parse(document: Any) -> EvaluationSpec:

@@ -14,7 +14,7 @@ from app.contract.problems import did_you_mean
 from app.contract.states import OPEN
 from app.reports.gate import judge, unfinished
 from app.services.resources import GateResource
-from app.services.selection import MERGE, choose, unpack
+from app.services.selection import MERGE, choose, standings, unpack
 from app.storage import evaluations
 
 Row = Mapping[Any, Any]
@@ -32,12 +32,14 @@ def decide(
     from app.reports.wer import build_wer  # the scorers are slow to import
 
     systems: dict[str, list[Any]] = {}
-    for row in choose(evaluations.results(engine, merge_id, evaluation_id)):
+    rows = evaluations.results(engine, merge_id, evaluation_id)
+    for row in choose(rows):
         if row["system"] in {MERGE, spec.gate.system}:
             systems.setdefault(str(row["system"]), []).append(unpack(row))
     own = systems.pop(MERGE, [])
     document = build_wer(merge_id, status, own, systems)
-    return judge(document, spec.gate, [dataset.name for dataset in spec.datasets])
+    ending = {"id": evaluation_id, "status": status, "spec": spec.model_dump(mode="json")}
+    return judge(document, spec.gate, standings([ending], rows))
 
 
 def gate_of(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import RowMapping
+from sqlalchemy import Connection, RowMapping
 
 from app.contract.errors import ConflictError, NotFoundError
 from app.contract.identifiers import MERGE, is_id
 from app.contract.recipe import ParsedRequest, Recipe, parse_request
 from app.contract.requests import MergeRequest
 from app.services.backend import Backend
-from app.services.checks import check_sources
+from app.services.checks import check_sources, named_merges, refuse_deleted
 from app.services.idempotency import Caller, claim
 from app.services.pages import decode_time_token, encode_token
 from app.services.presentation import merge_resource
@@ -20,6 +20,9 @@ from app.services.resources import MergePage, MergeResource, PlanResource
 from app.storage import evaluations, leases, merges
 from app.storage.database import clock, writing
 from app.storage.leases import JobKind
+
+if TYPE_CHECKING:
+    from app.services.preparation import Prepared
 
 
 def submit(backend: Backend, document: Any, caller: Caller) -> tuple[MergeResource, bool]:
@@ -34,6 +37,7 @@ def submit(backend: Backend, document: Any, caller: Caller) -> tuple[MergeResour
             return get(backend, mine.made), False
         prepared = check_sources(backend, parsed.recipe, parsed.request.evaluation)
         with writing(backend.engine) as connection:
+            _hold_sources(connection, prepared, parsed.request)
             merge_id = merges.create(
                 connection,
                 name=parsed.request.name,
@@ -131,6 +135,7 @@ def retry(backend: Backend, merge_id: str, caller: Caller) -> tuple[MergeResourc
         pinned = _pinned(row["sources"])
         prepared = check_sources(backend, recipe, request.evaluation, pinned=pinned)
         with writing(backend.engine) as connection:
+            _hold_sources(connection, prepared, request)
             new_id = merges.create(
                 connection,
                 name=row["name"],
@@ -172,6 +177,13 @@ def delete(backend: Backend, merge_id: str) -> None:
         backend.store.remove_published(row["artifact_folder"])
     backend.store.remove_scratch(merge_id)
     backend.wake(merge_id)
+
+
+def _hold_sources(connection: Connection, prepared: Prepared, request: MergeRequest) -> None:
+    """Keep the merges that a request reads until it is written: then its row protects them."""
+    compared = request.evaluation.compare_with if request.evaluation else ()
+    named = named_merges([*_pinned(prepared.sources()), *compared])
+    refuse_deleted(named, merges.lock_all(connection, named))
 
 
 def _pinned(sources: Mapping[str, Any]) -> list[str]:

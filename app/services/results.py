@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from app.contract.evaluation import EvaluatedDataset
 from app.services.backend import Backend
@@ -13,14 +14,23 @@ from app.services.selection import MERGE, choose, unpack
 from app.storage import evaluations
 
 
+@dataclass(frozen=True)
+class CurrentResults:
+    """Results by system, oldest first: the merge's own under "merge", the base, the experts...
+
+    The status is that of the evaluation asked for, or of the newest (`none` without any). `stored`
+    are the rows that they were chosen from.
+    """
+
+    status: str
+    systems: dict[str, list[EvaluatedDataset]]
+    stored: Sequence[Row]
+
+
 def current_results(
     backend: Backend, merge_id: str, evaluation_id: str | None = None
-) -> tuple[str, dict[str, list[EvaluatedDataset]]]:
-    """Return (status, results by system): the merge's own under "merge", the base, the experts...
-
-    The status is that of the evaluation asked for, or of the newest (`none` without any).
-    Results are oldest first. NotFoundError without the merge, or without that evaluation of it.
-    """
+) -> CurrentResults:
+    """Return what counts now; NotFoundError without the merge, or that evaluation of it."""
     row = find_merge(backend, merge_id)
     if evaluation_id is not None:
         status = str(find_evaluation(backend, merge_id, evaluation_id)["status"])
@@ -31,7 +41,8 @@ def current_results(
     by_system: dict[str, list[EvaluatedDataset]] = {}
     for chosen in choose(stored):
         by_system.setdefault(str(chosen["system"]), []).append(unpack(chosen))
-    return status, {name: by_system[name] for name in _order(by_system, row)}
+    systems = {name: by_system[name] for name in _order(by_system, row)}
+    return CurrentResults(status, systems, stored)
 
 
 def _order(systems: Iterable[str], merge: Row) -> list[str]:

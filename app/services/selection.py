@@ -1,4 +1,4 @@
-"""Which stored results count: of each dataset and way of decoding, the newest that succeeded."""
+"""Which stored results count, and where the newest evaluation of each dataset stands."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import Any
 from app.contract.evaluation import DecodingRecord, EvaluatedDataset
 
 MERGE = "merge"
+_RANKS = ("succeeded", "partial", "failed")
 Row = Mapping[Any, Any]
 
 
 def choose(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows that count, oldest first; `rows` are newest evaluation first."""
+    """Return the rows that count, oldest first; `rows` are newest evaluation first.
+
+    Of each dataset and way of decoding the newest that is whole counts, else the newest.
+    """
     best: dict[tuple[object, ...], tuple[int, Row]] = {}
     for row in rows:
         rank = _rank(row)
@@ -23,6 +27,29 @@ def choose(rows: Sequence[Row]) -> list[Row]:
     ages = {row["evaluation_id"]: -index for index, row in enumerate(rows)}
     kept = [row for _, row in best.values()]
     return sorted(kept, key=lambda row: (ages[row["evaluation_id"]], positions[id(row)]))
+
+
+def standings(found: Sequence[Row], rows: Sequence[Row]) -> list[dict[str, str]]:
+    """Return of each set that was asked for where the newest evaluation of it stands.
+
+    `found` are evaluations and `rows` their results, newest evaluation first. An entry is
+    `{"name", "evaluation_id", "status"}`: the evaluation's status, but where it has ended well
+    that of the merge's own result. What was cancelled is no longer asked for.
+    """
+    own = {
+        (row["evaluation_id"], row["dataset"]): _RANKS[_rank(row)]
+        for row in rows
+        if row["system"] == MERGE
+    }
+    newest: dict[str, dict[str, str]] = {}
+    for one in reversed(found):
+        if one["status"] == "cancelled":
+            continue
+        ended = one["status"] in {"succeeded", "partial"}
+        for name in (dataset["name"] for dataset in one["spec"]["datasets"]):
+            status = own.get((one["id"], name), "failed") if ended else str(one["status"])
+            newest[name] = {"name": name, "evaluation_id": one["id"], "status": status}
+    return list(newest.values())
 
 
 def unpack(row: Row) -> EvaluatedDataset:

@@ -13,7 +13,7 @@ from app.services.merges import find as find_merge
 from app.services.pages import decode_offset_token, encode_token
 from app.services.presentation import evaluation_summary
 from app.services.results import current_results
-from app.services.selection import MERGE
+from app.services.selection import MERGE, standings
 from app.storage import evaluations
 
 if TYPE_CHECKING:
@@ -44,26 +44,32 @@ def scored_report(
     """Return that document, and what it was made from."""
     from app.reports.wer import document_of, score_systems  # the scorers are slow to import
 
-    status, systems = current_results(backend, merge_id, evaluation_id)
+    current = current_results(backend, merge_id, evaluation_id)
+    systems = dict(current.systems)
     own = systems.pop(MERGE, [])
     scored = score_systems(own, systems, normalizer)
-    document = document_of(merge_id, status, scored)
-    return document | {"evaluation": _asked(backend, merge_id, evaluation_id)}, scored
+    document = document_of(merge_id, current.status, scored)
+    return document | {
+        "evaluation": _asked(backend, merge_id, evaluation_id, current.stored)
+    }, scored
 
 
-def _asked(backend: Backend, merge_id: str, evaluation_id: str | None) -> dict[str, Any]:
+def _asked(
+    backend: Backend, merge_id: str, evaluation_id: str | None, stored: Sequence[Any]
+) -> dict[str, Any]:
     """Return the evaluation meant, or the newest, and the sets that were asked for by any."""
     row = find_merge(backend, merge_id)
     found = evaluations.of_merge(backend.engine, merge_id)
     found = [one for one in found if evaluation_id in {None, one["id"]}]
-    # What was cancelled is no longer asked for.
-    specs = [one["spec"] for one in reversed(found) if one["status"] != "cancelled"]
-    if not found and row["request"].get("evaluation"):
-        specs = [row["request"]["evaluation"]]
     summary = evaluation_summary(row, found[0] if found else None).model_dump(mode="json")
+    sets = standings(found, stored)
+    names = [one["name"] for one in sets]
+    if not found and row["request"].get("evaluation"):
+        names = [one["name"] for one in row["request"]["evaluation"]["datasets"]]
     return {
         **{field: summary[field] for field in ("id", "status", "gate")},
-        "datasets": list(dict.fromkeys(one["name"] for spec in specs for one in spec["datasets"])),
+        "datasets": names,
+        "sets": sets,
     }
 
 
@@ -162,7 +168,7 @@ def _entries(
 
 
 def _select(backend: Backend, merge_id: str, selection: Selection) -> list[EvaluatedDataset]:
-    _, systems = current_results(backend, merge_id, selection.evaluation_id)
+    systems = current_results(backend, merge_id, selection.evaluation_id).systems
     if not systems and selection.system == MERGE and selection.dataset is None:
         return []  # nothing is decoded yet
     results = systems.get(selection.system)

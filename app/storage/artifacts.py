@@ -37,6 +37,12 @@ class ArtifactStore:
         numbers = [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()]
         return [folder / str(n) for n in sorted(numbers, reverse=True) if n != fence]
 
+    def remove_attempts_before(self, merge_id: str, fence: int) -> None:
+        """Delete the folders of the merge's attempts before this one, which takes nothing more."""
+        for folder in self.earlier_attempts(merge_id, fence):
+            if int(folder.name) < fence:
+                shutil.rmtree(folder, ignore_errors=True)
+
     def publish(self, merge_id: str, fence: int, finished: Path) -> str:
         """Move a finished folder to where it can be published, and return its name.
 

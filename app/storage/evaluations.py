@@ -9,9 +9,8 @@ from sqlalchemy import Connection, Engine, RowMapping, delete, insert, select
 
 from app.contract.identifiers import EVALUATION, new_id
 from app.storage import events
-from app.storage.database import now, reading, writing
-from app.storage.leases import Lease, write
-from app.storage.merges import lock, progress
+from app.storage.database import now, reading
+from app.storage.merges import lock
 from app.storage.tables import evaluation_results, evaluations
 
 
@@ -62,22 +61,9 @@ def latest(engine: Engine, merge_ids: Sequence[str]) -> dict[str, RowMapping]:
         return {str(row["merge_id"]): row for row in connection.execute(query).mappings()}
 
 
-def set_progress(engine: Engine, lease: Lease, done: int, total: int) -> None:
-    """Note how many utterances are decoded, and append an event to the merge's."""
-    values = {"progress_done": done, "progress_total": total, "progress_unit": "utterances"}
-    with writing(engine) as connection:
-        write(connection, lease, values)
-        data = {
-            "id": lease.id,
-            "status": "running",
-            "progress": progress(done, total, "utterances"),
-        }
-        events.append(connection, lease.merge_id, "evaluation", data)
-
-
 def save_result(
-    engine: Engine,
-    lease: Lease,
+    connection: Connection,
+    evaluation_id: str,
     *,
     system: str,
     dataset: str,
@@ -85,28 +71,26 @@ def save_result(
     result: Mapping[str, Any],
     utterances: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Store (or replace) what one system did on one dataset."""
+    """Store (or replace) what one system did on one dataset, in the caller's transaction."""
     table = evaluation_results
-    with writing(engine) as connection:
-        write(connection, lease, {"progress_unit": "utterances"})
-        connection.execute(
-            delete(table).where(
-                table.c.evaluation_id == lease.id,
-                table.c.system == system,
-                table.c.dataset == dataset,
-            )
+    connection.execute(
+        delete(table).where(
+            table.c.evaluation_id == evaluation_id,
+            table.c.system == system,
+            table.c.dataset == dataset,
         )
-        connection.execute(
-            insert(table).values(
-                evaluation_id=lease.id,
-                system=system,
-                dataset=dataset,
-                position=position,
-                result=dict(result),
-                utterances=[dict(item) for item in utterances],
-                created_at=now(),
-            )
+    )
+    connection.execute(
+        insert(table).values(
+            evaluation_id=evaluation_id,
+            system=system,
+            dataset=dataset,
+            position=position,
+            result=dict(result),
+            utterances=[dict(item) for item in utterances],
+            created_at=now(),
         )
+    )
 
 
 def results(engine: Engine, merge_id: str, evaluation_id: str | None = None) -> list[RowMapping]:

@@ -30,6 +30,15 @@ def append(connection: Connection, merge_id: str, kind: str, data: Mapping[str, 
     return sequence
 
 
+def age(connection: Connection, merge_id: str, kind: str) -> float:
+    """Return for how many seconds the merge has had no event of this kind; infinity without any."""
+    query = select(now() - events.c.created_at).where(
+        events.c.merge_id == merge_id, events.c.type == kind
+    )
+    found = connection.execute(query.order_by(events.c.sequence.desc()).limit(1)).scalar()
+    return float("inf") if found is None else float(found)
+
+
 def read(engine: Engine, merge_id: str, *, after: int = 0, limit: int = 500) -> list[RowMapping]:
     """Return up to `limit` events with a sequence above `after`, oldest first."""
     query = (

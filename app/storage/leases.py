@@ -1,8 +1,8 @@
 """Who works on a job: leases with a fencing number, on the database's clock.
 
-A merge (or an evaluation) belongs to whoever took its row last: taking raises `fence`, and every
-later write of that attempt says `where fence = ...`. An attempt that lost its lease can
-therefore change nothing, however late it wakes up.
+A merge (or an evaluation, or a part of one) belongs to whoever took its row last: taking raises
+`fence`, and every later write of that attempt says `where fence = ...`. An attempt that lost its
+lease can therefore change nothing, however late it wakes up.
 """
 
 from __future__ import annotations
@@ -12,24 +12,45 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Table, and_, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Table,
+    and_,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from app.contract.states import FINAL, OPEN, origins
 from app.storage import events
 from app.storage.database import now, reading, writing
-from app.storage.tables import evaluations, merges, workers
+from app.storage.tables import evaluation_parts, evaluations, merges, workers
 
 
 class JobKind(StrEnum):
-    """The two kinds of job that workers do."""
+    """The kinds of job that workers do; a PART is of an evaluation, which says when it ends."""
 
     MERGE = "merge"
     EVALUATION = "evaluation"
+    PART = "part"
 
     @property
     def table(self) -> Table:
         """The table that holds the jobs of this kind."""
-        return merges if self is JobKind.MERGE else evaluations
+        return _TABLES[self]
+
+
+_TABLES = {
+    JobKind.MERGE: merges,
+    JobKind.EVALUATION: evaluations,
+    JobKind.PART: evaluation_parts,
+}
+# Those that messages name, and that clients hear of. Parts are claimed through their evaluation.
+_ANNOUNCED = (JobKind.MERGE, JobKind.EVALUATION)
 
 
 class LeaseLostError(Exception):
@@ -54,28 +75,33 @@ class Lease:
 
 def take(engine: Engine, kind: JobKind, job_id: str, owner: str, seconds: float) -> Lease | None:
     """Make a queued job running and return its lease; None if there is nothing to take."""
-    table = kind.table
-    free = and_(table.c.id == job_id, table.c.status == "queued")
     with writing(engine) as connection:
-        row = connection.execute(
-            update(table)
-            .where(free)
-            .values(
-                status="running",
-                fence=table.c.fence + 1,
-                attempt=table.c.attempt + 1,
-                lease_owner=owner,
-                lease_expires_at=now() + seconds,
-                started_at=_first(table),
-                killed=False,
-            )
-            .returning(*_identity(table), table.c.fence, table.c.attempt)
-        ).one_or_none()
-        if row is None:
-            return None
-        merge_id, fence, attempt = row.merge_id, row.fence, row.attempt
-        _announce(connection, kind, job_id, merge_id, "running", attempt=attempt)
-    return Lease(kind, job_id, merge_id, owner, fence, attempt)
+        return take_within(connection, kind, job_id, owner, seconds)
+
+
+def take_within(
+    connection: Connection, kind: JobKind, job_id: str, owner: str, seconds: float
+) -> Lease | None:
+    """Do the same within the caller's transaction."""
+    table = kind.table
+    row = connection.execute(
+        update(table)
+        .where(table.c.id == job_id, table.c.status == "queued")
+        .values(
+            status="running",
+            fence=table.c.fence + 1,
+            attempt=table.c.attempt + 1,
+            lease_owner=owner,
+            lease_expires_at=now() + seconds,
+            started_at=_first(table),
+            killed=False,
+        )
+        .returning(*_identity(table), table.c.fence, table.c.attempt)
+    ).one_or_none()
+    if row is None:
+        return None
+    _announce(connection, kind, job_id, row.merge_id, "running", attempt=row.attempt)
+    return Lease(kind, job_id, row.merge_id, owner, row.fence, row.attempt)
 
 
 def renew(engine: Engine, lease: Lease, seconds: float) -> None:
@@ -99,14 +125,17 @@ def write(connection: Connection, lease: Lease, values: Mapping[str, Any]) -> No
 def look(engine: Engine, lease: Lease, worker_id: str | None = None) -> str:
     """Return `running`, `cancelling`, or `stopping` when the worker was told to stop.
 
-    LeaseLostError if another attempt has the job, or it has ended or is gone.
+    LeaseLostError if another attempt has the job, or it has ended or is gone, or if it is a part
+    of what is no longer wanted.
     """
     table = lease.kind.table
     stopping = select(workers.c.stopping).where(workers.c.id == worker_id).scalar_subquery()
+    query = select(table.c.status, stopping.label("stopping")).where(lease._mine)
+    if lease.kind is JobKind.PART:
+        wanted = evaluations.c.status.in_(("queued", "running"))
+        query = query.join(evaluations, evaluations.c.id == table.c.evaluation_id).where(wanted)
     with reading(engine) as connection:
-        row = connection.execute(
-            select(table.c.status, stopping.label("stopping")).where(lease._mine)
-        ).one_or_none()
+        row = connection.execute(query).one_or_none()
     if row is None or row.status not in {"running", "cancelling"}:
         raise LeaseLostError(lease.id)
     if row.status == "running" and row.stopping:
@@ -134,20 +163,30 @@ def finish(
         raise LeaseLostError(lease.id)
     error = (values or {}).get("error")
     _announce(connection, lease.kind, lease.id, lease.merge_id, status, error=error)
-    end_if_over(connection, lease.merge_id)
+    _close(connection, lease.kind, lease.id, lease.merge_id)
 
 
 def give_back(engine: Engine, lease: Lease) -> None:
-    """Put a running job back into the queue (its worker was told to stop)."""
+    """Put a running job back into the queue (its worker was told to stop).
+
+    With an evaluation go the parts of it that the same process has.
+    """
     table = lease.kind.table
+    back = {"status": "queued", "lease_owner": None, "lease_expires_at": None, "sent_at": None}
     with writing(engine) as connection:
         done = connection.execute(
-            update(table)
-            .where(lease._mine, table.c.status == "running")
-            .values(status="queued", lease_owner=None, lease_expires_at=None, sent_at=None)
+            update(table).where(lease._mine, table.c.status == "running").values(**back)
         )
         if done.rowcount != 1:
             raise LeaseLostError(lease.id)
+        if lease.kind is JobKind.EVALUATION:
+            parts = evaluation_parts.c
+            connection.execute(
+                update(evaluation_parts)
+                .where(parts.evaluation_id == lease.id, parts.lease_owner == lease.owner)
+                .where(parts.status == "running")
+                .values(**back)
+            )
         _announce(connection, lease.kind, lease.id, lease.merge_id, "queued")
 
 
@@ -230,7 +269,7 @@ def recover(
                 )
                 _announce(connection, kind, row.id, row.merge_id, target, error=values.get("error"))
                 if target != "queued":
-                    end_if_over(connection, row.merge_id)
+                    _close(connection, kind, row.id, row.merge_id)
                 outcome.append(Recovered(kind, row.id, target))
     return outcome
 
@@ -242,7 +281,7 @@ def waiting(engine: Engine, *, unsent_seconds: float | None) -> list[tuple[JobKi
     """
     found: list[tuple[float, JobKind, str]] = []
     with reading(engine) as connection:
-        for kind in JobKind:
+        for kind in _ANNOUNCED:
             table = kind.table
             unsent: ColumnElement[bool] = table.c.sent_at.is_(None)
             if unsent_seconds is not None:
@@ -256,7 +295,7 @@ def interrupted(engine: Engine) -> tuple[JobKind, str] | None:
     """Return the oldest queued job that was begun before: it goes first, whatever the message."""
     found: list[tuple[float, JobKind, str]] = []
     with reading(engine) as connection:
-        for kind in JobKind:
+        for kind in _ANNOUNCED:
             table = kind.table
             query = select(table.c.id, table.c.started_at).where(
                 table.c.status == "queued", table.c.attempt > 0
@@ -299,7 +338,7 @@ def request_cancel(connection: Connection, kind: JobKind, job_id: str) -> str | 
     ).one_or_none()
     if row is not None:
         _announce(connection, kind, job_id, row.merge_id, "cancelled")
-        end_if_over(connection, row.merge_id)
+        _close(connection, kind, job_id, row.merge_id)
         return "cancelled"
     row = connection.execute(
         update(table)
@@ -313,7 +352,17 @@ def request_cancel(connection: Connection, kind: JobKind, job_id: str) -> str | 
     return connection.execute(select(table.c.status).where(table.c.id == job_id)).scalar()
 
 
-def end_if_over(connection: Connection, merge_id: str) -> None:
+def _close(connection: Connection, kind: JobKind, job_id: str, merge_id: str) -> None:
+    """Do what follows from a job's end: an evaluation's parts go, a merge's log may end."""
+    if kind is JobKind.EVALUATION:
+        connection.execute(
+            delete(evaluation_parts).where(evaluation_parts.c.evaluation_id == job_id)
+        )
+    if kind in _ANNOUNCED:
+        _end_if_over(connection, merge_id)
+
+
+def _end_if_over(connection: Connection, merge_id: str) -> None:
     """Append `end` when the merge is final and none of its evaluations is open."""
     status = connection.execute(select(merges.c.status).where(merges.c.id == merge_id)).scalar()
     if status not in FINAL:
@@ -344,6 +393,8 @@ def _announce(
     attempt: int | None = None,
     error: Any = None,
 ) -> None:
+    if kind not in _ANNOUNCED:
+        return
     data: dict[str, Any] = {"status": status}
     if attempt is not None:
         data["attempt"] = attempt

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
-    Column,
     ColumnElement,
     Connection,
     Engine,
@@ -77,6 +76,12 @@ def lock(connection: Connection, merge_id: str) -> RowMapping | None:
     """Return the merge's row, or None; nobody changes or deletes it until the transaction ends."""
     query = select(merges).where(merges.c.id == merge_id).with_for_update(key_share=True)
     return connection.execute(query).mappings().one_or_none()
+
+
+def lock_all(connection: Connection, merge_ids: Iterable[str]) -> list[str]:
+    """Lock these merges likewise, and return those that there are not."""
+    # In one order, or two who lock the same ones could wait for each other.
+    return [one for one in sorted(set(merge_ids)) if lock(connection, one) is None]
 
 
 def page(
@@ -157,11 +162,13 @@ def has_open_work(connection: Connection, merge_id: str) -> bool:
 def has_open_readers(connection: Connection, merge_id: str) -> bool:
     """Say whether a merge or an evaluation that has not ended names this merge as a source."""
 
-    def names_it(column: Column[Any]) -> ColumnElement[bool]:
+    def names_it(column: ColumnElement[Any]) -> ColumnElement[bool]:
         return cast(column, Text).contains(f"merge://{merge_id}")
 
     theirs = select(merges.c.id).where(
-        merges.c.status.in_(sorted(OPEN)), names_it(merges.c.sources)
+        merges.c.status.in_(sorted(OPEN)),
+        # The evaluation that it asks for is made when it is published.
+        or_(names_it(merges.c.sources), names_it(merges.c.request["evaluation"])),
     )
     measured = (
         select(evaluations.c.id)

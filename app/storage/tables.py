@@ -32,7 +32,7 @@ _JSON = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgres
 
 
 def _job_columns() -> tuple[Column[object], ...]:
-    """What merges and evaluations have in common: a status, a lease, a progress, an end."""
+    """What jobs have in common: a status, a lease, a progress, an end."""
     return (
         Column("id", _ID, primary_key=True),
         Column("status", String(12), nullable=False, index=True),
@@ -113,6 +113,26 @@ evaluation_results = Table(
     Column("created_at", _TIME, nullable=False),
 )
 
+# One row for each (system, dataset) of an evaluation that is under way: what one worker does at a
+# time. They go when the evaluation ends.
+evaluation_parts = Table(
+    "evaluation_parts",
+    metadata,
+    *_job_columns(),
+    Column(
+        "merge_id", _ID, ForeignKey("merges.id", ondelete="CASCADE"), nullable=False, index=True
+    ),
+    Column("evaluation_id", _ID, ForeignKey("evaluations.id", ondelete="CASCADE"), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("system", String(120), nullable=False),
+    Column("dataset", String(120), nullable=False),
+    Column("manifest_sha256", String(64), nullable=False),
+    # Where all are decoded, cpu or cuda: results of several kinds could not be compared.
+    Column("device_type", String(20), nullable=False),
+    # Parts of one lane would decode the same utterances: they are done one after another.
+    Column("lane", String(64), nullable=False),
+)
+
 transcripts = Table(
     "transcripts",
     metadata,
@@ -164,3 +184,9 @@ elections = Table(
 )
 
 Index("ix_merges_created_at_id", merges.c.created_at, merges.c.id)
+Index(
+    "ix_evaluation_parts_evaluation_id_lane_status",
+    evaluation_parts.c.evaluation_id,
+    evaluation_parts.c.lane,
+    evaluation_parts.c.status,
+)

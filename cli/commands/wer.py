@@ -11,8 +11,8 @@ import typer
 from cli.options import Key, Url
 
 _EXIT_STATUS = (
-    "Exit status: 0, also where no limit was given; 3 if a limit is not kept, or a set is missing, "
-    "partial or not yet evaluated; 1 if anything else is wrong."
+    "Exit status: 0, also where no limit was given; 3 if a limit is not kept, or a set is missing "
+    "or its newest evaluation partial, failed or not over; 1 if anything else is wrong."
 )
 
 

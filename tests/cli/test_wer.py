@@ -8,15 +8,20 @@ import httpx2
 import pytest
 
 from app.services.backend import Backend
+from app.storage import evaluations
+from app.storage.database import writing
+from app.storage.leases import JobKind
 from tests.app.routes.conftest import (
     empty_database,
+    end,
     make_settings,
     models,
     recipe,
     serve,
     succeed,
+    take,
 )
-from tests.app.routes.test_evaluations import PERFECT, WORSE, result, spec
+from tests.app.routes.test_evaluations import PERFECT, WORSE, result, spec, store
 from tests.app.routes.test_gate import finish
 
 __all__ = ["empty_database", "make_settings", "models", "recipe", "spec"]
@@ -77,3 +82,52 @@ def test_a_merge_that_was_never_evaluated_does_not_pass(afluente, make_settings,
         done = afluente("wer", merge_id, "--url", url, "--max-wer", "1")
     assert done.returncode == 3
     assert "never evaluated" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("end_of_the_newest", "said"),
+    [
+        ("partial", "set: its newest evaluation ({}) is partial; the rate is of an earlier one"),
+        ("failed", "set: its newest evaluation ({}) failed"),
+        ("queued", "set: its newest evaluation ({}) has not ended"),
+        ("running", "set: its newest evaluation ({}) has not ended"),
+    ],
+)
+def test_an_older_result_never_passes_for_the_newest(
+    afluente, make_settings, recipe, spec, end_of_the_newest: str, said: str
+):
+    with serve(make_settings()) as (url, backend), httpx2.Client(base_url=url) as client:
+        merge_id = measure(url, backend, recipe, spec)
+
+        def again(asked: dict) -> str:
+            path = f"/merges/{merge_id}/evaluations"
+            return str(client.post(path, json=asked).json()["id"])
+
+        newest = again(spec)
+        if end_of_the_newest != "queued":
+            lease = take(backend.engine, newest, JobKind.EVALUATION)
+            if end_of_the_newest == "partial":
+                store(backend, lease, "merge", 0, result(PERFECT[:3], skipped=1))
+            if end_of_the_newest != "running":
+                end(backend.engine, lease, end_of_the_newest)
+        # Of another set: what came last of all is not what counts.
+        other = [{**spec["datasets"][0], "name": "other"}]
+        last = again(spec | {"datasets": other})
+        lease = take(backend.engine, last, JobKind.EVALUATION)
+        document, utterances = result(PERFECT)
+        with writing(backend.engine) as connection:
+            evaluations.save_result(
+                connection, last, system="merge", dataset="other", position=0,
+                result=document | {"name": "other"}, utterances=utterances,
+            )  # fmt: skip
+        end(backend.engine, lease, "succeeded")
+        done = afluente("wer", merge_id, "--url", url, "--max-wer", "set=0.5")
+        assert done.returncode == 3, done.stderr
+        assert done.stderr.splitlines() == [
+            f"gate: {said.format(newest)}",
+            "gate: not passed",
+        ]
+        assert afluente("wer", merge_id, "--url", url, "--max-wer", "other=0.5").returncode == 0
+        first = client.get(f"/merges/{merge_id}/evaluations").json()["data"][-1]["id"]
+        alone = ("--evaluation", first, "--max-wer", "set=0.5")
+        assert afluente("wer", merge_id, "--url", url, *alone).returncode == 0

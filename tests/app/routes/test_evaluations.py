@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 
 from app.services.backend import Backend
 from app.storage import evaluations
+from app.storage.database import writing
 from app.storage.leases import JobKind, Lease
 from tests.app.routes.conftest import end, take
 from tests.app.routes.test_create_merge import refusal
@@ -59,10 +60,11 @@ def result(
 
 
 def store(backend: Backend, lease: Lease, system: str, position: int, stored: Any) -> None:
-    evaluations.save_result(
-        backend.engine, lease, system=system, dataset="set", position=position,
-        result=stored[0], utterances=stored[1],
-    )  # fmt: skip
+    with writing(backend.engine) as connection:
+        evaluations.save_result(
+            connection, lease.id, system=system, dataset="set", position=position,
+            result=stored[0], utterances=stored[1],
+        )  # fmt: skip
 
 
 PERFECT = REFERENCES

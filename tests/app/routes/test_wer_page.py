@@ -10,6 +10,7 @@ from app.routes.negotiation import preferred
 from app.services import peers
 from app.services.backend import Backend
 from app.storage import evaluations
+from app.storage.database import writing
 from app.storage.leases import JobKind
 from tests.app.routes.conftest import end, succeed, take
 from tests.app.routes.test_create_merge import refusal
@@ -90,11 +91,12 @@ def measured(
         stored.append((document, utterances))
     evaluation_id = client.post(f"/merges/{merge_id}/evaluations", json=spec).json()["id"]
     lease = take(backend.engine, evaluation_id, JobKind.EVALUATION)
-    for position, (document, utterances) in enumerate(stored):
-        evaluations.save_result(
-            backend.engine, lease, system="merge", dataset=document["name"], position=position,
-            result=document, utterances=utterances,
-        )  # fmt: skip
+    with writing(backend.engine) as connection:
+        for position, (document, utterances) in enumerate(stored):
+            evaluations.save_result(
+                connection, lease.id, system="merge", dataset=document["name"],
+                position=position, result=document, utterances=utterances,
+            )  # fmt: skip
     end(backend.engine, lease, "succeeded")
     return merge_id
 

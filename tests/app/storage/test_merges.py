@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from sqlalchemy import Engine, select
 
-from app.storage import evaluations, events, leases, merges
+from app.storage import evaluations, events, leases, merges, parts
 from app.storage.database import reading, writing
 from app.storage.leases import JobKind
+from app.storage.parts import PlannedPart
 from app.storage.tables import evaluation_results, metadata
 from tests.app.storage.conftest import make_merge
 
@@ -46,9 +47,11 @@ def test_deleting_leaves_nothing_behind(engine: Engine, merge_id: str):
         leases.finish(connection, lease, "succeeded")
     evaluating = leases.take(engine, JobKind.EVALUATION, evaluation_id, "a", 30)
     assert evaluating is not None
-    evaluations.save_result(
-        engine, evaluating, system="merge", dataset="d", position=0, result={}, utterances=[]
-    )
+    planned = PlannedPart("merge", "d", "a" * 64, "lane", utterances=1)
+    parts.plan(engine, evaluating, "cpu", [planned, planned])
+    part = parts.claim(engine, evaluation_id, "a", 30, "cpu")
+    assert part is not None
+    parts.finish(engine, part, "succeeded", {}, [])
     with writing(engine) as connection:
         assert merges.has_open_work(connection, merge_id)
         leases.finish(connection, evaluating, "succeeded")
@@ -75,18 +78,10 @@ def test_a_warning_is_recorded_and_told_once(engine: Engine, merge_id: str):
 def test_a_result_stored_twice_is_there_once(engine: Engine, merge_id: str):
     with writing(engine) as connection:
         evaluation_id = evaluations.create(connection, merge_id, {})
-    lease = leases.take(engine, JobKind.EVALUATION, evaluation_id, "a", 30)
-    assert lease is not None
+    stored = {"system": "base", "dataset": "d", "position": 0, "utterances": []}
     for number in range(2):
-        evaluations.save_result(
-            engine,
-            lease,
-            system="base",
-            dataset="d",
-            position=0,
-            result={"number": number},
-            utterances=[],
-        )
+        with writing(engine) as connection:
+            evaluations.save_result(connection, evaluation_id, result={"number": number}, **stored)
     assert [row["result"] for row in evaluations.results(engine, merge_id)] == [{"number": 1}]
     with reading(engine) as connection:
         assert len(connection.execute(select(evaluation_results)).all()) == 1

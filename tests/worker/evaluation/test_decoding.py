@@ -108,11 +108,6 @@ def test_nothing_is_written_to_stderr(
     assert (captured.out, captured.err) == ("", "")
 
 
-def test_half_precision_is_for_a_gpu(english: Path) -> None:
-    with pytest.raises(EvaluationFailedError, match="needs a GPU"):
-        Decoder(english, "cpu", "float16", DecodingOptions())
-
-
 def test_a_sampling_generation_config_is_overruled(
     english: Path, speech: Sounds, tmp_path: Path
 ) -> None:

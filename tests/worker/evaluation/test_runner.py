@@ -12,7 +12,7 @@ from app.contract.errors import SourceNotAllowedError
 from app.contract.evaluation import DatasetResult, DecodingOptions, Transcript, Utterance
 from app.sources.manifests import Manifest
 from worker.evaluation.cache import InMemoryTranscriptCache
-from worker.evaluation.runner import EvaluationStoppedError, default_dtype, evaluate
+from worker.evaluation.runner import EvaluationStoppedError, evaluate
 
 OPTIONS = DecodingOptions(num_beams=1, batch_size=2)
 LENGTHS = (0.5, 1.2, 0.8, 1.9, 0.4)
@@ -241,7 +241,3 @@ def test_the_result_names_backend_search_and_dtype(
     )
     other = run(folder, manifest, options=DecodingOptions(num_beams=3)).decoding
     assert (other.backend, other.search, other.num_beams) == ("transformers", "beam", 3)
-
-
-def test_half_precision_is_the_default_on_a_gpu_only() -> None:
-    assert (default_dtype("cpu"), default_dtype("cuda:1")) == ("float32", "float16")

@@ -34,12 +34,15 @@ class Decoder:
     def new_memory(self, slots: int, positions: int) -> Memory:
         """Return a memory for so many utterances of so many encoder positions."""
         size = self.tokens.shape[1] // self.heads
-        return Memory(slots, len(self.layers), self.heads, positions, size)
+        return Memory(slots, len(self.layers), self.heads, positions, size, self.tokens.dtype)
 
     def read(self, memory: Memory, prompts: Tensor) -> Tensor:
-        """Return the logits, (slots, vocabulary), after prompts of shape (slots, length)."""
+        """Return the logits, (slots, vocabulary), after prompts of shape (slots, length).
+
+        They are float32, as in `step`, whatever the weights are: searches add them up.
+        """
         length = prompts.shape[1]
-        later = torch.full((length, length), -torch.inf).triu(1)
+        later = self.tokens.new_full((length, length), -torch.inf).triu(1)
         hidden = self._advance(memory, prompts, self.positions[:length], later)
         return self._logits(hidden[:, -1])
 
@@ -53,7 +56,7 @@ class Decoder:
         return self._logits(hidden.flatten(0, 1))
 
     def _logits(self, rows: Tensor) -> Tensor:
-        return linear(self.norm(rows), self.output)
+        return linear(self.norm(rows), self.output).float()
 
     def _advance(
         self, memory: Memory, tokens: Tensor, positions: Tensor, mask: Tensor | None

@@ -30,8 +30,11 @@ class Encoder:
         self.heads = module.config.encoder_attention_heads
 
     def encode(self, features: Tensor) -> Tensor:
-        """Return (positions, width) of one utterance's log-mel features, (bins, frames)."""
-        x = features[None]
+        """Return (positions, width) of one utterance's log-mel features, (bins, frames).
+
+        In the weights' dtype, whatever that of the features.
+        """
+        x = features[None].to(self.positions.dtype)
         for convolution in self.convolutions:
             x = functional.gelu(convolution(x))
         hidden = x[0].t() + self.positions

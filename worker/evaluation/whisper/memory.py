@@ -17,11 +17,19 @@ class Memory:
     so that no beam's history is ever copied. Slots of finished utterances are given up.
     """
 
-    def __init__(self, slots: int, layers: int, heads: int, positions: int, size: int) -> None:
+    def __init__(
+        self,
+        slots: int,
+        layers: int,
+        heads: int,
+        positions: int,
+        size: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         """Make room for what `slots` utterances of `positions` encoder positions say."""
         # Both of shape (layers, key or value, slots, heads, entries, size).
-        self.heard = torch.empty(layers, 2, slots, heads, positions, size)
-        self.said = torch.empty(layers, 2, slots, heads, _FIRST_ENTRIES, size)
+        self.heard = torch.empty(layers, 2, slots, heads, positions, size, dtype=dtype)
+        self.said = torch.empty(layers, 2, slots, heads, _FIRST_ENTRIES, size, dtype=dtype)
         self.slots = slots
         self.entries = 0
 
@@ -34,7 +42,8 @@ class Memory:
         room = self.said.shape[4]
         if self.entries + more > room:
             layers, two, _, heads, _, size = self.said.shape
-            said = torch.empty(layers, two, self.slots, heads, max(2 * room, room + more), size)
+            entries = max(2 * room, room + more)
+            said = self.said.new_empty(layers, two, self.slots, heads, entries, size)
             said[..., : self.entries, :] = self.said[:, :, : self.slots, :, : self.entries]
             self.said = said
 

@@ -1,4 +1,4 @@
-"""Products of activations with weights, by the fastest float32 kernel that this torch has."""
+"""Products of activations with weights, in float32 by the fastest kernel that this torch has."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _ONEDNN = _has_onednn()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x·weightᵀ + bias: (rows, in), (out, in), (out) to (rows, out); float32, contiguous."""
-    if _ONEDNN:
+    """Return x·weightᵀ + bias: (rows, in), (out, in), (out) to (rows, out), of one dtype."""
+    if _ONEDNN and x.dtype == torch.float32:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return product
     return functional.linear(x, weight, bias)

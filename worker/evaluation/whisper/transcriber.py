@@ -22,7 +22,7 @@ class Transcriber:
     """A loaded Whisper and the settings of its search."""
 
     def __init__(self, model: Any, settings: Mapping[str, Any]) -> None:
-        """Take over the weights of a transformers model, float32; `why_not` must be None."""
+        """Take over the weights of a transformers model on a CPU; `why_not` must be None."""
         self.config = model.config
         self.settings = settings
         self.encoder = Encoder(model.model.encoder)

@@ -136,7 +136,7 @@ def _side_by_side(*modules: nn.Linear) -> Linear:
     weight = torch.cat([module.weight.data for module in modules])
     bias = torch.cat(
         [
-            torch.zeros(len(module.weight)) if module.bias is None else module.bias.data
+            weight.new_zeros(len(module.weight)) if module.bias is None else module.bias.data
             for module in modules
         ]
     )

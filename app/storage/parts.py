@@ -1,0 +1,221 @@
+"""The parts of an evaluation, one system on one dataset each: any worker may take one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Select, delete, func, insert, select, update
+
+from app.contract.identifiers import PART, new_id
+from app.storage import evaluations, events, leases
+from app.storage.database import now, reading, writing
+from app.storage.leases import JobKind, Lease, take_within, write
+from app.storage.merges import progress
+from app.storage.tables import evaluation_parts as parts
+from app.storage.tables import evaluations as evaluations_table
+
+_UNIT = "utterances"
+# However many workers are at it, an evaluation tells of its progress at most twice a second.
+_TELL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class PlannedPart:
+    """What a part is: `utterances` are to be decoded; those of one `lane` may be the same."""
+
+    system: str
+    dataset: str
+    manifest_sha256: str
+    lane: str
+    utterances: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part that is ours for as long as its lease."""
+
+    lease: Lease
+    evaluation_id: str
+    position: int
+    system: str
+    dataset: str
+    manifest_sha256: str
+    utterances: int
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """How many parts are in each status, and the error of one that broke, if any did."""
+
+    statuses: Counter[str]
+    error: dict[str, Any] | None
+
+
+def are_planned(engine: Engine, evaluation_id: str, device_type: str) -> bool:
+    """Say whether an earlier attempt has divided the evaluation, for this type of device."""
+    own = parts.c.evaluation_id == evaluation_id, parts.c.device_type == device_type
+    with reading(engine) as connection:
+        return connection.execute(select(parts.c.id).where(*own).limit(1)).first() is not None
+
+
+def plan(engine: Engine, lease: Lease, device_type: str, planned: Sequence[PlannedPart]) -> None:
+    """Divide the evaluation of the lease into these parts, to be done in this order.
+
+    All are decoded on one type of device. They replace what was planned for another.
+    """
+    total = sum(part.utterances for part in planned)
+    with writing(engine) as connection:
+        values = {"progress_done": 0, "progress_total": total, "progress_unit": _UNIT}
+        write(connection, lease, values)
+        connection.execute(delete(parts).where(parts.c.evaluation_id == lease.id))
+        moment = connection.execute(select(now())).scalar_one()
+        rows = [
+            {
+                "id": new_id(PART),
+                "status": "queued",
+                "merge_id": lease.merge_id,
+                "evaluation_id": lease.id,
+                "position": position,
+                "system": part.system,
+                "dataset": part.dataset,
+                "manifest_sha256": part.manifest_sha256,
+                "device_type": device_type,
+                "lane": part.lane,
+                "progress_total": part.utterances,
+                "progress_unit": _UNIT,
+                "created_at": moment,
+            }
+            for position, part in enumerate(planned)
+        ]
+        connection.execute(insert(parts), rows)
+
+
+def claim(
+    engine: Engine, evaluation_id: str, owner: str, seconds: float, device_type: str
+) -> Part | None:
+    """Take the first part that is free and for this type of device.
+
+    None if there is none, or the evaluation is not wanted any more.
+    """
+    with writing(engine) as connection:
+        if _lock(connection, evaluation_id) not in {"queued", "running"}:
+            return None
+        own = parts.c.evaluation_id == evaluation_id, parts.c.device_type == device_type
+        query = _free(select(parts)).where(*own)
+        row = connection.execute(query.order_by(parts.c.position).limit(1)).mappings().first()
+        if row is None:
+            return None
+        lease = take_within(connection, JobKind.PART, row["id"], owner, seconds)
+        return _part(lease, row) if lease else None
+
+
+def set_progress(engine: Engine, part: Part, done: int) -> None:
+    """Note how many of the part's utterances are decoded, and tell of the evaluation's progress."""
+    with writing(engine) as connection:
+        _lock(connection, part.evaluation_id)
+        write(connection, part.lease, {"progress_done": done})
+        _tell(connection, part)
+
+
+def finish(
+    engine: Engine,
+    part: Part,
+    status: str,
+    result: Mapping[str, Any],
+    utterances: Sequence[Mapping[str, Any]],
+) -> None:
+    """Store what came of the part and end it; LeaseLostError if it is not ours."""
+    with writing(engine) as connection:
+        _lock(connection, part.evaluation_id)
+        leases.finish(connection, part.lease, status, {"progress_done": part.utterances})
+        evaluations.save_result(
+            connection,
+            part.evaluation_id,
+            system=part.system,
+            dataset=part.dataset,
+            position=part.position,
+            result=result,
+            utterances=utterances,
+        )
+        _tell(connection, part)
+
+
+def outlook(engine: Engine, evaluation_id: str) -> Outlook:
+    """Return where an evaluation's parts are."""
+    own = parts.c.evaluation_id == evaluation_id
+    counts = select(parts.c.status, func.count()).where(own).group_by(parts.c.status)
+    broken = select(parts.c.error).where(
+        own, parts.c.status == "failed", parts.c.error.is_not(None)
+    )
+    with reading(engine) as connection:
+        found = {str(status): int(count) for status, count in connection.execute(counts)}
+        error = connection.execute(broken.order_by(parts.c.position).limit(1)).scalar()
+    return Outlook(Counter(found), error)
+
+
+def spare(engine: Engine) -> list[str]:
+    """Return the evaluation of every part that a worker without work could take, oldest first."""
+    lanes = func.count(parts.c.lane.distinct())
+    query = (
+        _free(select(parts.c.evaluation_id, lanes))
+        .join(evaluations_table, evaluations_table.c.id == parts.c.evaluation_id)
+        .where(evaluations_table.c.status == "running")
+        .group_by(parts.c.evaluation_id)
+        .order_by(func.min(parts.c.created_at))
+    )
+    with reading(engine) as connection:
+        return [evaluation for evaluation, count in connection.execute(query) for _ in range(count)]
+
+
+def _free(query: Select[Any]) -> Select[Any]:
+    """Narrow a query to the parts that nobody has, in lanes where nobody is."""
+    other = parts.alias()
+    busy = select(other.c.id).where(
+        other.c.evaluation_id == parts.c.evaluation_id,
+        other.c.lane == parts.c.lane,
+        other.c.status == "running",
+    )
+    return query.where(parts.c.status == "queued", ~busy.exists())
+
+
+def _lock(connection: Connection, evaluation_id: str) -> str | None:
+    """Return the evaluation's status, which stays until the transaction ends.
+
+    Always the first lock of those that parts take: the evaluation's end takes it before theirs.
+    """
+    query = select(evaluations_table.c.status).where(evaluations_table.c.id == evaluation_id)
+    return connection.execute(query.with_for_update(key_share=True)).scalar()
+
+
+def _tell(connection: Connection, part: Part) -> None:
+    own = parts.c.evaluation_id == part.evaluation_id
+    count = select(func.sum(parts.c.progress_done), func.sum(parts.c.progress_total)).where(own)
+    done, total = (int(number) for number in connection.execute(count).one())
+    connection.execute(
+        update(evaluations_table)
+        .where(evaluations_table.c.id == part.evaluation_id)
+        .values(progress_done=done, progress_total=total, progress_unit=_UNIT)
+    )
+    merge_id = part.lease.merge_id
+    if done == total or events.age(connection, merge_id, "evaluation") >= _TELL_SECONDS:
+        data = {
+            "id": part.evaluation_id,
+            "status": "running",
+            "progress": progress(done, total, _UNIT),
+        }
+        events.append(connection, merge_id, "evaluation", data)
+
+
+def _part(lease: Lease, row: Mapping[Any, Any]) -> Part:
+    return Part(
+        lease=lease,
+        evaluation_id=row["evaluation_id"],
+        position=row["position"],
+        system=row["system"],
+        dataset=row["dataset"],
+        manifest_sha256=row["manifest_sha256"],
+        utterances=row["progress_total"],
+    )

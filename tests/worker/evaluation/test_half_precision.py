@@ -1,0 +1,129 @@
+"""Decoding in half precision, as far as a CPU can show it: near to float32, and never mixed up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from app.contract.errors import EvaluationFailedError
+from app.contract.evaluation import DecodingOptions, DecodingRecord, Dtype, Utterance
+from worker.evaluation.cache import InMemoryTranscriptCache, transcript_key
+from worker.evaluation.checkpoint import read_facts
+from worker.evaluation.decoding import Decoder
+from worker.evaluation.jobs import DecodingSetup
+from worker.evaluation.loading import TRANSFORMERS, backend_of, effective
+from worker.evaluation.runner import default_dtype, evaluate
+from worker.evaluation.whisper.transcriber import Transcriber
+
+SAMPLES = Path(__file__).parents[3] / "samples"
+BASE = SAMPLES / "checkpoints/base"
+HALVES = ["float16", "bfloat16"]
+# How far logits of up to 12 may be off: 11 and 8 bits of mantissa through all layers.
+NEAR = {"float16": 0.05, "bfloat16": 1.0}
+UTTERANCES = 24
+
+
+@pytest.fixture(scope="module")
+def digits() -> list[np.ndarray]:
+    names = sorted((SAMPLES / "speech/street").rglob("*.flac"))[:UTTERANCES]
+    return [soundfile.read(name, dtype="float32")[0] for name in names]
+
+
+def decoder(dtype: Dtype, num_beams: int = 1) -> Decoder:
+    return Decoder(BASE, "cpu", dtype, DecodingOptions(num_beams=num_beams))
+
+
+def own(decoder: Decoder) -> Transcriber:
+    settings = effective(decoder.model.generation_config, decoder.generation)
+    return Transcriber(decoder.model, settings)
+
+
+def features(decoder: Decoder, speech: list[np.ndarray]) -> torch.Tensor:
+    found = decoder._features(speech, max_length=decoder.window_samples, padding="max_length")
+    inputs: torch.Tensor = found.input_features
+    return inputs
+
+
+@torch.inference_mode()
+def logits(decoder: Decoder, speech: list[np.ndarray]) -> torch.Tensor:
+    transcriber = own(decoder)
+    memory = transcriber._hear(features(decoder, speech))
+    prompts = transcriber._prompts(memory, None, None)
+    return transcriber.decoder.read(memory, prompts)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_the_own_decoders_logits_are_near_those_of_float32(
+    digits: list[np.ndarray], dtype: Dtype
+) -> None:
+    exact, near = logits(decoder("float32"), digits[:8]), logits(decoder(dtype), digits[:8])
+    assert near.dtype == torch.float32
+    assert near.isfinite().all()
+    assert (near - exact).abs().max() < NEAR[dtype]
+    assert not torch.equal(near, exact)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_the_own_decoder_says_nearly_what_it_says_in_float32(
+    digits: list[np.ndarray], dtype: Dtype, num_beams: int
+) -> None:
+    with torch.inference_mode():
+        exact, half = (
+            own(one).transcribe(features(one, digits), None, None)
+            for one in (decoder("float32", num_beams), decoder(dtype, num_beams))
+        )
+    equal = sum(one == other for one, other in zip(exact, half, strict=True))
+    assert equal >= UTTERANCES - 2
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_what_a_gpu_would_decode_with_says_nearly_what_float32_says(
+    digits: list[np.ndarray], dtype: Dtype, num_beams: int
+) -> None:
+    half = decoder(dtype, num_beams)
+    assert half.backend == TRANSFORMERS
+    exact = decoder("float32", num_beams).decode(digits)
+    heard = half.decode(digits)
+    equal = sum(one == other for one, other in zip(exact, heard, strict=True))
+    assert equal >= UTTERANCES - 2
+
+
+def test_the_device_decides_the_precision() -> None:
+    assert [default_dtype(device) for device in ("cpu", "cuda", "cuda:1")] == [
+        "float32",
+        "float16",
+        "float16",
+    ]
+    options = DecodingOptions()
+    assert backend_of(BASE, options, "float16", "cuda") == TRANSFORMERS
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_precision_is_for_a_gpu(english: Path, make_manifest, dtype: Dtype) -> None:
+    options = DecodingOptions(dtype=dtype)
+    with pytest.raises(EvaluationFailedError, match=f"{dtype} needs a GPU"):
+        evaluate(
+            english, "key", make_manifest(0.5), options, InMemoryTranscriptCache(), device="cpu"
+        )
+
+
+def test_results_and_cached_transcripts_are_of_one_precision_and_device() -> None:
+    def record(dtype: Dtype, device_type: str) -> DecodingRecord:
+        setup = DecodingSetup(
+            checkpoint_key="key", facts=read_facts(BASE), options=DecodingOptions(), dtype=dtype,
+            device_type=device_type, backend=TRANSFORMERS,
+        )  # fmt: skip
+        return setup.record("pt")
+
+    utterance = Utterance(index=0, audio="a.wav", reference="um")
+    records = [record(dtype, device) for dtype in get_args(Dtype) for device in ("cpu", "cuda")]
+    assert [one.dtype for one in records[::2]] == list(get_args(Dtype))
+    keys = {transcript_key("checkpoint", "audio", utterance, one) for one in records}
+    assert len(keys) == len(records)

@@ -1,0 +1,162 @@
+"""An evaluation in parts: divides it into systems on datasets, and decodes one of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from sqlalchemy import Engine
+
+from app.contract.errors import AfluenteError, EvaluationFailedError, SourceChangedError
+from app.contract.evaluation import DatasetSpec, EvaluatedDataset, EvaluationSpec, Utterance
+from app.contract.settings import Settings
+from app.services.preparation import source_policy
+from app.sources.datasets import check_readable, resolve_dataset
+from app.sources.fetch import LocalCheckpoint, fetch
+from app.sources.manifests import Manifest, audio_path, read_manifest
+from app.sources.policy import SourcePolicy
+from app.sources.resolve import resolve
+from app.storage import evaluations, merges
+from app.storage.leases import LeaseLostError
+from app.storage.parts import Part, PlannedPart
+from app.storage.transcripts import StoredTranscripts
+from worker.evaluation.overlap import overlaps
+from worker.evaluation.runner import evaluate
+from worker.merging.local import choose_device
+
+
+@dataclass(frozen=True)
+class _System:
+    """A checkpoint to decode with, the URI it is at, and its digest where the merge knows it."""
+
+    name: str
+    uri: str
+    sha256: str | None = None
+
+
+@dataclass
+class Bench:
+    """What one process has at hand for an evaluation: each manifest and checkpoint once."""
+
+    settings: Settings
+    engine: Engine
+    evaluation_id: str
+    spec: EvaluationSpec
+    systems: dict[str, _System]
+    _manifests: dict[str, Manifest] = field(default_factory=dict)
+    _checkpoints: dict[str, LocalCheckpoint] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: Settings, engine: Engine, evaluation_id: str) -> Bench:
+        """Return the bench of an evaluation; LeaseLostError if it is gone."""
+        row = evaluations.get(engine, evaluation_id)
+        merge = merges.get(engine, row["merge_id"]) if row else None
+        if row is None or merge is None:
+            raise LeaseLostError(evaluation_id)
+        spec = EvaluationSpec.model_validate(row["spec"])
+        systems = {system.name: system for system in _systems(spec, merge)}
+        return cls(settings, engine, evaluation_id, spec, systems)
+
+    @cached_property
+    def policy(self) -> SourcePolicy:
+        """What sources may be."""
+        return source_policy(self.settings, self.engine)
+
+    def divide(self) -> list[PlannedPart]:
+        """Return the evaluation's parts in their order, system by system; reads every manifest."""
+        datasets = [(dataset, self._manifest(dataset)) for dataset in self.spec.datasets]
+        shared = overlaps([manifest for _, manifest in datasets])
+        return [
+            PlannedPart(
+                system=system.name,
+                dataset=dataset.name,
+                manifest_sha256=manifest.manifest_sha256,
+                lane=_lane(system, first),
+                utterances=len(manifest.utterances),
+            )
+            for system in self.systems.values()
+            for (dataset, manifest), first in zip(datasets, shared, strict=True)
+        ]
+
+    def decode(
+        self, part: Part, progress: Callable[[int, int], None], should_stop: Callable[[], bool]
+    ) -> EvaluatedDataset:
+        """Return what the part's system hears in its dataset.
+
+        `progress` gets utterances done and in all. Raises what `evaluate` and `fetch` raise, and
+        SourceChangedError if the manifest is not as it was when the evaluation began.
+        """
+        dataset = next(one for one in self.spec.datasets if one.name == part.dataset)
+        manifest = self._manifest(dataset)
+        if manifest.manifest_sha256 != part.manifest_sha256:
+            raise SourceChangedError(
+                f"{dataset.uri}: the manifest changed since the evaluation began; evaluate again."
+            )
+        checkpoint = self._checkpoint(self.systems[part.system], should_stop)
+
+        def locate(utterance: Utterance) -> Path:
+            return check_readable(audio_path(manifest, utterance), self.policy)
+
+        result = evaluate(
+            checkpoint.folder,
+            checkpoint.sha256,
+            manifest,
+            self.spec.decoding_of(dataset),
+            StoredTranscripts(self.engine),
+            progress=progress,
+            should_stop=should_stop,
+            device=choose_device(self.settings.device),
+            locate=locate,
+        )
+        return EvaluatedDataset(
+            name=dataset.name,
+            group=dataset.group,
+            normalizer=self.spec.normalizer_of(dataset),
+            result=result,
+        )
+
+    def _manifest(self, dataset: DatasetSpec) -> Manifest:
+        if dataset.name not in self._manifests:
+            path = resolve_dataset(dataset.uri, self.policy, param=f"dataset {dataset.name}")
+            found = read_manifest(path, label=dataset.uri, roots=self.policy.file_roots)
+            self._manifests[dataset.name] = found
+        return self._manifests[dataset.name]
+
+    def _checkpoint(self, system: _System, should_stop: Callable[[], bool]) -> LocalCheckpoint:
+        if system.name not in self._checkpoints:
+            try:
+                found = resolve(system.uri, self.policy)
+                local = fetch(found, self.policy, should_stop=should_stop)
+            except AfluenteError as error:
+                raise EvaluationFailedError(f"{system.name}: {error.message}") from error
+            self._checkpoints[system.name] = local
+        return self._checkpoints[system.name]
+
+
+def device_type_of(settings: Settings) -> str:
+    """Return the type of the device that a worker with these settings decodes on."""
+    return torch.device(choose_device(settings.device)).type
+
+
+def _systems(spec: EvaluationSpec, merge: Any) -> Iterator[_System]:
+    yield _System("merge", f"merge://{merge['id']}")
+    sources = merge["sources"]
+    for other in spec.compare_with:
+        if other == "base" and sources["base"]:
+            yield _System("base", sources["base"]["resolved"], sources["base"]["sha256"])
+        elif other == "checkpoints":
+            for source in sources["checkpoints"]:
+                yield _System(source["name"], source["resolved"], source["sha256"])
+        elif other.startswith("merge://"):
+            yield _System(other.removeprefix("merge://"), other)
+
+
+def _lane(system: _System, first_overlapping: int) -> str:
+    """Return what two parts have in common that may decode the same utterances alike."""
+    text = f"{system.sha256 or system.uri} {first_overlapping}"
+    return hashlib.sha256(text.encode()).hexdigest()
