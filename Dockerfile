@@ -7,7 +7,7 @@ FROM python:${PYTHON_VERSION}-slim AS source
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 RUN python -m venv /opt/afluente
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY requirements requirements
 COPY app app
 COPY worker worker
@@ -39,8 +39,7 @@ ENTRYPOINT ["afluente"]
 
 FROM runtime AS worker
 COPY --from=build-worker /opt/afluente /opt/afluente
-ENV NUMBA_CACHE_DIR=/data/numba \
-    NVIDIA_VISIBLE_DEVICES=all \
+ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 HEALTHCHECK --interval=15s --timeout=10s --start-period=30s \
     CMD ["afluente", "worker", "--check"]

@@ -15,7 +15,7 @@ help: ## List the targets
 
 install: $(STAMP) ## Put the project and everything it needs into .venv, at the lock's versions
 
-$(STAMP): pyproject.toml requirements/lock.txt
+$(STAMP): pyproject.toml setup.py requirements/lock.txt $(wildcard worker/merging/kernels/native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed; say which: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -23,7 +23,7 @@ def polar_multiplier(squares: Float[Tensor, "k k"], rows: int) -> Float[Tensor, 
     rank-deficient matrix this is the unique partial isometry with the same kernel (two equal
     experts thus give what one of them gives). S is float64 where float32 would show.
     """
-    return _polar_multiplier(decompose_gram(squares, complete=True), rows)
+    return _polar_multiplier(decompose_gram(squares), rows)
 
 
 def _polar_multiplier(spectrum: Decomposition, rows: int) -> Float[Tensor, "*batch k k"]:
@@ -64,7 +64,7 @@ def polar_factor(
     """
     if matrix.shape[-2] < matrix.shape[-1]:
         return polar_factor(matrix.mT).mT
-    spectrum = decompose(matrix, squares, complete=True)
+    spectrum = decompose(matrix, squares)
     return multiply(matrix, _polar_multiplier(spectrum, matrix.shape[-2]))
 
 

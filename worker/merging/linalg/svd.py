@@ -75,16 +75,13 @@ def is_delicate(values: Float[Tensor, "*batch n"], kept: Float[Tensor, "*batch r
 def decompose(
     matrix: Float[Tensor, "*batch m n"],
     squares: Float[Tensor, "k k"] | None = None,
-    *,
-    complete: bool = False,
 ) -> Decomposition:
     """Return the decomposition of float32 matrices, exact to float64 rounding of the Gram matrix.
 
     A singular value σ carries an error of about 1e-16·σ₁²/σ, and the space of the first k vectors
     one of 1e-16·σ₁² / (σₖ² − σₖ₊₁²); a float32 SVD, 6e-8·σ₁ and 6e-8·σ₁ / (σₖ − σₖ₊₁). The Gram
     matrix in float64 is the more exact for every σ over 1e-8·σ₁, and the cheaper one. `squares`
-    is that of the shorter side, its upper half, if it is there; `complete` says that all vectors
-    will be wanted, which are then cheaper.
+    is that of the shorter side, its upper half, if it is there.
     """
     transposed = matrix.shape[-2] < matrix.shape[-1]
     tall = matrix.mT if transposed else matrix
@@ -92,12 +89,12 @@ def decompose(
         _, values, vh = torch.linalg.svd(tall.to(torch.float64), full_matrices=False)
         return Decomposition(tall, transposed, values, lambda rank: vh[..., :rank, :].mT)
     squares = upper_gram(tall) if squares is None else squares
-    return _decomposition(squares, tall, transposed, complete)
+    return _decomposition(squares, tall, transposed)
 
 
-def decompose_gram(squares: Float[Tensor, "n n"], *, complete: bool = False) -> Decomposition:
+def decompose_gram(squares: Float[Tensor, "n n"]) -> Decomposition:
     """Return the decomposition of a tall matrix M of which MᵀM is there, float64, upper half."""
-    return _decomposition(squares, None, False, complete)
+    return _decomposition(squares, None, False)
 
 
 def singular_values(matrix: Float[Tensor, "m n"]) -> Float[Tensor, " p"]:
@@ -119,18 +116,18 @@ def singular_values_of_gram(squares: Float[Tensor, "n n"]) -> Float[Tensor, " n"
 
 
 def _decomposition(
-    squares: Float[Tensor, "*batch n n"], tall: Tensor | None, transposed: bool, complete: bool
+    squares: Float[Tensor, "*batch n n"], tall: Tensor | None, transposed: bool
 ) -> Decomposition:
-    values, vectors = _eigenvectors(squares, complete)
+    values, vectors = _eigenvectors(squares)
     return Decomposition(tall, transposed, values.clamp(min=0.0).sqrt(), vectors)
 
 
 def _eigenvectors(
-    squares: Float[Tensor, "*batch n n"], complete: bool
+    squares: Float[Tensor, "*batch n n"],
 ) -> tuple[Float[Tensor, "*batch n"], Callable[[int], Float[Tensor, "*batch n r"]]]:
     """Return the eigenvalues, descending, and what makes the first r eigenvectors."""
     if squares.ndim == 2 and squares.device.type == "cpu":
-        problem = Eigenproblem(squares, complete=complete)
+        problem = Eigenproblem(squares)
         return problem.values, problem.vectors
     values, vectors = torch.linalg.eigh(squares, UPLO="U")
     return values.flip(-1), lambda rank: vectors.flip(-1)[..., :rank]

@@ -86,15 +86,13 @@ class Rounding:
         self,
         matrix: Float[Tensor, "m n"],
         largest: float | None = None,
-        *,
-        complete: bool = False,
     ) -> TaskSpectrum:
         """Decompose a task matrix, and set its noise apart.
 
         `largest` is the largest singular value of the data that the matrix was computed from,
-        where it is not its own; `complete` says that all vectors will be wanted.
+        where it is not its own.
         """
-        decomposition = decompose(matrix, complete=complete)
+        decomposition = decompose(matrix)
         return self.separate(decomposition, (matrix.shape[0], matrix.shape[1]), largest)
 
     def separate(

@@ -1,28 +1,33 @@
 """Symmetric eigenproblems on the CPU by LAPACK's single steps, made only as far as they are wanted.
 
 torch and numpy make all eigenvectors or none. Of a task matrix all values and a quarter of the
-vectors are wanted: reduced to tridiagonal form, its leading vectors are found there by
-inverse iteration, and brought back.
+vectors are wanted: reduced to tridiagonal form, its leading vectors are found there one by one, and
+brought back.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from worker.merging.kernels.tridiagonal import eigenvectors
 from worker.merging.linalg.blas import call
-from worker.merging.linalg.kernels import product
+from worker.merging.linalg.kernels import product, symmetric_product
 
 _BLOCK = 64
 _REFLECTORS = 65 * _BLOCK
 """What dormtr wants beside a block of columns, in entries (LAPACK's TSIZE)."""
 _APART = 8
-_PART = 0.5
-"""Up to this share of all vectors, inverse iteration is cheaper than dividing and conquering."""
+_EPSILON, _TINY = 2.0**-52, 1e-300
 _ORTHOGONAL = 1e-10
-"""How far from orthonormal vectors by inverse iteration may be; eigenvalues that agree to more
-digits than that need the other way."""
+"""How far from orthonormal vectors may be."""
+_PART = 0.5
+_NEARLY, _CORRECTIONS = 1e-3, 3
+"""Up to this they can be made so: what is off are mixtures of vectors whose eigenvalues agree to
+all digits but a few, and as good as those. Eigenvalues that agree to more need the other way."""
 
 
 class Eigenproblem:
@@ -32,11 +37,10 @@ class Eigenproblem:
         values: all eigenvalues, float64, descending.
     """
 
-    def __init__(self, matrix: Float[Tensor, "n n"], *, complete: bool = False) -> None:
+    def __init__(self, matrix: Float[Tensor, "n n"]) -> None:
         """Solve for the float64 matrix on the CPU, of which the upper half is read.
 
-        `complete` says that all vectors will be wanted, which then come with the values. Raises
-        ArithmeticError if LAPACK finds no solution (it is given NaN or infinity).
+        Raises ArithmeticError if LAPACK finds no solution (it is given NaN or infinity).
         """
         n = self._n = len(matrix)
         self._form = _columns(n, n)
@@ -47,14 +51,9 @@ class Eigenproblem:
         # The rows above the diagonal are the columns under it to LAPACK: its lower half.
         call("dsytrd", b"L", n, self._form, self._form.shape[1], self._diagonal, self._beside,
              self._scales, work, len(work))  # fmt: skip
-        self._complete = complete
-        self._all: Tensor | None = None
         self._some: Tensor | None = None
-        if complete:
-            self._ascending, self._all = self._conquer()
-        else:
-            self._ascending, beside = self._diagonal.clone(), self._beside.clone()
-            call("dsterf", n, self._ascending, beside)
+        self._ascending, beside = self._diagonal.clone(), self._beside.clone()
+        call("dsterf", n, self._ascending, beside)
         self.values: Float[Tensor, " n"] = self._ascending.flip(0)
 
     def vectors(self, count: int) -> Float[Tensor, "n count"]:
@@ -65,38 +64,42 @@ class Eigenproblem:
 
     def _leading(self, count: int) -> Float[Tensor, "count padded"]:
         """Return the tridiagonal form's leading eigenvectors, one a row, ascending."""
-        # By the count alone, not by what was asked before: a sweep has the bytes of single merges.
-        if not self._complete and 0 < count <= _PART * self._n:
-            found = self._iterate(count)
-            if found is not None:
-                return found
-        if self._all is None:
-            _, self._all = self._conquer()
-        return self._all[self._n - count :]
+        if count == 0:
+            return _columns(0, self._n)
+        found = self._one_by_one(count)
+        return self._conquer()[self._n - count :] if found is None else found
 
-    def _conquer(self) -> tuple[Float[Tensor, " n"], Float[Tensor, "n padded"]]:
-        """Divide and conquer: return all values and vectors of the tridiagonal form."""
+    def _conquer(self) -> Float[Tensor, "n padded"]:
+        """Divide and conquer: return all vectors of the tridiagonal form, whatever its values."""
         n, values, beside = self._n, self._diagonal.clone(), self._beside.clone()
         vectors = _columns(n, n)
         work, whole = _floats(1 + 4 * n + n**2), _integers(3 + 5 * n)
         call("dstedc", b"I", n, values, beside, vectors, vectors.shape[1], work, len(work), whole,
              len(whole))  # fmt: skip
-        return values, vectors
+        return vectors
 
-    def _iterate(self, count: int) -> Float[Tensor, "count padded"] | None:
-        """Inverse iteration: return the leading vectors, None where they do not come out right."""
+    def _one_by_one(self, count: int) -> Float[Tensor, "count padded"] | None:
+        """Return the leading vectors, None where eigenvalues are too close for that."""
         n, found = self._n, _columns(count, self._n)
-        one_block, its_end = torch.ones_like(_integers(n)), torch.full_like(_integers(n), n)
-        try:
-            call("dstein", n, self._diagonal, self._beside, count, self._ascending[n - count :],
-                 one_block, its_end, found, found.shape[1], _floats(5 * n), _integers(n),
-                 _integers(count))  # fmt: skip
-        except ArithmeticError:
+        values = self._ascending[n - count :]
+        # Where mending would cost what dividing and conquering does, it is not begun.
+        corrections = _CORRECTIONS if count <= _PART * n else 0
+        likely = _EPSILON * float(self._ascending.abs().max()) / max(_least_gap(values), _TINY)
+        if likely > (_NEARLY if corrections else 10 * _ORTHOGONAL):
             return None
+        eigenvectors(self._diagonal, self._beside[: n - 1], values, found)
         rows = found[:, :n]
-        off = product(rows, rows.mT)
-        off.diagonal().sub_(1.0)
-        return found if bool((off.abs_() <= _ORTHOGONAL).all()) else None
+        for left in range(corrections, -1, -1):
+            off = symmetric_product(rows.mT)
+            off.diagonal().sub_(1.0)
+            worst = float(off.abs().max())
+            if worst <= _ORTHOGONAL:
+                return found
+            if left == 0 or not worst <= _NEARLY:
+                break
+            # A Newton-Schulz step makes what is off by e off by about e².
+            rows -= 0.5 * product(off, rows)
+        return None
 
     def _bring_back(self, rows: Float[Tensor, "count padded"]) -> Float[Tensor, "count padded"]:
         """Turn the tridiagonal form's vectors into the matrix's, in place."""
@@ -106,6 +109,10 @@ class Eigenproblem:
             call("dormtr", b"L", b"L", b"N", self._n, count, self._form, self._form.shape[1],
                  self._scales, rows, rows.shape[1], work, len(work))  # fmt: skip
         return rows
+
+
+def _least_gap(values: Float[Tensor, " n"]) -> float:
+    return float(values.diff().min()) if len(values) > 1 else math.inf
 
 
 def _columns(count: int, length: int) -> Tensor:

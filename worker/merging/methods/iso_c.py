@@ -61,7 +61,7 @@ def survey(
         _rounding_of_sum(finished.rounding(parameters.noise_floor), about),
         about.shape,
     )
-    spectrum = rounding.separate(decompose_gram(finished.sums["sum"], complete=True), (m, n))
+    spectrum = rounding.separate(decompose_gram(finished.sums["sum"]), (m, n))
     return _flattened(spectrum, finished.products, about)
 
 
@@ -76,7 +76,7 @@ def merge(inputs: MergeInputs, parameters: IsoC, factor: torch.Tensor | None) ->
     stored = Rounding.of(
         inputs.base, unit_roundoff=inputs.unit_roundoff, factor=parameters.noise_floor
     )
-    spectrum = _rounding_of_sum(stored, inputs).spectrum(total, complete=True)
+    spectrum = _rounding_of_sum(stored, inputs).spectrum(total)
     factor = _flattened(spectrum, _inner_products(inputs.tensors), inputs)
     result = multiply(spectrum.decomposition.long_side, factor)
     return result.mT.contiguous() if spectrum.decomposition.transposed else result

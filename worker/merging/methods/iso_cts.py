@@ -61,7 +61,7 @@ def _keep(inputs: MergeInputs, parameters: IsoCts) -> tuple[Bases, torch.Tensor]
     shared, own = places(min(m, n), len(inputs.tensors), parameters.common_space_fraction)
     bases = Bases((m, n), shared + own * len(inputs.tensors))
     total = weighted_sum(inputs.tensors, inputs.weights, normalize=False)
-    spectrum = rounding.times(math.hypot(*inputs.weights)).spectrum(total, complete=True)
+    spectrum = rounding.times(math.hypot(*inputs.weights)).spectrum(total)
     strengths = [bases.add(spectrum.decomposition, spectrum.singular_values[:shared])]
     common = bases.u
     del total, spectrum
@@ -82,7 +82,7 @@ def _keep_rows(about: About, grams: CommonGrams, parameters: IsoCts) -> tuple[Ba
     shared, own = places(min(m, n), about.experts, parameters.common_space_fraction)
     bases = OutsideBases((m, n), shared + own * about.experts, about.weights)
     spectrum = rounding.times(math.hypot(*about.weights)).separate(
-        decompose_gram(grams.sums["sum"], complete=True), (m, n)
+        decompose_gram(grams.sums["sum"]), (m, n)
     )
     strengths = [bases.add_common(spectrum.decomposition, spectrum.singular_values[:shared])]
     described = []
