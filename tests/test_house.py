@@ -150,6 +150,11 @@ def test_the_api_image_has_no_torch_and_both_follow_the_lock():
     assert "torch" not in _stage("build-api").lower()
 
 
+def test_what_compiles_the_kernels_is_in_the_images_source():
+    assert re.search(r"^COPY .*\bsetup\.py\b", _stage("source"), re.MULTILINE)
+    assert "setup.py" in (ROOT / "Makefile").read_text()
+
+
 def test_the_composed_service_keeps_its_queue_and_no_secret():
     services = COMPOSE["services"]
     assert "--appendonly yes" in " ".join(services["redis"]["command"])

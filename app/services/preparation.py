@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from sqlalchemy import Engine
+from typing import TYPE_CHECKING, Any
 
 from app.contract.catalogue import CATALOGUE
 from app.contract.errors import (
@@ -26,8 +24,10 @@ from app.sources.checkpoint import ResolvedCheckpoint
 from app.sources.compatibility import CheckedTensors, check_compatible
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import resolve
-from app.storage import merges
 from app.storage.artifacts import ArtifactStore
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 _AT_ONCE = 8
 
@@ -175,6 +175,9 @@ def _warnings(recipe: Recipe, plan: Plan) -> tuple[dict[str, str], ...]:
 
 
 def _merge_folder(engine: Engine, settings: Settings) -> Any:
+    # Not for the command line, which has no database: SQLAlchemy takes 0.15 s to import.
+    from app.storage import merges
+
     store = ArtifactStore(settings.artifacts)
 
     def folder(merge_id: str) -> Path:

@@ -69,6 +69,32 @@ def test_some_vectors_of_equal_eigenvalues_are_orthonormal(count):
             assert torch.dist(matrix @ some, some * problem.values[:count]) < 1e-10
 
 
+@pytest.mark.parametrize("apart", [1e-6, 1e-9, 1e-12, 1e-15])
+@pytest.mark.parametrize("count", [10, 40, 120])
+def test_vectors_of_nearly_equal_eigenvalues_are_orthonormal(apart, count):
+    generator = torch.Generator().manual_seed(4)
+    turn, _ = torch.linalg.qr(torch.randn(150, 150, dtype=torch.float64, generator=generator))
+    values = 1.0 - apart * torch.arange(150, dtype=torch.float64)
+    matrix = (turn * values) @ turn.T
+    problem = Eigenproblem(matrix)
+    some = problem.vectors(count)
+    assert torch.dist(some.T @ some, torch.eye(count, dtype=torch.float64)) < 1e-9
+    assert torch.dist(matrix @ some, some * problem.values[:count]) < 1e-12
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1e-2, 1e-4])
+def test_leading_vectors_of_low_rank_and_noise_need_no_division(monkeypatch, ratio):
+    def conquered(_):
+        raise AssertionError("divide and conquer")
+
+    monkeypatch.setattr(Eigenproblem, "_conquer", conquered)
+    generator = torch.Generator().manual_seed(5)
+    signal = torch.randn(200, 8, generator=generator) @ torch.randn(8, 200, generator=generator)
+    matrix = gram(signal + ratio * torch.randn(200, 200, generator=generator))
+    vectors = Eigenproblem(matrix).vectors(50)
+    assert torch.dist(vectors.T @ vectors, torch.eye(50, dtype=torch.float64)) < 1e-9
+
+
 def test_equal_and_zero_eigenvalues_have_orthonormal_vectors():
     for matrix in (torch.eye(150), torch.zeros(150, 150), torch.diag(torch.arange(150) // 50)):
         vectors = Eigenproblem(matrix.double()).vectors(150)
