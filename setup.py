@@ -1,11 +1,13 @@
 """Compiles the kernels (worker/merging/kernels/native) when the project is built or installed.
 
 With the compiler that the build requirement `ziglang` brings, so that nothing but a package
-registry is needed; with the one that CC names, if it does.
+registry is needed. AFLUENTE_CC names another: clang, or gcc from 12 on. (Not CC: many environments
+set that, to compilers that are too old.)
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
@@ -26,10 +28,11 @@ _FLAGS = (
     "-std=gnu17", "-O3", "-D_FILE_OFFSET_BITS=64", "-Wall", "-Wextra",
     "-fPIC", "-shared", "-fvisibility=hidden", "-s",
     # Each operation is rounded by itself, wherever it is run.
-    "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-mprefer-vector-width=512",
+    "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
 )  # fmt: skip
 _GLIBC = "2.28"
 """The oldest that a build runs with; torch's wheels ask for the same."""
+_ZIG_KNOWS = ("x86_64", "aarch64")
 
 
 class CompileKernels(build_ext):
@@ -44,21 +47,35 @@ class CompileKernels(build_ext):
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         _, _, level = ext.name.partition(f"{_MACHINE}_")
-        command = [*_compiler(level), *_FLAGS, *ext.sources, "-lm", "-o", str(target)]
+        sources = f'-DSOURCES="{_digest()}"'
+        command = [*_compiler(level), *_FLAGS, sources, *ext.sources, "-lm", "-o", str(target)]
         cache = str(Path(self.build_temp).absolute() / "zig")
         environment = {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache, **os.environ}
-        subprocess.run(command, check=True, env=environment)
+        if subprocess.run(command, check=False, env=environment).returncode:
+            raise SystemExit(
+                f"The kernels could not be compiled by {' '.join(command[:3])}. Needed is the "
+                "build requirement ziglang (pip brings it), or AFLUENTE_CC naming clang or gcc 12."
+            )
 
 
 def _compiler(level: str) -> list[str]:
-    chosen = os.environ.get("CC")
-    if not chosen and find_spec("ziglang"):
+    chosen = os.environ.get("AFLUENTE_CC")
+    wide = ["-mprefer-vector-width=512"] if level else []
+    if not chosen and find_spec("ziglang") and _MACHINE in _ZIG_KNOWS:
         march = [f"-march=x86_64_{level}"] if level else []
         target = f"{_MACHINE}-linux-gnu.{_GLIBC}"
         zig = [sys.executable, "-m", "ziglang", "cc", "-target", target]
-        return [*zig, *march, "-fno-sanitize=all"]
+        return [*zig, *march, *wide, "-fno-sanitize=all"]
     march = [f"-march=x86-64-{level}"] if level else []
-    return [*shlex.split(chosen or "cc"), *march]
+    return [*shlex.split(chosen or "cc"), *march, *wide]
+
+
+def _digest() -> str:
+    """Return what a build says of its sources: `library.py` refuses one of others."""
+    whole = hashlib.sha256()
+    for path in sorted(_NATIVE.iterdir()):
+        whole.update(path.read_bytes())
+    return whole.hexdigest()
 
 
 setup(

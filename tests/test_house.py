@@ -150,9 +150,14 @@ def test_the_api_image_has_no_torch_and_both_follow_the_lock():
     assert "torch" not in _stage("build-api").lower()
 
 
-def test_what_compiles_the_kernels_is_in_the_images_source():
-    assert re.search(r"^COPY .*\bsetup\.py\b", _stage("source"), re.MULTILINE)
-    assert "setup.py" in (ROOT / "Makefile").read_text()
+def test_what_the_images_are_built_from_is_there_and_not_ignored():
+    copied = " ".join(
+        re.findall(r"^COPY (?!--from)(.*) \S+$", _stage("source"), re.MULTILINE)
+    ).split()
+    let_in = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    assert set(copied) == set(let_in)
+    assert {"setup.py", "pyproject.toml", "worker"} <= set(copied)
+    assert all((ROOT / path).exists() for path in copied)
 
 
 def test_the_composed_service_keeps_its_queue_and_no_secret():

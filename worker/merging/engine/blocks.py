@@ -6,6 +6,7 @@ that are all equal, tensors that a spectral method does not take, NaN and infini
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -173,10 +174,7 @@ class Blocks:
         if len(coefficients) == 1 and coefficients[0] and start not in self._prepared:
             yield from self._combined(self._branches[0], coefficients[0], start, stop, None)
             return
-        fresh = start not in self._prepared
-        rows, equal = self._task_vectors(start, stop, self.inner_products if fresh else None)
-        if self.inner_products is not None and not fresh:
-            add_inner_products(rows[1:], self.inner_products)
+        rows, equal = self._task_vectors(start, stop, self.inner_products)
         handed_over = False
         for branch, inputs, linear in zip(
             self._branches, self.merge_inputs, coefficients, strict=True
@@ -269,6 +267,8 @@ class Blocks:
         """
         rows = self._rows(start, stop)
         if start in self._prepared:
+            if gram is not None:
+                add_inner_products(rows[int(self._subtracts) :], gram)
             return rows, self._prepared[start]
         with self._reading():
             found = self._sources.read(start, rows, gram)
@@ -296,6 +296,8 @@ class Blocks:
         try:
             yield
         except ReadError as error:
+            if error.code == errno.ENOMEM:
+                raise MemoryError from None
             raise self._readers[error.number].failed(self._step.name, error.code) from None
 
     def _checked(self, found: int, start: int, stop: int) -> bool:

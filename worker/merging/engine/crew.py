@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from threading import Condition, Thread
 
 import torch
@@ -50,9 +51,7 @@ class Crew:
                 thread.join()
         except BaseException as error:
             self._fail(error)
-            for thread in crew:
-                if thread.ident is not None:
-                    thread.join()
+            _wait_for(thread for thread in crew if thread.ident is not None)
             raise
         if self._failures:
             raise self._failures[0]
@@ -96,6 +95,14 @@ class Crew:
             self._free += _size(task)
             self._ready.extendleft(reversed(following))
             self._changed.notify_all()
+
+
+def _wait_for(threads: Iterable[Thread]) -> None:
+    """Wait until all have ended, interrupted or not: they use files that are closed next."""
+    for thread in threads:
+        while thread.is_alive():
+            with suppress(KeyboardInterrupt):
+                thread.join()
 
 
 def _cost(group: Group) -> int:

@@ -41,7 +41,7 @@ class Combination:
         even the sign of a zero. Else there is one result, Σ cᵢxᵢ, or with `copy_equal` the entry
         itself where it has the same bits in all inputs.
         """
-        self.outputs = len(scales)
+        self.inputs, self.outputs = len(coefficients) + subtracted, len(scales)
         # Kept, as the structure only says where they are.
         self._coefficients, self._scales = floats(coefficients), floats(scales)
         self._fields = _Fields(
@@ -53,6 +53,14 @@ class Combination:
         )
         self.pointer = ctypes.byref(self._fields)
 
+    def check(self, inputs: int, outputs: int) -> None:
+        """Raise ValueError unless it is of so many inputs and results."""
+        if (self.inputs, self.outputs) != (inputs, outputs):
+            raise ValueError(
+                f"A combination of {self.inputs} inputs to {self.outputs} results was asked for of "
+                f"{inputs} inputs to {outputs}."
+            )
+
 
 def combine_rows(
     rows: Float[Tensor, "inputs n"],
@@ -62,6 +70,7 @@ def combine_rows(
 ) -> bool:
     """Fill `results` with what rows combine to from entry `start` on; say if all is finite."""
     (count, stride), width = rows.shape, results.shape[1]
+    what.check(count, len(results))
     if not 0 <= start <= stride - width:
         raise IndexError(f"{width} entries from {start} on are not in rows of {stride}.")
     where = address(rows) + start * rows.itemsize

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import platform
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -20,11 +21,12 @@ Array = torch.Tensor | NDArray[Any]
 FLOAT, DOUBLE, INT, LONG = ctypes.c_float, ctypes.c_double, ctypes.c_int32, ctypes.c_int64
 POINTER = ctypes.c_void_p
 
-# What /proc/cpuinfo says of a processor that has all instructions of x86-64's third and fourth
+# What /proc/cpuinfo says of a processor that has all instructions of x86-64's second to fourth
 # level (the System V psABI's), beyond what those of the level before it have.
 _LEVELS = {
     "v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
     "v3": {"avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"},
+    "v2": {"cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3"},
 }
 
 
@@ -34,10 +36,12 @@ def builds() -> list[Path]:
     names = [f"native_{machine}"]
     if machine == "x86_64":
         has = _instructions()
-        levels = [level for level, wants in _LEVELS.items() if wants <= has]
-        # The fourth level holds the third.
-        levels = levels if "v3" in levels else []
-        names = [f"native_{machine}_{level}" for level in (*levels, "v2")]
+        levels: list[str] = []
+        for level, wants in reversed(_LEVELS.items()):
+            if not wants <= has:
+                break
+            levels.insert(0, level)
+        names = [f"native_{machine}_{level}" for level in levels]
     return [path for name in names if (path := folder / f"{name}.so").exists()]
 
 
@@ -73,7 +77,21 @@ def _library() -> ctypes.CDLL:
             f"The compiled kernels are not in {Path(__file__).parent}, or not for this processor "
             f"({platform.machine()}). Install the project again: pip install -e . (or make install)"
         )
-    return ctypes.CDLL(str(found[0]))
+    library = ctypes.CDLL(str(found[0]))
+    library.sources.restype = ctypes.c_char_p
+    if library.sources().decode() != _digest():
+        raise ImportError(
+            f"{found[0]} was compiled from other sources than those beside it, and would be called "
+            "wrongly. Install the project again: pip install -e . (or make install)"
+        )
+    return library
+
+
+def _digest() -> str:
+    whole = hashlib.sha256()
+    for path in sorted((Path(__file__).parent / "native").iterdir()):
+        whole.update(path.read_bytes())
+    return whole.hexdigest()
 
 
 def _instructions() -> set[str]:

@@ -64,6 +64,8 @@ class Sources:
         To the upper triangle of `gram` are added the rows' inner products, without that of what
         was subtracted.
         """
+        if len(rows) != len(self._sources):
+            raise ValueError(f"{len(self._sources)} inputs do not fit into {len(rows)} rows.")
         inputs = self._inputs(gram)
         return _checked(_read_rows(inputs, start, rows.shape[1], address(rows)))
 
@@ -83,10 +85,14 @@ class Sources:
 
         Returns FINITE and EQUAL, as they hold, and RESULT_FINITE if the results are.
         """
+        what.check(len(self._sources), len(results))
         inputs, width = self._inputs(gram), results.shape[1]
         return _checked(_read_combined(inputs, start, width, what.pointer, address(results)))
 
     def _inputs(self, gram: NDArray[np.float64] | None) -> Any:
+        experts = len(self._sources) - self._subtract
+        if gram is not None and gram.shape != (experts, experts):
+            raise ValueError(f"Inner products of {experts} rows do not fit into {gram.shape}.")
         where = None if gram is None else address(gram, np.float64)
         sources = ctypes.addressof(self._sources)
         return ctypes.byref(_Inputs(sources, len(self._sources), self._subtract, where))

@@ -8,6 +8,7 @@ brought back.
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Shaped
@@ -67,9 +68,10 @@ class Eigenproblem:
         if count == 0:
             return _columns(0, self._n)
         found = self._one_by_one(count)
-        return self._conquer()[self._n - count :] if found is None else found
+        return self._all[self._n - count :] if found is None else found
 
-    def _conquer(self) -> Float[Tensor, "n padded"]:
+    @cached_property
+    def _all(self) -> Float[Tensor, "n padded"]:
         """Divide and conquer: return all vectors of the tridiagonal form, whatever its values."""
         n, values, beside = self._n, self._diagonal.clone(), self._beside.clone()
         vectors = _columns(n, n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from app.contract.errors import (
 from tests.tiny_whisper import WEIGHTS, noisy, variant
 from worker.merging.engine.journal import read_journal
 from worker.merging.engine.run import Interrupted, Job, Observer, run
+from worker.merging.kernels.reading import ReadError, Sources
 from worker.merging.local import describe_files
 
 Make = Callable[..., Job]
@@ -174,6 +176,17 @@ def test_memory_that_cannot_be_had_is_told_as_such(
     observer = Observer(progress=ask_for_too_much)
     with pytest.raises(OutOfMemoryError, match="largest tensor"):
         run(job, observer)
+
+
+def test_memory_that_runs_out_while_files_are_read_is_no_fault_of_theirs(
+    make: Make, expert_folders: list[Path], base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_memory(*_: object) -> int:
+        raise ReadError(0, errno.ENOMEM)
+
+    monkeypatch.setattr(Sources, "combine", without_memory)
+    with pytest.raises(OutOfMemoryError, match="largest tensor"):
+        run(make(recipe("soup", base_folder, expert_folders)))
 
 
 def test_a_source_that_vanished_is_named_and_not_the_artifact_store(

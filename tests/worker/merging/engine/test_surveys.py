@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,7 +20,9 @@ from app.contract.tensors import TensorHeader
 from app.planning.cost import cost_of, spectral_cost_of
 from tests.tiny_whisper import WEIGHTS, noisy, variant
 from worker.merging.engine import blocks, groups
+from worker.merging.engine.reading import TensorReader
 from worker.merging.engine.run import Interrupted, Job, Observer, Outcome, run
+from worker.merging.gram import GramSurvey
 from worker.merging.local import describe_files
 
 Make = Callable[..., Job]
@@ -306,3 +310,29 @@ def test_the_memory_of_a_streamed_matrix_is_that_of_its_gram_matrices() -> None:
         return spectral_cost_of(header, [header] * 5, streamed=True, passes=3).memory_bytes
 
     assert planned(51_865) == planned(4 * 51_865) < 2**25
+
+
+def test_inner_products_are_told_again_of_a_tensor_that_stayed_in_memory(
+    make: Make, base_folder: Path, expert_folders: list[Path]
+) -> None:
+    job = make(document("karcher", base_folder, expert_folders))
+    step = next(step for step in job.plan.steps if len(step.target.shape) == 2)
+    with ExitStack() as stack:
+        readers = [
+            stack.enter_context(TensorReader(label, local.resolved.tensors, local.paths))
+            for label, local in zip(job.labels, job.all, strict=True)
+        ]
+        inputs = blocks.Inputs(
+            base=readers[0],
+            experts=tuple(readers[1:]),
+            expert_digests=("",) * 3,
+            weights=(1.0,) * 3,
+            seed=0,
+            device=torch.device("cpu"),
+        )
+        kept = blocks.Blocks(step, inputs, again=True)
+        surveys = [GramSurvey(3), GramSurvey(3)]
+        for survey in surveys:
+            kept.survey(0, step.target.numel, [survey])
+    assert surveys[0].gram.any()
+    assert np.allclose(surveys[0].gram, surveys[1].gram, rtol=1e-12)

@@ -151,3 +151,16 @@ def test_a_file_that_ends_early_and_one_that_cannot_be_read_are_named(opened, tm
 def test_rows_are_not_read_beyond_their_end():
     with pytest.raises(IndexError):
         combine_rows(torch.zeros(2, 8), 5, Combination([1], subtracted=True), torch.empty(1, 4))
+
+
+def test_what_does_not_fit_together_is_refused(opened):
+    sources = sources_of(opened, subtract=True)
+    what = Combination([1.0, 1.0], subtracted=True)
+    with pytest.raises(ValueError, match="3 inputs to 1 results"):
+        sources.combine(0, what, torch.empty(1, 8))
+    with pytest.raises(ValueError, match="3 inputs to 1 results"):
+        combine_rows(torch.zeros(4, 8), 0, what, torch.empty(1, 8))
+    with pytest.raises(ValueError, match="3 rows"):
+        sources.add_inner_products(0, 8, np.zeros((4, 4)))
+    with pytest.raises(ValueError, match="4 inputs"):
+        sources.read(0, torch.empty(3, 8))

@@ -87,7 +87,7 @@ def test_leading_vectors_of_low_rank_and_noise_need_no_division(monkeypatch, rat
     def conquered(_):
         raise AssertionError("divide and conquer")
 
-    monkeypatch.setattr(Eigenproblem, "_conquer", conquered)
+    monkeypatch.setattr(Eigenproblem, "_all", property(conquered))
     generator = torch.Generator().manual_seed(5)
     signal = torch.randn(200, 8, generator=generator) @ torch.randn(8, 200, generator=generator)
     matrix = gram(signal + ratio * torch.randn(200, 200, generator=generator))

@@ -245,6 +245,13 @@ class TestPcb:
             assert result.isfinite().all()
             assert result.any()
 
+    def test_sizes_too_near_to_divide_by_their_distance_count_as_equal(self, merge):
+        tiny = torch.full((2, 40, 30), 1e-40)
+        tiny[:, ::2] = 2e-40
+        result = merge("pcb", tiny)
+        assert result.isfinite().all()
+        assert not result.any()
+
     def test_only_the_share_of_best_scores_counts(self, merge):
         tensors = vectors(1, (50, 40))
         # The score at the quantile is the lowest that counts, and counts 0.

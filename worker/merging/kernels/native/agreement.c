@@ -66,7 +66,8 @@ EXPORT void banded_sum(const float *tensors, int64_t count, int64_t width, const
 // Write each entry's standard deviation over the experts; return how many are not 0.
 //
 // 0 exactly where all are equal. Of differences to the first expert, brought near 1 by a power of
-// two for each chunk, so that no square overflows; what is 2⁷⁵ times smaller than the largest beside it counts as 0.
+// two for each chunk, so that no square overflows; what is 2⁷⁵ times smaller than the largest beside
+// it counts as 0.
 EXPORT int64_t spread(const float *tensors, int64_t count, int64_t width, float *restrict result) {
     float mean[CHUNK], squares[CHUNK];
     float share = (float)(1.0 / (double)count);
@@ -119,7 +120,7 @@ EXPORT int64_t spread(const float *tensors, int64_t count, int64_t width, float 
 // Add to `energies` each expert's Σ xᵢ² over the entries that `keep` keeps of `ranked`.
 EXPORT void add_energies(const float *tensors, int64_t count, int64_t width, const float *ranked,
                          int32_t key, int64_t split, double *energies) {
-#pragma clang fp contract(fast)
+    CONTRACTED
     float selected[CHUNK];
     for (int64_t start = 0; start < width; start += CHUNK) {
         int64_t chunk = least(CHUNK, width - start), even = chunk - chunk % LANES;

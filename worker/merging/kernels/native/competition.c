@@ -44,6 +44,12 @@ static void score(const float *restrict row, const float *restrict total, int64_
             scores[j] = scores[j] * tanhf(row[j] * total[j]) + 0.0f;
 }
 
+// Whether sizes between these bounds are told apart: not where they are equal, nor where they differ
+// by so little that `scale` divided by it is infinite.
+static inline bool told_apart(float low, float high, float scale) {
+    return high > low && scale / (high - low) < INFINITY;
+}
+
 // Write each expert's scores; 0 where all its sizes are equal, never a negative zero.
 //
 // Sizes are clipped between lows[i] and highs[i]; `linear` says that tanh of any product is the
@@ -57,7 +63,7 @@ EXPORT void competition_scores(const float *tensors, int64_t count, int64_t widt
         total_of(tensors, count, width, start, chunk, total);
         for (int64_t i = 0; i < count; i++) {
             float *into = scores + i * width + start;
-            if (highs[i] <= lows[i])
+            if (!told_apart(lows[i], highs[i], (float)count))
                 memset(into, 0, chunk * sizeof *into);
             else
                 score(tensors + i * width + start, total, chunk, lows[i], highs[i], (float)count,
@@ -81,7 +87,7 @@ EXPORT void competition_mean(const float *tensors, int64_t count, int64_t width,
         total_of(tensors, count, width, start, chunk, total);
         for (int64_t i = 0; i < count; i++) {
             float low = lows[i], high = highs[i], bottom = bottoms[i], span = tops[i] - bottom;
-            if (high <= low || span <= 0.0f) continue;
+            if (!told_apart(low, high, (float)count) || !told_apart(0.0f, span, 1.0f)) continue;
             const float *row = tensors + i * width + start;
             float share = 1.0f / span;
             score(row, total, chunk, low, high, (float)count, linear, scores);

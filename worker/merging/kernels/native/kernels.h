@@ -24,6 +24,13 @@ enum { FINITE = 1, EQUAL = 2, RESULT_FINITE = 4 };
 #define EXPONENT ((int32_t)0x7F800000)
 #define MAGNITUDE ((int32_t)0x7FFFFFFF)
 
+// Where products are exact, so that a processor may as well not round them before it adds.
+#ifdef __clang__
+#define CONTRACTED _Pragma("clang fp contract(fast)")
+#else
+#define CONTRACTED
+#endif
+
 typedef float floats __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef double doubles __attribute__((vector_size(8 * LANES), aligned(8)));
 

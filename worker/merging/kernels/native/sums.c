@@ -22,7 +22,7 @@ EXPORT void weighted_sum(const float *tensors, int64_t count, int64_t width, con
 static inline __attribute__((always_inline)) void add_tile(
     const float *left, const float *right, int64_t stride, int64_t width, int rows, int columns,
     bool diagonal, double *gram, int64_t count) {
-#pragma clang fp contract(fast)
+    CONTRACTED
     doubles lanes[4][4] = {0};
     int64_t even = width - width % LANES;
     for (int64_t j = 0; j < even; j += LANES) {
