@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from app.contract.errors import AfluenteError, InternalError, StorageError
 from app.contract.settings import Settings
@@ -193,15 +193,29 @@ def _run(attempt: Attempt, work: Callable[[Attempt], None]) -> None:
 
 
 def _fail(attempt: Attempt, record: Mapping[str, Any], *, free_scratch: bool = False) -> None:
-    if free_scratch:
-        # A full disk is not helped by keeping what a retry could take over.
-        attempt.store.remove_scratch(attempt.lease.id)
+    engine, store, lease = attempt.engine, attempt.store, attempt.lease
     try:
-        with writing(attempt.engine) as connection:
-            finish(connection, attempt.lease, "failed", {"error": dict(record)})
+        try:
+            _end_failed(engine, lease, record)
+        except OperationalError:
+            if not free_scratch:
+                raise
+            # The database is on the same full disk, perhaps. Not the folders of other attempts:
+            # nobody knows yet whether this one still has the job.
+            store.remove_attempt(lease.id, lease.fence)
+            _end_failed(engine, lease, record)
     except LeaseLostError:
         # It was cancelled at the same time, perhaps: then that is how it ends.
-        _conclude(attempt.engine, attempt.lease, "cancelling")
+        _conclude(engine, lease, "cancelling")
+    else:
+        if free_scratch:
+            # A full disk is not helped by keeping what a retry could take over.
+            store.remove_scratch(lease.id)
+
+
+def _end_failed(engine: Engine, lease: Lease, record: Mapping[str, Any]) -> None:
+    with writing(engine) as connection:
+        finish(connection, lease, "failed", {"error": dict(record)})
 
 
 def _conclude(engine: Engine, lease: Lease, reason: Reason) -> None:
