@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -204,3 +206,35 @@ def test_a_manifest_that_changes_half_way_is_not_mixed_with_what_it_was(
     found = begun.show(service)
     assert (found["status"], found["error"]["code"]) == ("failed", "source_changed")
     assert "manifest changed" in found["error"]["message"]
+
+
+def test_a_database_that_does_not_answer_for_a_while_ends_no_evaluation(
+    service: Service, begun: Begun
+) -> None:
+    leases.recover(begun.engine, 5, {}, {})
+    with ThreadPoolExecutor(1) as pool:
+        led = _lead_without(service, begun, pool)
+        for there, away in (("evaluation_parts", "away"), ("away", "evaluation_parts")):
+            with writing(begun.engine) as connection:
+                connection.exec_driver_sql(f"ALTER TABLE {there} RENAME TO {away}")
+            time.sleep(0.5)
+        assert not led.done(), begun.show(service)
+        leases.abandon(begun.engine, "wrk_other")
+        leases.recover(begun.engine, 5, {}, {})
+        led.result(60)
+    assert begun.show(service)["status"] == "succeeded"
+
+
+def _lead_without(service: Service, begun: Begun, pool: ThreadPoolExecutor) -> Future[None]:
+    """Let a worker lead until it only waits for a part that another has."""
+    part = parts.claim(begun.engine, begun.id, "wrk_other:x:1:1", 60, "cpu")
+    assert part is not None
+    led = pool.submit(service.work, JobKind.EVALUATION, begun.id)
+    query = select(func.count()).where(evaluation_parts.c.status == "succeeded")
+    deadline = time.monotonic() + 60
+    while True:
+        with reading(begun.engine) as connection:
+            if connection.execute(query).scalar_one() == 3:
+                return led
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
