@@ -25,6 +25,7 @@ from app.storage.leases import (
     finish,
     give_back,
     interrupted,
+    look,
     mark_unsent,
     take,
 )
@@ -175,6 +176,10 @@ def _run(attempt: Attempt, work: Callable[[Attempt], None]) -> None:
     except (Interrupted, FetchStoppedError, EvaluationStoppedError):
         _conclude(attempt.engine, lease, attempt.keeper.reason or "lost")
     except LeaseLostError:
+        # A part's is lost as soon as its evaluation is being cancelled, which its lead has to end.
+        if _is_cancelling(attempt.engine, lease):
+            _conclude(attempt.engine, lease, "cancelling")
+            return
         _LOG.info("%s: attempt %d lost its lease and leaves no trace", lease.id, lease.attempt)
     except AfluenteError as error:
         _LOG.warning("%s failed: %s: %s", lease.id, error.code, error.message)
@@ -216,6 +221,13 @@ def _fail(attempt: Attempt, record: Mapping[str, Any], *, free_scratch: bool = F
 def _end_failed(engine: Engine, lease: Lease, record: Mapping[str, Any]) -> None:
     with writing(engine) as connection:
         finish(connection, lease, "failed", {"error": dict(record)})
+
+
+def _is_cancelling(engine: Engine, lease: Lease) -> bool:
+    try:
+        return look(engine, lease) == "cancelling"
+    except LeaseLostError:
+        return False
 
 
 def _conclude(engine: Engine, lease: Lease, reason: Reason) -> None:

@@ -12,12 +12,14 @@ from sqlalchemy import Connection, Engine, Select, delete, func, insert, select,
 from app.contract.identifiers import PART, new_id
 from app.storage import evaluations, events, leases
 from app.storage.database import now, reading, writing
-from app.storage.leases import JobKind, Lease, take_within, write
+from app.storage.leases import JobKind, Lease, LeaseLostError, take_within, write
 from app.storage.merges import progress
 from app.storage.tables import evaluation_parts as parts
 from app.storage.tables import evaluations as evaluations_table
 
 _UNIT = "utterances"
+# Where an evaluation is while its parts are worth doing.
+_WANTED = frozenset({"queued", "running"})
 # However many workers are at it, an evaluation tells of its progress at most twice a second.
 _TELL_SECONDS = 0.5
 
@@ -101,7 +103,7 @@ def claim(
     None if there is none, or the evaluation is not wanted any more.
     """
     with writing(engine) as connection:
-        if _lock(connection, evaluation_id) not in {"queued", "running"}:
+        if _lock(connection, evaluation_id) not in _WANTED:
             return None
         own = parts.c.evaluation_id == evaluation_id, parts.c.device_type == device_type
         query = _free(select(parts)).where(*own)
@@ -113,11 +115,14 @@ def claim(
 
 
 def set_progress(engine: Engine, part: Part, done: int) -> None:
-    """Note how many of the part's utterances are decoded, and tell of the evaluation's progress."""
+    """Note how many of the part's utterances are decoded, and tell of the evaluation's progress.
+
+    LeaseLostError if the part is not ours, or the evaluation is not wanted any more.
+    """
     with writing(engine) as connection:
-        _lock(connection, part.evaluation_id)
+        evaluation_status = _lock_wanted(connection, part.evaluation_id)
         write(connection, part.lease, {"progress_done": done})
-        _tell(connection, part)
+        _tell(connection, part, evaluation_status)
 
 
 def finish(
@@ -127,9 +132,12 @@ def finish(
     result: Mapping[str, Any],
     utterances: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Store what came of the part and end it; LeaseLostError if it is not ours."""
+    """Store what came of the part and end it.
+
+    LeaseLostError if it is not ours, or the evaluation is not wanted any more.
+    """
     with writing(engine) as connection:
-        _lock(connection, part.evaluation_id)
+        evaluation_status = _lock_wanted(connection, part.evaluation_id)
         leases.finish(connection, part.lease, status, {"progress_done": part.utterances})
         evaluations.save_result(
             connection,
@@ -140,7 +148,7 @@ def finish(
             result=result,
             utterances=utterances,
         )
-        _tell(connection, part)
+        _tell(connection, part, evaluation_status)
 
 
 def outlook(engine: Engine, evaluation_id: str) -> Outlook:
@@ -190,7 +198,14 @@ def _lock(connection: Connection, evaluation_id: str) -> str | None:
     return connection.execute(query.with_for_update(key_share=True)).scalar()
 
 
-def _tell(connection: Connection, part: Part) -> None:
+def _lock_wanted(connection: Connection, evaluation_id: str) -> str:
+    status = _lock(connection, evaluation_id)
+    if status not in _WANTED:
+        raise LeaseLostError(evaluation_id)
+    return status
+
+
+def _tell(connection: Connection, part: Part, evaluation_status: str) -> None:
     own = parts.c.evaluation_id == part.evaluation_id
     count = select(func.sum(parts.c.progress_done), func.sum(parts.c.progress_total)).where(own)
     done, total = (int(number) for number in connection.execute(count).one())
@@ -203,7 +218,7 @@ def _tell(connection: Connection, part: Part) -> None:
     if done == total or events.age(connection, merge_id, "evaluation") >= _TELL_SECONDS:
         data = {
             "id": part.evaluation_id,
-            "status": "running",
+            "status": evaluation_status,
             "progress": progress(done, total, _UNIT),
         }
         events.append(connection, merge_id, "evaluation", data)

@@ -13,7 +13,7 @@ from app.contract.settings import Settings
 from app.storage import leases, merges
 from app.storage.artifacts import ArtifactStore
 from app.storage.database import connect, migrate, writing
-from app.storage.leases import JobKind, Lease
+from app.storage.leases import JobKind, Lease, LeaseLostError
 from app.storage.queue import Queue
 from worker.attempts import Attempt, _run, attempt_lease
 from worker.keeper import Keeper
@@ -103,3 +103,20 @@ def test_a_failure_is_recorded_though_the_scratch_has_filled_the_databases_disk_
     row = merges.get(engine, merge_id)
     assert row is not None
     assert row["status"] == "failed"
+
+
+def test_a_job_that_is_cancelled_ends_so_though_its_work_says_that_the_lease_is_lost(
+    settings: Settings, engine: Engine, store: ArtifactStore
+) -> None:
+    """As the lead of an evaluation does, whose part stores nothing any more."""
+    merge_id = queued(engine)
+
+    def cancel(_: Attempt) -> None:
+        with writing(engine) as connection:
+            leases.request_cancel(connection, JobKind.MERGE, merge_id)
+        raise LeaseLostError("prt_1")
+
+    attempt_lease(engine, take(engine, merge_id, store, 30), settings, "wrk_1", cancel)
+    row = merges.get(engine, merge_id)
+    assert row is not None
+    assert row["status"] == "cancelled"

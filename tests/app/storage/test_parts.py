@@ -172,6 +172,35 @@ def test_progress_is_the_sum_of_the_parts_and_told_twice_a_second_at_most(
     assert _told(engine, lead) == [2, 20]
 
 
+def test_what_is_told_beside_progress_is_where_the_evaluation_is(engine: Engine, lead: Lease):
+    parts.plan(engine, lead, "cpu", planned("a"))
+    part = claim(engine, lead)
+    leases.give_back(engine, lead)
+    with writing(engine) as connection:
+        connection.execute(update(events_table).values(created_at=now() - 10))
+    parts.set_progress(engine, part, 5)
+    last = events.read(engine, lead.merge_id)[-1]["data"]
+    assert (last["status"], last["progress"]["done"]) == ("queued", 5)
+
+
+def test_a_part_of_what_is_being_cancelled_neither_tells_nor_stores_anything(
+    engine: Engine, lead: Lease
+):
+    parts.plan(engine, lead, "cpu", planned("a"))
+    part = claim(engine, lead)
+    with writing(engine) as connection:
+        leases.request_cancel(connection, JobKind.EVALUATION, lead.id)
+        connection.execute(update(events_table).values(created_at=now() - 10))
+    for attempt in (
+        lambda: parts.set_progress(engine, part, 5),
+        lambda: parts.finish(engine, part, "succeeded", {}, []),
+    ):
+        with pytest.raises(LeaseLostError):
+            attempt()
+    assert evaluations.results(engine, lead.merge_id) == []
+    assert events.read(engine, lead.merge_id)[-1]["data"]["status"] == "cancelling"
+
+
 def _told(engine: Engine, lead: Lease) -> list[int]:
     data = [event["data"] for event in events.read(engine, lead.merge_id)]
     return [one["progress"]["done"] for one in data if "progress" in one]
