@@ -17,7 +17,7 @@ from app.storage import parts
 from app.storage.database import writing
 from app.storage.leases import finish
 from app.storage.parts import Part
-from worker.attempts import Attempt, PartBrokenError
+from worker.attempts import Attempt
 from worker.evaluation.runner import EvaluationStoppedError
 from worker.evaluation_parts import Bench, device_type_of
 from worker.invitations import invite
@@ -47,22 +47,17 @@ def do_evaluation(attempt: Attempt) -> None:
 
 
 def _statuses(attempt: Attempt) -> Counter[str] | None:
-    """Return how many parts are in each status; None if the database does not answer.
-
-    PartBrokenError if one of them broke.
-    """
+    """Return how many parts are in each status; None if the database does not answer."""
     with _tolerant(attempt):
-        found = parts.outlook(attempt.engine, attempt.lease.id)
-        if found.error is not None:
-            raise PartBrokenError(found.error)
-        return found.statuses
+        return parts.statuses(attempt.engine, attempt.lease.id)
     return None
 
 
 def _claim(attempt: Attempt, device_type: str) -> Part | None:
     lease, seconds = attempt.lease, attempt.settings.lease_seconds
     with _tolerant(attempt):
-        return parts.claim(attempt.engine, lease.id, lease.owner, seconds, device_type)
+        engine = attempt.engine
+        return parts.claim(engine, lease.id, lease.owner, seconds, device_type, leading=True)
     return None
 
 
@@ -83,10 +78,22 @@ class PartWork:
         self._bench: Bench | None = None
 
     def __call__(self, part: Part, attempt: Attempt) -> None:
-        """Decode the part and store what came of it."""
+        """Decode the part and store what came of it.
+
+        EvaluationFailedError if anything was skipped: the lead may be able to read it, and finds
+        the rest in the cache.
+        """
         if self._bench is None:
             self._bench = Bench.of(attempt.settings, attempt.engine, part.evaluation_id)
-        _store(attempt, part, _decode(attempt, self._bench, part))
+        evaluated = _decode(attempt, self._bench, part)
+        if skipped := evaluated.result.skipped:
+            raise EvaluationFailedError(
+                f"{part.system} on {part.dataset}: {len(skipped)} utterances cannot be decoded by "
+                f"this worker, the first of them {skipped[0].audio} ({skipped[0].reason}); the "
+                "evaluation's lead tries again. Give all workers the same AFLUENTE_FILE_ROOTS and "
+                "mounts."
+            )
+        _store(attempt, part, evaluated)
 
 
 def _decode(attempt: Attempt, bench: Bench, part: Part) -> EvaluatedDataset:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, Select, delete, func, insert, select,
 from app.contract.identifiers import PART, new_id
 from app.storage import evaluations, events, leases
 from app.storage.database import now, reading, writing
-from app.storage.leases import JobKind, Lease, LeaseLostError, take_within, write
+from app.storage.leases import UNOWNED, JobKind, Lease, LeaseLostError, take_within, write
 from app.storage.merges import progress
 from app.storage.tables import evaluation_parts as parts
 from app.storage.tables import evaluations as evaluations_table
@@ -46,14 +46,6 @@ class Part:
     dataset: str
     manifest_sha256: str
     utterances: int
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """How many parts are in each status, and the error of one that broke, if any did."""
-
-    statuses: Counter[str]
-    error: dict[str, Any] | None
 
 
 def are_planned(engine: Engine, evaluation_id: str, device_type: str) -> bool:
@@ -96,18 +88,26 @@ def plan(engine: Engine, lease: Lease, device_type: str, planned: Sequence[Plann
 
 
 def claim(
-    engine: Engine, evaluation_id: str, owner: str, seconds: float, device_type: str
+    engine: Engine,
+    evaluation_id: str,
+    owner: str,
+    seconds: float,
+    device_type: str,
+    *,
+    leading: bool = False,
 ) -> Part | None:
     """Take the first part that is free and for this type of device.
 
-    None if there is none, or the evaluation is not wanted any more.
+    Parts that were left to the lead are for who is `leading`, and come first. None if there is
+    nothing to take, or the evaluation is not wanted any more.
     """
     with writing(engine) as connection:
         if _lock(connection, evaluation_id) not in _WANTED:
             return None
         own = parts.c.evaluation_id == evaluation_id, parts.c.device_type == device_type
-        query = _free(select(parts)).where(*own)
-        row = connection.execute(query.order_by(parts.c.position).limit(1)).mappings().first()
+        query = _free(select(parts), leading=leading).where(*own)
+        query = query.order_by(parts.c.lead_only.desc(), parts.c.position).limit(1)
+        row = connection.execute(query).mappings().first()
         if row is None:
             return None
         lease = take_within(connection, JobKind.PART, row["id"], owner, seconds)
@@ -151,24 +151,25 @@ def finish(
         _tell(connection, part, evaluation_status)
 
 
-def outlook(engine: Engine, evaluation_id: str) -> Outlook:
-    """Return where an evaluation's parts are."""
+def leave_to_lead(engine: Engine, lease: Lease) -> None:
+    """Give a part back for nobody but the evaluation's lead; LeaseLostError if it is not ours."""
+    with writing(engine) as connection:
+        write(connection, lease, {**UNOWNED, "lead_only": True})
+
+
+def statuses(engine: Engine, evaluation_id: str) -> Counter[str]:
+    """Return how many of an evaluation's parts are in each status."""
     own = parts.c.evaluation_id == evaluation_id
     counts = select(parts.c.status, func.count()).where(own).group_by(parts.c.status)
-    broken = select(parts.c.error).where(
-        own, parts.c.status == "failed", parts.c.error.is_not(None)
-    )
     with reading(engine) as connection:
-        found = {str(status): int(count) for status, count in connection.execute(counts)}
-        error = connection.execute(broken.order_by(parts.c.position).limit(1)).scalar()
-    return Outlook(Counter(found), error)
+        return Counter({str(status): int(count) for status, count in connection.execute(counts)})
 
 
 def spare(engine: Engine) -> list[str]:
     """Return the evaluation of every part that a worker without work could take, oldest first."""
     lanes = func.count(parts.c.lane.distinct())
     query = (
-        _free(select(parts.c.evaluation_id, lanes))
+        _free(select(parts.c.evaluation_id, lanes), leading=False)
         .join(evaluations_table, evaluations_table.c.id == parts.c.evaluation_id)
         .where(evaluations_table.c.status == "running")
         .group_by(parts.c.evaluation_id)
@@ -178,8 +179,10 @@ def spare(engine: Engine) -> list[str]:
         return [evaluation for evaluation, count in connection.execute(query) for _ in range(count)]
 
 
-def _free(query: Select[Any]) -> Select[Any]:
+def _free(query: Select[Any], *, leading: bool) -> Select[Any]:
     """Narrow a query to the parts that nobody has, in lanes where nobody is."""
+    if not leading:
+        query = query.where(parts.c.lead_only.is_(False))
     other = parts.alias()
     busy = select(other.c.id).where(
         other.c.evaluation_id == parts.c.evaluation_id,
