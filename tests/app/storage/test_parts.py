@@ -13,6 +13,7 @@ from app.storage.database import migrate, now, reading, writing
 from app.storage.leases import JobKind, Lease, LeaseLostError
 from app.storage.parts import Part, PlannedPart
 from app.storage.tables import evaluation_parts, evaluation_results
+from app.storage.tables import evaluations as evaluations_table
 from app.storage.tables import events as events_table
 
 LOST = {"code": "worker_lost", "message": "m", "param": None, "retryable": True}
@@ -258,3 +259,23 @@ def test_parts_are_no_jobs_that_messages_name(engine: Engine, lead: Lease):
     leases.recover(engine, 5, LOST, LOST)
     assert leases.waiting(engine, unsent_seconds=-1) == []
     assert leases.interrupted(engine) is None
+
+
+def test_a_dead_workers_part_is_taken_up_though_nobody_sweeps(engine: Engine, lead: Lease):
+    """As when the sweeper that was elected is of the version before, which knows no parts."""
+    parts.plan(engine, lead, "cpu", planned("a"))
+    old = claim(engine, lead, seconds=-1)
+    assert parts.statuses(engine, lead.id) == {"queued": 1}
+    _check_that_only_the_lead_gets(engine, lead, "set-0")
+    with pytest.raises(LeaseLostError):
+        parts.finish(engine, old, "succeeded", {}, [])
+
+
+def test_parts_of_what_another_version_has_ended_go(engine: Engine, lead: Lease):
+    parts.plan(engine, lead, "cpu", planned("a"))
+    parts.tidy(engine)
+    assert parts.statuses(engine, lead.id) == {"queued": 1}
+    with writing(engine) as connection:
+        connection.execute(update(evaluations_table).values(status="succeeded"))
+    parts.tidy(engine)
+    assert parts.statuses(engine, lead.id) == {}
