@@ -188,34 +188,37 @@ def _run(attempt: Attempt, work: Callable[[Attempt], None]) -> bool:
 
 
 def _fail(attempt: Attempt, record: Mapping[str, Any], *, free_scratch: bool = False) -> None:
-    engine, store, lease = attempt.engine, attempt.store, attempt.lease
+    engine, lease = attempt.engine, attempt.lease
     if lease.kind is JobKind.PART:
         # What fails here (a missing mount, a full disk) need not fail where the evaluation is led.
         with suppress(LeaseLostError):
             leave_to_lead(engine, lease)
         return
     try:
-        try:
-            _end_failed(engine, lease, record)
-        except OperationalError:
-            if not free_scratch:
-                raise
-            # The database is on the same full disk, perhaps. Not the folders of other attempts:
-            # nobody knows yet whether this one still has the job.
-            store.remove_attempt(lease.id, lease.fence)
-            _end_failed(engine, lease, record)
+        _end_failed(attempt, record, free_scratch=free_scratch)
     except LeaseLostError:
         # It was cancelled at the same time, perhaps: then that is how it ends.
         _conclude(engine, lease, "cancelling")
-    else:
-        if free_scratch:
-            # A full disk is not helped by keeping what a retry could take over.
-            store.remove_scratch(lease.id)
+        return
+    if free_scratch:
+        # A full disk is not helped by keeping what a retry could take over.
+        attempt.store.remove_scratch(lease.id)
 
 
-def _end_failed(engine: Engine, lease: Lease, record: Mapping[str, Any]) -> None:
-    with writing(engine) as connection:
-        finish(connection, lease, "failed", {"error": dict(record)})
+def _end_failed(attempt: Attempt, record: Mapping[str, Any], *, free_scratch: bool) -> None:
+    def end() -> None:
+        with writing(attempt.engine) as connection:
+            finish(connection, attempt.lease, "failed", {"error": dict(record)})
+
+    try:
+        end()
+    except OperationalError:
+        if not free_scratch:
+            raise
+        # The database is on the same full disk, perhaps. Not the folders of other attempts: nobody
+        # knows yet whether this one still has the job.
+        attempt.store.remove_attempt(attempt.lease.id, attempt.lease.fence)
+        end()
 
 
 def _is_cancelling(engine: Engine, lease: Lease) -> bool:
