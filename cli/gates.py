@@ -32,7 +32,10 @@ def limits(
 
 
 def verdict(document: Mapping[str, Any], gate: GateSpec) -> dict[str, Any]:
-    """Return the verdict on a `/wer` document; InvalidRequestError for a name nobody knows."""
+    """Return the verdict on a `/wer` document.
+
+    InvalidRequestError for a name nobody knows, and for the document of an older service.
+    """
     from app.contract.evaluation import unknown_set
     from app.reports.gate import judge
 
@@ -47,12 +50,12 @@ def verdict(document: Mapping[str, Any], gate: GateSpec) -> dict[str, Any]:
         )
     if problems:
         raise InvalidRequestError.of(problems)
-    return judge(document, gate, document["evaluation"]["sets"])
+    return judge(document, gate, _told(document, "sets"))
 
 
 def requested(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return the verdict on the gate of the request; InvalidRequestError if it has none."""
-    found = document["evaluation"]["gate"]
+    found = _told(document, "gate")
     if found is None:
         status = document["evaluation"]["status"]
         raise InvalidRequestError(
@@ -75,6 +78,17 @@ def fail_unless_passed(verdicts: Sequence[Mapping[str, Any]]) -> None:
     typer.echo(f"gate: {'passed' if passed else 'not passed'}", err=True)
     if not passed:
         raise typer.Exit(NOT_PASSED)
+
+
+def _told(document: Mapping[str, Any], field: str) -> Any:
+    """Return what a `/wer` document says of its evaluation; older services say less."""
+    if field not in document["evaluation"]:
+        raise InvalidRequestError(
+            f"The service's /wer has no `evaluation.{field}`, which a gate needs: the service is "
+            "older than this command line. Upgrade the service, or use the command line of its "
+            "version."
+        )
+    return document["evaluation"][field]
 
 
 def _rates(option: str, texts: Sequence[str]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from app.contract.errors import AfluenteError, InternalError, StorageError
 from app.contract.settings import Settings
@@ -25,10 +25,11 @@ from app.storage.leases import (
     finish,
     give_back,
     interrupted,
+    look,
     mark_unsent,
     take,
 )
-from app.storage.parts import Part, claim
+from app.storage.parts import Part, claim, leave_to_lead
 from app.storage.queue import Queue
 from worker.evaluation.runner import EvaluationStoppedError
 from worker.keeper import Keeper, Reason
@@ -38,15 +39,6 @@ from worker.processes.owners import describe_process
 _LOG = logging.getLogger(__name__)
 # Progress is told at most this often: two events a second.
 _PROGRESS_SECONDS = 0.5
-
-
-class PartBrokenError(Exception):
-    """A part of the job failed in another process; `record` is its error."""
-
-    def __init__(self, record: Mapping[str, Any]) -> None:
-        """Take over the error's record as it is stored."""
-        super().__init__(record.get("message"))
-        self.record = record
 
 
 @dataclass
@@ -122,8 +114,8 @@ def attempt_parts(
 ) -> None:
     """Do parts of an evaluation that another worker has, one after another, while any is free.
 
-    Only those for this type of device. Jobs that wait for a worker go first: the parts are those
-    of a job that has one.
+    Only those for this type of device, and none after one that fails here. Jobs that wait for a
+    worker go first: the parts are those of a job that has one.
     """
     with _opened(settings) as engine:
         queue = Queue(str(settings.broker))
@@ -142,7 +134,7 @@ def attempt_lease(
     worker_id: str,
     work: Callable[[Attempt], None],
 ) -> bool:
-    """Do what a lease is for, and keep it meanwhile; False if it had to be left half-done."""
+    """Do what a lease is for, and keep it meanwhile; False if it was not done."""
     queue = Queue(str(settings.broker))
     queue.wake(lease.merge_id)
 
@@ -153,8 +145,8 @@ def attempt_lease(
     try:
         with Keeper(engine, lease, settings, worker_id, at_end) as keeper:
             store = ArtifactStore(settings.artifacts)
-            _run(Attempt(settings, engine, queue, store, lease, keeper), work)
-        return keeper.reason is None
+            done = _run(Attempt(settings, engine, queue, store, lease, keeper), work)
+        return done and keeper.reason is None
     finally:
         queue.wake(lease.merge_id)
 
@@ -168,20 +160,22 @@ def _opened(settings: Settings) -> Iterator[Engine]:
         engine.dispose()
 
 
-def _run(attempt: Attempt, work: Callable[[Attempt], None]) -> None:
+def _run(attempt: Attempt, work: Callable[[Attempt], None]) -> bool:
     lease = attempt.lease
     try:
         work(attempt)
+        return True
     except (Interrupted, FetchStoppedError, EvaluationStoppedError):
         _conclude(attempt.engine, lease, attempt.keeper.reason or "lost")
     except LeaseLostError:
-        _LOG.info("%s: attempt %d lost its lease and leaves no trace", lease.id, lease.attempt)
+        # A part's is lost as soon as its evaluation is being cancelled, which its lead has to end.
+        if _is_cancelling(attempt.engine, lease):
+            _conclude(attempt.engine, lease, "cancelling")
+        else:
+            _LOG.info("%s: attempt %d lost its lease and leaves no trace", lease.id, lease.attempt)
     except AfluenteError as error:
         _LOG.warning("%s failed: %s: %s", lease.id, error.code, error.message)
         _fail(attempt, error.as_record(), free_scratch=isinstance(error, StorageError))
-    except PartBrokenError as error:
-        _LOG.warning("%s failed: %s", lease.id, error)
-        _fail(attempt, error.record)
     except Exception as error:  # noqa: BLE001 - a fault of ours: the job must end, and the log says why
         _LOG.exception("%s failed", lease.id)
         # What it says may hold statements and paths; the log keeps them.
@@ -190,18 +184,48 @@ def _run(attempt: Attempt, work: Callable[[Attempt], None]) -> None:
             "Retry, and report it if it happens again."
         )
         _fail(attempt, fault.as_record())
+    return False
 
 
 def _fail(attempt: Attempt, record: Mapping[str, Any], *, free_scratch: bool = False) -> None:
-    if free_scratch:
-        # A full disk is not helped by keeping what a retry could take over.
-        attempt.store.remove_scratch(attempt.lease.id)
+    engine, lease = attempt.engine, attempt.lease
+    if lease.kind is JobKind.PART:
+        # What fails here (a missing mount, a full disk) need not fail where the evaluation is led.
+        with suppress(LeaseLostError):
+            leave_to_lead(engine, lease)
+        return
     try:
-        with writing(attempt.engine) as connection:
-            finish(connection, attempt.lease, "failed", {"error": dict(record)})
+        _end_failed(attempt, record, free_scratch=free_scratch)
     except LeaseLostError:
         # It was cancelled at the same time, perhaps: then that is how it ends.
-        _conclude(attempt.engine, attempt.lease, "cancelling")
+        _conclude(engine, lease, "cancelling")
+        return
+    if free_scratch:
+        # A full disk is not helped by keeping what a retry could take over.
+        attempt.store.remove_scratch(lease.id)
+
+
+def _end_failed(attempt: Attempt, record: Mapping[str, Any], *, free_scratch: bool) -> None:
+    def end() -> None:
+        with writing(attempt.engine) as connection:
+            finish(connection, attempt.lease, "failed", {"error": dict(record)})
+
+    try:
+        end()
+    except OperationalError:
+        if not free_scratch:
+            raise
+        # The database is on the same full disk, perhaps. Not the folders of other attempts: nobody
+        # knows yet whether this one still has the job.
+        attempt.store.remove_attempt(attempt.lease.id, attempt.lease.fence)
+        end()
+
+
+def _is_cancelling(engine: Engine, lease: Lease) -> bool:
+    try:
+        return look(engine, lease) == "cancelling"
+    except LeaseLostError:
+        return False
 
 
 def _conclude(engine: Engine, lease: Lease, reason: Reason) -> None:

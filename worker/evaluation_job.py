@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from app.contract.errors import EvaluationFailedError
 from app.contract.evaluation import EvaluatedDataset
@@ -12,11 +17,12 @@ from app.storage import parts
 from app.storage.database import writing
 from app.storage.leases import finish
 from app.storage.parts import Part
-from worker.attempts import Attempt, PartBrokenError
+from worker.attempts import Attempt
 from worker.evaluation.runner import EvaluationStoppedError
 from worker.evaluation_parts import Bench, device_type_of
 from worker.invitations import invite
 
+_LOG = logging.getLogger(__name__)
 # How often the lead looks whether the others have done their last parts.
 _WAIT_SECONDS = 0.1
 
@@ -29,8 +35,8 @@ def do_evaluation(attempt: Attempt) -> None:
     if not parts.are_planned(engine, lease.id, device_type):
         parts.plan(engine, lease, device_type, bench.divide())
     invite(engine, attempt.queue)
-    while (statuses := _statuses(attempt)).keys() & OPEN:
-        part = _claim(attempt, device_type) if statuses["queued"] else None
+    while (statuses := _statuses(attempt)) is None or statuses.keys() & OPEN:
+        part = _claim(attempt, device_type) if statuses and statuses["queued"] else None
         if part is not None:
             with attempt.keeper.holding(part.lease):
                 evaluated = _decode(attempt, bench, part)
@@ -40,17 +46,28 @@ def do_evaluation(attempt: Attempt) -> None:
     _settle(attempt, bench, statuses)
 
 
-def _statuses(attempt: Attempt) -> Counter[str]:
-    """Return how many parts are in each status; PartBrokenError if one of them broke."""
-    found = parts.outlook(attempt.engine, attempt.lease.id)
-    if found.error is not None:
-        raise PartBrokenError(found.error)
-    return found.statuses
+def _statuses(attempt: Attempt) -> Counter[str] | None:
+    """Return how many parts are in each status; None if the database does not answer."""
+    with _tolerant(attempt):
+        return parts.statuses(attempt.engine, attempt.lease.id)
+    return None
 
 
 def _claim(attempt: Attempt, device_type: str) -> Part | None:
     lease, seconds = attempt.lease, attempt.settings.lease_seconds
-    return parts.claim(attempt.engine, lease.id, lease.owner, seconds, device_type)
+    with _tolerant(attempt):
+        engine = attempt.engine
+        return parts.claim(engine, lease.id, lease.owner, seconds, device_type, leading=True)
+    return None
+
+
+@contextmanager
+def _tolerant(attempt: Attempt) -> Iterator[None]:
+    """Go on without what the database does not tell; the keeper ends the job if the lease goes."""
+    try:
+        yield
+    except (InterfaceError, OperationalError) as error:
+        _LOG.warning("%s: the database did not answer: %s", attempt.lease.id, error)
 
 
 class PartWork:
@@ -61,10 +78,22 @@ class PartWork:
         self._bench: Bench | None = None
 
     def __call__(self, part: Part, attempt: Attempt) -> None:
-        """Decode the part and store what came of it."""
+        """Decode the part and store what came of it.
+
+        EvaluationFailedError if anything was skipped: the lead may be able to read it, and finds
+        the rest in the cache.
+        """
         if self._bench is None:
             self._bench = Bench.of(attempt.settings, attempt.engine, part.evaluation_id)
-        _store(attempt, part, _decode(attempt, self._bench, part))
+        evaluated = _decode(attempt, self._bench, part)
+        if skipped := evaluated.result.skipped:
+            raise EvaluationFailedError(
+                f"{part.system} on {part.dataset}: {len(skipped)} utterances cannot be decoded by "
+                f"this worker, the first of them {skipped[0].audio} ({skipped[0].reason}); the "
+                "evaluation's lead tries again. Give all workers the same AFLUENTE_FILE_ROOTS and "
+                "mounts."
+            )
+        _store(attempt, part, evaluated)
 
 
 def _decode(attempt: Attempt, bench: Bench, part: Part) -> EvaluatedDataset:

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from app.contract.errors import OutOfMemoryError, WorkerLostError
 from app.contract.settings import Settings
-from app.storage import fleet, merges
+from app.storage import fleet, merges, parts
 from app.storage.artifacts import ArtifactStore, merge_of
 from app.storage.leases import abandon, mark_sent, owners, recover, waiting
 from app.storage.queue import Queue
@@ -67,7 +67,8 @@ class Sweeper:
             mark_sent(self.engine, kind, job_id)
 
     def tidy(self) -> None:
-        """Remove scratch space and folders that belong to nothing."""
+        """Remove rows, scratch space and folders that belong to nothing."""
+        parts.tidy(self.engine)
         inventory = self.store.inventory()
         over, published = merges.disposable(
             self.engine,

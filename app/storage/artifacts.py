@@ -43,6 +43,10 @@ class ArtifactStore:
             if int(folder.name) < fence:
                 shutil.rmtree(folder, ignore_errors=True)
 
+    def remove_attempt(self, merge_id: str, fence: int) -> None:
+        """Delete the folder of the attempt with this fence, and no other's."""
+        shutil.rmtree(self.attempt_folder(merge_id, fence), ignore_errors=True)
+
     def publish(self, merge_id: str, fence: int, finished: Path) -> str:
         """Move a finished folder to where it can be published, and return its name.
 

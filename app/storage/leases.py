@@ -49,6 +49,13 @@ _TABLES = {
     JobKind.EVALUATION: evaluations,
     JobKind.PART: evaluation_parts,
 }
+# What a job is that was given back.
+UNOWNED: Mapping[str, Any] = {
+    "status": "queued",
+    "lease_owner": None,
+    "lease_expires_at": None,
+    "sent_at": None,
+}
 # Those that messages name, and that clients hear of. Parts are claimed through their evaluation.
 _ANNOUNCED = (JobKind.MERGE, JobKind.EVALUATION)
 
@@ -172,10 +179,9 @@ def give_back(engine: Engine, lease: Lease) -> None:
     With an evaluation go the parts of it that the same process has.
     """
     table = lease.kind.table
-    back = {"status": "queued", "lease_owner": None, "lease_expires_at": None, "sent_at": None}
     with writing(engine) as connection:
         done = connection.execute(
-            update(table).where(lease._mine, table.c.status == "running").values(**back)
+            update(table).where(lease._mine, table.c.status == "running").values(**UNOWNED)
         )
         if done.rowcount != 1:
             raise LeaseLostError(lease.id)
@@ -185,7 +191,7 @@ def give_back(engine: Engine, lease: Lease) -> None:
                 update(evaluation_parts)
                 .where(parts.evaluation_id == lease.id, parts.lease_owner == lease.owner)
                 .where(parts.status == "running")
-                .values(**back)
+                .values(**UNOWNED)
             )
         _announce(connection, lease.kind, lease.id, lease.merge_id, "queued")
 
@@ -231,7 +237,8 @@ def recover(
     """Requeue the jobs whose lease ran out; end those cancelled or tried too often.
 
     `lost` and `killed` are the error records of a job whose last worker vanished, or was killed
-    outright. Raising the fence here shuts out an attempt that is only slow.
+    outright. Raising the fence here shuts out an attempt that is only slow. A part ends nothing: it
+    is left to its evaluation's lead, whose crashes count.
     """
     outcome = []
     with writing(engine) as connection:
@@ -251,6 +258,8 @@ def recover(
                 values: dict[str, Any] = {}
                 if row.status == "cancelling":
                     target, values = "cancelled", {"finished_at": now()}
+                elif kind is JobKind.PART:
+                    values = {"lead_only": True}
                 elif row.crashes + 1 >= max_crashes:
                     record = killed if row.killed else lost
                     target, values = "failed", {"finished_at": now(), "error": dict(record)}

@@ -7,17 +7,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    and_,
+    case,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from app.contract.identifiers import PART, new_id
+from app.contract.states import FINAL
 from app.storage import evaluations, events, leases
 from app.storage.database import now, reading, writing
-from app.storage.leases import JobKind, Lease, take_within, write
+from app.storage.leases import UNOWNED, JobKind, Lease, LeaseLostError, take_within, write
 from app.storage.merges import progress
 from app.storage.tables import evaluation_parts as parts
 from app.storage.tables import evaluations as evaluations_table
 
 _UNIT = "utterances"
+# Where an evaluation is while its parts are worth doing.
+_WANTED = frozenset({"queued", "running"})
 # However many workers are at it, an evaluation tells of its progress at most twice a second.
 _TELL_SECONDS = 0.5
 
@@ -44,14 +59,6 @@ class Part:
     dataset: str
     manifest_sha256: str
     utterances: int
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """How many parts are in each status, and the error of one that broke, if any did."""
-
-    statuses: Counter[str]
-    error: dict[str, Any] | None
 
 
 def are_planned(engine: Engine, evaluation_id: str, device_type: str) -> bool:
@@ -94,18 +101,27 @@ def plan(engine: Engine, lease: Lease, device_type: str, planned: Sequence[Plann
 
 
 def claim(
-    engine: Engine, evaluation_id: str, owner: str, seconds: float, device_type: str
+    engine: Engine,
+    evaluation_id: str,
+    owner: str,
+    seconds: float,
+    device_type: str,
+    *,
+    leading: bool = False,
 ) -> Part | None:
     """Take the first part that is free and for this type of device.
 
-    None if there is none, or the evaluation is not wanted any more.
+    Parts that were left to the lead are for who is `leading`, and come first. None if there is
+    nothing to take, or the evaluation is not wanted any more.
     """
     with writing(engine) as connection:
-        if _lock(connection, evaluation_id) not in {"queued", "running"}:
+        if _lock(connection, evaluation_id) not in _WANTED:
             return None
+        _recover(connection, evaluation_id)
         own = parts.c.evaluation_id == evaluation_id, parts.c.device_type == device_type
-        query = _free(select(parts)).where(*own)
-        row = connection.execute(query.order_by(parts.c.position).limit(1)).mappings().first()
+        query = _free(select(parts), leading=leading).where(*own)
+        query = query.order_by(parts.c.lead_only.desc(), parts.c.position).limit(1)
+        row = connection.execute(query).mappings().first()
         if row is None:
             return None
         lease = take_within(connection, JobKind.PART, row["id"], owner, seconds)
@@ -113,11 +129,14 @@ def claim(
 
 
 def set_progress(engine: Engine, part: Part, done: int) -> None:
-    """Note how many of the part's utterances are decoded, and tell of the evaluation's progress."""
+    """Note how many of the part's utterances are decoded, and tell of the evaluation's progress.
+
+    LeaseLostError if the part is not ours, or the evaluation is not wanted any more.
+    """
     with writing(engine) as connection:
-        _lock(connection, part.evaluation_id)
+        evaluation_status = _lock_wanted(connection, part.evaluation_id)
         write(connection, part.lease, {"progress_done": done})
-        _tell(connection, part)
+        _tell(connection, part, evaluation_status)
 
 
 def finish(
@@ -127,9 +146,12 @@ def finish(
     result: Mapping[str, Any],
     utterances: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Store what came of the part and end it; LeaseLostError if it is not ours."""
+    """Store what came of the part and end it.
+
+    LeaseLostError if it is not ours, or the evaluation is not wanted any more.
+    """
     with writing(engine) as connection:
-        _lock(connection, part.evaluation_id)
+        evaluation_status = _lock_wanted(connection, part.evaluation_id)
         leases.finish(connection, part.lease, status, {"progress_done": part.utterances})
         evaluations.save_result(
             connection,
@@ -140,27 +162,29 @@ def finish(
             result=result,
             utterances=utterances,
         )
-        _tell(connection, part)
+        _tell(connection, part, evaluation_status)
 
 
-def outlook(engine: Engine, evaluation_id: str) -> Outlook:
-    """Return where an evaluation's parts are."""
+def leave_to_lead(engine: Engine, lease: Lease) -> None:
+    """Give a part back for nobody but the evaluation's lead; LeaseLostError if it is not ours."""
+    with writing(engine) as connection:
+        write(connection, lease, {**UNOWNED, "lead_only": True})
+
+
+def statuses(engine: Engine, evaluation_id: str) -> Counter[str]:
+    """Return how many of an evaluation's parts are in each status; a lost worker's are queued."""
+    status = case((_lost(), "queued"), else_=parts.c.status)
     own = parts.c.evaluation_id == evaluation_id
-    counts = select(parts.c.status, func.count()).where(own).group_by(parts.c.status)
-    broken = select(parts.c.error).where(
-        own, parts.c.status == "failed", parts.c.error.is_not(None)
-    )
+    counts = select(status, func.count()).where(own).group_by(status)
     with reading(engine) as connection:
-        found = {str(status): int(count) for status, count in connection.execute(counts)}
-        error = connection.execute(broken.order_by(parts.c.position).limit(1)).scalar()
-    return Outlook(Counter(found), error)
+        return Counter({str(status): int(count) for status, count in connection.execute(counts)})
 
 
 def spare(engine: Engine) -> list[str]:
     """Return the evaluation of every part that a worker without work could take, oldest first."""
     lanes = func.count(parts.c.lane.distinct())
     query = (
-        _free(select(parts.c.evaluation_id, lanes))
+        _free(select(parts.c.evaluation_id, lanes), leading=False)
         .join(evaluations_table, evaluations_table.c.id == parts.c.evaluation_id)
         .where(evaluations_table.c.status == "running")
         .group_by(parts.c.evaluation_id)
@@ -170,8 +194,30 @@ def spare(engine: Engine) -> list[str]:
         return [evaluation for evaluation, count in connection.execute(query) for _ in range(count)]
 
 
-def _free(query: Select[Any]) -> Select[Any]:
+def tidy(engine: Engine) -> None:
+    """Delete the parts of evaluations that have ended: versions before did not know of them."""
+    ended = select(evaluations_table.c.id).where(evaluations_table.c.status.in_(sorted(FINAL)))
+    with writing(engine) as connection:
+        connection.execute(delete(parts).where(parts.c.evaluation_id.in_(ended)))
+
+
+def _lost() -> ColumnElement[bool]:
+    return and_(parts.c.status == "running", parts.c.lease_expires_at < now())
+
+
+def _recover(connection: Connection, evaluation_id: str) -> None:
+    """Do for the parts of an evaluation what `leases.recover` does, without waiting for a sweep."""
+    connection.execute(
+        update(parts)
+        .where(parts.c.evaluation_id == evaluation_id, _lost())
+        .values(**UNOWNED, fence=parts.c.fence + 1, crashes=parts.c.crashes + 1, lead_only=True)
+    )
+
+
+def _free(query: Select[Any], *, leading: bool) -> Select[Any]:
     """Narrow a query to the parts that nobody has, in lanes where nobody is."""
+    if not leading:
+        query = query.where(parts.c.lead_only.is_(False))
     other = parts.alias()
     busy = select(other.c.id).where(
         other.c.evaluation_id == parts.c.evaluation_id,
@@ -190,7 +236,14 @@ def _lock(connection: Connection, evaluation_id: str) -> str | None:
     return connection.execute(query.with_for_update(key_share=True)).scalar()
 
 
-def _tell(connection: Connection, part: Part) -> None:
+def _lock_wanted(connection: Connection, evaluation_id: str) -> str:
+    status = _lock(connection, evaluation_id)
+    if status not in _WANTED:
+        raise LeaseLostError(evaluation_id)
+    return status
+
+
+def _tell(connection: Connection, part: Part, evaluation_status: str) -> None:
     own = parts.c.evaluation_id == part.evaluation_id
     count = select(func.sum(parts.c.progress_done), func.sum(parts.c.progress_total)).where(own)
     done, total = (int(number) for number in connection.execute(count).one())
@@ -203,7 +256,7 @@ def _tell(connection: Connection, part: Part) -> None:
     if done == total or events.age(connection, merge_id, "evaluation") >= _TELL_SECONDS:
         data = {
             "id": part.evaluation_id,
-            "status": "running",
+            "status": evaluation_status,
             "progress": progress(done, total, _UNIT),
         }
         events.append(connection, merge_id, "evaluation", data)

@@ -131,6 +131,8 @@ evaluation_parts = Table(
     Column("device_type", String(20), nullable=False),
     # Parts of one lane would decode the same utterances: they are done one after another.
     Column("lane", String(64), nullable=False),
+    # Another worker could not do it, or died of it: nobody but the evaluation's lead tries again.
+    Column("lead_only", Boolean, nullable=False, default=False),
 )
 
 transcripts = Table(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from app.contract.errors import InvalidRequestError
+from app.contract.gate import GateSpec
 from app.services.backend import Backend
 from app.storage import evaluations
 from app.storage.database import writing
 from app.storage.leases import JobKind
+from cli.gates import requested, verdict
 from tests.app.routes.conftest import (
     empty_database,
     end,
@@ -131,3 +135,15 @@ def test_an_older_result_never_passes_for_the_newest(
         first = client.get(f"/merges/{merge_id}/evaluations").json()["data"][-1]["id"]
         alone = ("--evaluation", first, "--max-wer", "set=0.5")
         assert afluente("wer", merge_id, "--url", url, *alone).returncode == 0
+
+
+@pytest.mark.parametrize("missing", ["sets", "gate"])
+def test_a_service_that_is_older_than_the_command_line_is_named_as_such(served, missing: str):
+    url, merge_id = served
+    document = httpx2.get(f"{url}/merges/{merge_id}/wer").json()
+    del document["evaluation"][missing]
+    ask = partial(verdict, gate=GateSpec(max_wer=0.5)) if missing == "sets" else requested
+    with pytest.raises(InvalidRequestError) as caught:
+        ask(document)
+    assert f"no `evaluation.{missing}`" in caught.value.message
+    assert "Upgrade the service" in caught.value.message

@@ -13,6 +13,7 @@ from app.storage.database import migrate, now, reading, writing
 from app.storage.leases import JobKind, Lease, LeaseLostError
 from app.storage.parts import Part, PlannedPart
 from app.storage.tables import evaluation_parts, evaluation_results
+from app.storage.tables import evaluations as evaluations_table
 from app.storage.tables import events as events_table
 
 LOST = {"code": "worker_lost", "message": "m", "param": None, "retryable": True}
@@ -74,7 +75,8 @@ def test_a_part_that_lost_its_worker_is_free_again_and_its_old_worker_is_shut_ou
     parts.plan(engine, lead, "cpu", planned("a"))
     old = claim(engine, lead, seconds=-1)
     assert [found.kind for found in leases.recover(engine, 5, LOST, LOST)] == [JobKind.PART]
-    new = claim(engine, lead)
+    new = parts.claim(engine, lead.id, lead.owner, 30, "cpu", leading=True)
+    assert new is not None
     assert new.lease.attempt == 2
     for attempt in (
         lambda: parts.finish(engine, old, "succeeded", {}, []),
@@ -88,21 +90,43 @@ def test_a_part_that_lost_its_worker_is_free_again_and_its_old_worker_is_shut_ou
     assert [row["result"] for row in evaluations.results(engine, lead.merge_id)] == [{"n": 1}]
 
 
-def test_a_part_whose_workers_all_die_is_broken_and_says_why(engine: Engine, lead: Lease):
+def test_a_part_that_killed_its_worker_is_left_to_the_lead_and_ends_nothing(
+    engine: Engine, lead: Lease
+):
+    parts.plan(engine, lead, "cpu", planned("a", "b", "b"))
+    first = claim(engine, lead, owner=lead.owner)
+    assert claim(engine, lead, seconds=-1).dataset == "set-1"
+    leases.recover(engine, 1, LOST, LOST)
+    assert parts.statuses(engine, lead.id) == {"running": 1, "queued": 2}
+    other = claim(engine, lead)
+    assert other.dataset == "set-2"
+    parts.finish(engine, other, "succeeded", {}, [])
+    _check_that_only_the_lead_gets(engine, lead, "set-1")
+    assert leases.look(engine, first.lease) == "running"
+
+
+def test_a_part_that_its_worker_cannot_do_is_left_to_the_lead(engine: Engine, lead: Lease):
     parts.plan(engine, lead, "cpu", planned("a", "b"))
-    for _ in range(2):
-        claim(engine, lead, seconds=-1)
-        leases.recover(engine, 2, LOST, LOST)
-    found = parts.outlook(engine, lead.id)
-    assert found.error == LOST
-    assert found.statuses == {"failed": 1, "queued": 1}
+    part = claim(engine, lead)
+    parts.leave_to_lead(engine, part.lease)
+    with pytest.raises(LeaseLostError):
+        parts.leave_to_lead(engine, part.lease)
+    assert claim(engine, lead).dataset == "set-1"
+    _check_that_only_the_lead_gets(engine, lead, "set-0")
 
 
-def test_what_could_not_be_decoded_is_not_broken(engine: Engine, lead: Lease):
+def _check_that_only_the_lead_gets(engine: Engine, lead: Lease, dataset: str) -> None:
+    assert parts.spare(engine) == []
+    assert parts.claim(engine, lead.id, "wrk_other:x:2:2", 30, "cpu") is None
+    part = parts.claim(engine, lead.id, lead.owner, 30, "cpu", leading=True)
+    assert part is not None
+    assert part.dataset == dataset
+
+
+def test_what_could_not_be_decoded_is_no_fault(engine: Engine, lead: Lease):
     parts.plan(engine, lead, "cpu", planned("a"))
     parts.finish(engine, claim(engine, lead), "failed", {}, [])
-    found = parts.outlook(engine, lead.id)
-    assert (found.error, found.statuses) == (None, {"failed": 1})
+    assert parts.statuses(engine, lead.id) == {"failed": 1}
 
 
 @pytest.mark.parametrize("end", ["cancelled", "failed", "succeeded"])
@@ -130,7 +154,7 @@ def test_a_worker_that_stops_gives_back_its_parts_and_no_other(engine: Engine, l
     parts.plan(engine, lead, "cpu", planned("a", "b"))
     own, other = claim(engine, lead, owner=lead.owner), claim(engine, lead)
     leases.give_back(engine, lead)
-    assert parts.outlook(engine, lead.id).statuses == {"queued": 1, "running": 1}
+    assert parts.statuses(engine, lead.id) == {"queued": 1, "running": 1}
     assert leases.look(engine, other.lease) == "running"
     # Whoever is there goes on while the evaluation waits for another to lead it.
     assert claim(engine, lead).dataset == own.dataset
@@ -150,7 +174,7 @@ def test_what_is_decoded_on_two_kinds_of_device_is_never_mixed(engine: Engine, l
     parts.plan(engine, lead, "cpu", planned("a", "b"))
     with pytest.raises(LeaseLostError):
         parts.finish(engine, other, "succeeded", {}, [])
-    assert parts.outlook(engine, lead.id).statuses == {"queued": 2}
+    assert parts.statuses(engine, lead.id) == {"queued": 2}
 
 
 def test_progress_is_the_sum_of_the_parts_and_told_twice_a_second_at_most(
@@ -170,6 +194,35 @@ def test_progress_is_the_sum_of_the_parts_and_told_twice_a_second_at_most(
     for part in (first, second):
         parts.finish(engine, part, "succeeded", {}, [])
     assert _told(engine, lead) == [2, 20]
+
+
+def test_what_is_told_beside_progress_is_where_the_evaluation_is(engine: Engine, lead: Lease):
+    parts.plan(engine, lead, "cpu", planned("a"))
+    part = claim(engine, lead)
+    leases.give_back(engine, lead)
+    with writing(engine) as connection:
+        connection.execute(update(events_table).values(created_at=now() - 10))
+    parts.set_progress(engine, part, 5)
+    last = events.read(engine, lead.merge_id)[-1]["data"]
+    assert (last["status"], last["progress"]["done"]) == ("queued", 5)
+
+
+def test_a_part_of_what_is_being_cancelled_neither_tells_nor_stores_anything(
+    engine: Engine, lead: Lease
+):
+    parts.plan(engine, lead, "cpu", planned("a"))
+    part = claim(engine, lead)
+    with writing(engine) as connection:
+        leases.request_cancel(connection, JobKind.EVALUATION, lead.id)
+        connection.execute(update(events_table).values(created_at=now() - 10))
+    for attempt in (
+        lambda: parts.set_progress(engine, part, 5),
+        lambda: parts.finish(engine, part, "succeeded", {}, []),
+    ):
+        with pytest.raises(LeaseLostError):
+            attempt()
+    assert evaluations.results(engine, lead.merge_id) == []
+    assert events.read(engine, lead.merge_id)[-1]["data"]["status"] == "cancelling"
 
 
 def _told(engine: Engine, lead: Lease) -> list[int]:
@@ -206,3 +259,23 @@ def test_parts_are_no_jobs_that_messages_name(engine: Engine, lead: Lease):
     leases.recover(engine, 5, LOST, LOST)
     assert leases.waiting(engine, unsent_seconds=-1) == []
     assert leases.interrupted(engine) is None
+
+
+def test_a_dead_workers_part_is_taken_up_though_nobody_sweeps(engine: Engine, lead: Lease):
+    """As when the sweeper that was elected is of the version before, which knows no parts."""
+    parts.plan(engine, lead, "cpu", planned("a"))
+    old = claim(engine, lead, seconds=-1)
+    assert parts.statuses(engine, lead.id) == {"queued": 1}
+    _check_that_only_the_lead_gets(engine, lead, "set-0")
+    with pytest.raises(LeaseLostError):
+        parts.finish(engine, old, "succeeded", {}, [])
+
+
+def test_parts_of_what_another_version_has_ended_go(engine: Engine, lead: Lease):
+    parts.plan(engine, lead, "cpu", planned("a"))
+    parts.tidy(engine)
+    assert parts.statuses(engine, lead.id) == {"queued": 1}
+    with writing(engine) as connection:
+        connection.execute(update(evaluations_table).values(status="succeeded"))
+    parts.tidy(engine)
+    assert parts.statuses(engine, lead.id) == {}

@@ -40,6 +40,7 @@ def upgrade() -> None:
         sa.Column("manifest_sha256", sa.String(length=64), nullable=False),
         sa.Column("device_type", sa.String(length=20), nullable=False),
         sa.Column("lane", sa.String(length=64), nullable=False),
+        sa.Column("lead_only", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(
             ["merge_id"],
             ["merges.id"],
