@@ -10,6 +10,7 @@ from app.contract.catalogue.task_vector import Breadcrumbs
 from worker.merging.interface import About, MergeInputs, Survey
 from worker.merging.linalg.agreement import Band, banded_sum
 from worker.merging.linalg.order_statistics import ALL, NONE
+from worker.merging.linalg.sums import shares
 from worker.merging.ranks import HistogramSurvey, RankSurvey
 
 
@@ -39,7 +40,6 @@ def survey(
 
 def merge(inputs: MergeInputs, parameters: Breadcrumbs, bands: list[Band] | None) -> torch.Tensor:
     """Return Σ wᵢ·(dᵢ within its band), divided by Σ wᵢ where `normalize` is on."""
-    total = math.fsum(inputs.weights) if parameters.normalize else 1.0
-    shares = [weight / total for weight in inputs.weights]
-    bands = bands or [(ALL, NONE)] * len(shares)
-    return banded_sum(inputs.tensors, shares, bands, start=inputs.start)
+    bands = bands or [(ALL, NONE)] * len(inputs.weights)
+    factors = shares(inputs.weights, normalize=parameters.normalize)
+    return banded_sum(inputs.tensors, factors, bands, start=inputs.start)

@@ -14,8 +14,7 @@ from worker.merging.interface import About, MergeInputs
 from worker.merging.linalg.inner_products import (
     Doubles,
     add_inner_products,
-    cosines,
-    norms_of,
+    described,
     symmetric,
 )
 from worker.merging.linalg.polar import isometry_multiplier
@@ -92,9 +91,10 @@ def _flattened(
     """Return what makes rows of mean(σ)·U·Vᵀ from rows of the sum (or of its transpose)."""
     rank, full = len(spectrum.singular_values), min(tensor.shape)
     mean = float(spectrum.singular_values.sum()) / full
+    told = described(products)
     tensor.diagnostics.update(
-        experts=[{"norm": norm} for norm in norms_of(products).tolist()],
-        cosines=cosines(products).round(6).tolist(),
+        experts=[{"norm": norm} for norm in told["norms"]],
+        cosines=told["cosines"],
         sum=spectrum.describe(full),
         mean_singular_value=mean,
         stable_rank_after=float(rank),

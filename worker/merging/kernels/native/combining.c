@@ -5,14 +5,7 @@ static bool combine_chunk(const float *rows, int64_t count, int64_t stride, int6
                           const Combination *what, float *results, int64_t apart) {
     float total[CHUNK];
     int64_t first = what->subtracted != 0;
-    for (int64_t i = first; i < count; i++) {
-        const float *row = rows + i * stride;
-        float weight = what->coefficients[i - first];
-        if (i == first)
-            for (int64_t j = 0; j < width; j++) total[j] = weight * row[j];
-        else
-            for (int64_t j = 0; j < width; j++) total[j] += weight * row[j];
-    }
+    sum_chunk(rows + first * stride, count - first, stride, width, what->coefficients, total);
     if (first)
         return add_scaled_rows(rows, what->scales, what->outputs, total, width, apart, results);
     memcpy(results, total, width * sizeof *results);

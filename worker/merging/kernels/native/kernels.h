@@ -82,6 +82,10 @@ int32_t subtract_rows(float *rows, int64_t count, int64_t stride, int64_t width)
 int32_t add_scaled_rows(const float *base, const float *scales, int64_t count, const float *values,
                         int64_t width, int64_t stride, float *results);
 
+// Write Σ wᵢxᵢ of a chunk of rows `stride` apart.
+void sum_chunk(const float *rows, int64_t count, int64_t stride, int64_t width,
+               const float *weights, float *result);
+
 // Add the inner products of rows i and k, `stride` apart, to gram[i, k], k ≥ i.
 void gram_of(const float *rows, int64_t count, int64_t stride, int64_t width, double *gram);
 

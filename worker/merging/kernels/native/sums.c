@@ -1,21 +1,26 @@
 // Weighted sums over the experts, entry by entry, and their inner products.
 #include "kernels.h"
 
-// Write Σ wᵢxᵢ into `result`.
-EXPORT void weighted_sum(const float *tensors, int64_t count, int64_t width, const float *weights,
-                         float *restrict result) {
-    for (int64_t start = 0; start < width; start += CHUNK) {
-        int64_t stop = least(start + CHUNK, width);
-        for (int64_t j = start; j < stop; j++) result[j] = weights[0] * tensors[j];
-        for (int64_t i = 1; i < count; i++) {
-            const float *row = tensors + i * width;
-            float weight = weights[i];
-            for (int64_t j = start; j < stop; j++) result[j] += weight * row[j];
-        }
+void sum_chunk(const float *rows, int64_t count, int64_t stride, int64_t width,
+               const float *weights, float *restrict result) {
+    for (int64_t j = 0; j < width; j++) result[j] = weights[0] * rows[j];
+    for (int64_t i = 1; i < count; i++) {
+        const float *row = rows + i * stride;
+        float weight = weights[i];
+        for (int64_t j = 0; j < width; j++) result[j] += weight * row[j];
     }
 }
 
-// Add the inner products of `first` rows and `second` rows after them, tiles of at most 4 by 4.
+// Write Σ wᵢxᵢ into `result`.
+EXPORT void weighted_sum(const float *tensors, int64_t count, int64_t width, const float *weights,
+                         float *result) {
+    for (int64_t start = 0; start < width; start += CHUNK)
+        sum_chunk(tensors + start, count, width, least(CHUNK, width - start), weights,
+                  result + start);
+}
+
+// Add the inner products of a few rows (`left`) and a few columns (`right`): up to 4 by 4 sums are kept
+// in registers. On the diagonal the columns are the rows, and only k ≥ i is added.
 //
 // The products of float32 are exact in float64, so that it does not matter whether the processor
 // rounds them before it adds.
@@ -46,25 +51,25 @@ static inline __attribute__((always_inline)) void add_tile(
     }
 }
 
-// The same with as many rows and columns as there are, each number of them a loop of its own.
+// Add a tile of at most 4 by 4; each size is a loop of its own to the compiler.
 static void add_rows(const float *left, const float *right, int64_t stride, int64_t width,
                      int64_t rows, int64_t columns, double *gram, int64_t count) {
-    bool diagonal = left == right;
+    if (left == right) {
+        switch (rows) {
+            case 1: add_tile(left, left, stride, width, 1, 1, true, gram, count); return;
+            case 2: add_tile(left, left, stride, width, 2, 2, true, gram, count); return;
+            case 3: add_tile(left, left, stride, width, 3, 3, true, gram, count); return;
+            default: add_tile(left, left, stride, width, 4, 4, true, gram, count); return;
+        }
+    }
     for (int64_t i = 0; i < rows; i++) {
-        if (diagonal) continue;
+        const float *row = left + i * stride;
+        double *into = gram + i * count;
         if (columns == 4)
-            add_tile(left + i * stride, right, stride, width, 1, 4, false, gram + i * count, count);
+            add_tile(row, right, stride, width, 1, 4, false, into, count);
         else
             for (int64_t k = 0; k < columns; k++)
-                add_tile(left + i * stride, right + k * stride, stride, width, 1, 1, false,
-                         gram + i * count + k, count);
-    }
-    if (!diagonal) return;
-    switch (rows) {
-        case 1: add_tile(left, left, stride, width, 1, 1, true, gram, count); break;
-        case 2: add_tile(left, left, stride, width, 2, 2, true, gram, count); break;
-        case 3: add_tile(left, left, stride, width, 3, 3, true, gram, count); break;
-        default: add_tile(left, left, stride, width, 4, 4, true, gram, count); break;
+                add_tile(row, right + k * stride, stride, width, 1, 1, false, into + k, count);
     }
 }
 
