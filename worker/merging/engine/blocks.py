@@ -74,7 +74,7 @@ class Blocks:
     """One step's tensor: its readers, its method, and buffers that all its blocks share.
 
     `inner_products` are those of the task vectors of what was merged so far, the upper triangle;
-    None where there are none, and where a spectral method tells more of them.
+    None where there are none, where a survey has told them, and where a spectral method tells more.
 
     `branches` are to be merged: the step's own parameters serve for what is the same in all. What
     is read stays in memory for later surveys and the merge if it is small and `again` says that it
@@ -170,6 +170,8 @@ class Blocks:
             return
         if self._combinations is None:
             self._combinations = [self._coefficients(branch) for branch in self._branches]
+            if all(branch.known.described for branch in self._branches):
+                self.inner_products = None
         coefficients = self._combinations
         if len(coefficients) == 1 and coefficients[0] and start not in self._prepared:
             yield from self._combined(self._branches[0], coefficients[0], start, stop, None)

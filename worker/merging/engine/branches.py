@@ -22,11 +22,15 @@ _Outputs = Mapping[float, Sequence[int]]
 
 @dataclass(frozen=True)
 class Known:
-    """What the surveys of a tensor found: what its method must know, and what the engine must."""
+    """What the surveys of a tensor found: what its method must know, and what the engine must.
+
+    `described` says that they have told the norms and cosines already.
+    """
 
     method: tuple[Any, ...] = ()
     surveyed: bool = False
     all_equal: bool = False
+    described: bool = False
 
 
 @dataclass

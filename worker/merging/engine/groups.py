@@ -163,7 +163,8 @@ class Inquiry:
 
     def settle(self, answer: Any, all_equal: bool) -> None:
         """Give the branch what it must know."""
-        self.branch.known = Known((answer,), self.finished is not None, all_equal)
+        described = "norms" in self.about.diagnostics
+        self.branch.known = Known((answer,), self.finished is not None, all_equal, described)
         self.finished = None
 
 

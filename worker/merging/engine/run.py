@@ -303,7 +303,8 @@ def _diagnostics(
         if entry.inner_products:
             products[entry.name] = products.get(entry.name, 0.0) + np.array(entry.inner_products)
     for name, upper in products.items():
-        found[name].update(described(symmetric(upper)))
+        # A survey's are as good, but not to the last bit: a sweep must tell what its points would.
+        found[name] = {**described(symmetric(upper)), **found[name]}
     tensors = {
         step.name: {
             "method": step.assignment.method,

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tiny_whisper import WEIGHTS
-from worker.merging.engine import groups
-from worker.merging.engine.run import Interrupted, Job, Observer, run
+from worker.merging.engine import blocks, groups
+from worker.merging.engine.run import Interrupted, Job, Observer, run, run_all
 
 Make = Callable[..., Job]
 
@@ -72,3 +72,16 @@ def test_they_are_the_same_however_a_tensor_is_cut_and_resumed(
     again = diagnostics(resumed.folder)
     for name, told in whole.items():
         assert again[name]["norms"] == pytest.approx(told["norms"], rel=1e-12)
+
+
+def test_a_sweep_tells_what_each_of_its_points_would(
+    make: Make, base_folder: Path, expert_folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_ENTRIES", 64)
+    monkeypatch.setattr(groups, "STRETCH_ENTRIES", 256)
+    document = recipe("model_stock", base_folder, expert_folders)
+    points = [document | {"parameters": {"filter_wise": rows}} for rows in (False, True)]
+    swept = run_all([make(point, f"swept-{n}") for n, point in enumerate(points)])
+    for number, point in enumerate(points):
+        alone = run(make(point, f"alone-{number}"))
+        assert diagnostics(swept[number].folder) == diagnostics(alone.folder)
