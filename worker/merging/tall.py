@@ -60,7 +60,7 @@ class Sums(Survey):
 
     def add_product(self, name: str, left: torch.Tensor, right: torch.Tensor) -> None:
         """Add LᵀR of a block's float32 matrices."""
-        block = product(left.mT.double(), right.double())
+        block = product(left.mT, right.double())
         self.sums[name] = block.add_(self.sums[name]) if name in self.sums else block
 
     def rounding(self, factor: float) -> Rounding:

@@ -1,8 +1,6 @@
-"""Products in float64 by row blocks, so that a tall float32 matrix is never copied whole."""
+"""Products in float64 of float32 matrices, which on the CPU are never copied whole."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
@@ -10,16 +8,7 @@ from torch import Tensor
 
 from worker.merging.linalg.kernels import add_symmetric, mirror, product
 
-_BLOCK_ELEMENTS = 1 << 18
-"""Elements of a float64 block: 2 MiB stay in a core's share of the cache."""
-
-
-def _row_slices(matrix: Float[Tensor, "*batch m n"]) -> Iterator[slice]:
-    """Yield consecutive ranges of rows, about as many elements each (all rows on a GPU)."""
-    rows = matrix.shape[-2]
-    step = rows if matrix.is_cuda else max(256, _BLOCK_ELEMENTS // max(1, matrix.shape[-1]))
-    for start in range(0, rows, max(1, step)):
-        yield slice(start, start + step)
+_ROWS = 512
 
 
 def upper_gram(
@@ -33,37 +22,36 @@ def upper_gram(
     n = matrix.shape[-1]
     if total is None:
         total = matrix.new_zeros((*matrix.shape[:-2], n, n), dtype=torch.float64)
-    for rows in _row_slices(matrix):
-        block = matrix[..., rows, :].to(torch.float64)
-        if matrix.ndim > 2 or matrix.is_cuda:
-            total += block.mT @ block
-        else:
-            add_symmetric(block, total)
+    if _elsewhere(matrix):
+        exact = matrix.to(torch.float64)
+        return total.add_(exact.mT @ exact)
+    add_symmetric(matrix, total)
     return total
 
 
 def gram(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch n n"]:
     """Return MᵀM in float64, symmetric to the bit on the CPU."""
     total = upper_gram(matrix)
-    return total if matrix.ndim > 2 or matrix.is_cuda else mirror(total)
+    return total if _elsewhere(matrix) else mirror(total)
 
 
 def multiply(
     matrix: Float[Tensor, "*batch m n"], factor: Float[Tensor, "*batch n r"]
 ) -> Float[Tensor, "*batch m r"]:
-    """Return M·F in float32, computed in the precision of F: float32, or float64 by row blocks."""
-    if factor.dtype == torch.float32:
-        return product(matrix, factor)
-    result = factor.new_empty((*matrix.shape[:-1], factor.shape[-1]), dtype=torch.float32)
-    for rows in _row_slices(matrix):
-        result[..., rows, :] = product(matrix[..., rows, :].to(factor.dtype), factor)
-    return result
+    """Return M·F in float32, computed in the precision of F, float32 or float64."""
+    if _elsewhere(matrix) or matrix.numel() == 0:
+        return product(matrix, factor).float()
+    return product(matrix, factor, matrix.new_empty((len(matrix), factor.shape[1])))
 
 
 def multiply_in_place(
     matrix: Float[Tensor, "m n"], factor: Float[Tensor, "n n"]
 ) -> Float[Tensor, "m n"]:
     """Turn M into M·F by row blocks, in the precision of F, and return it."""
-    for rows in _row_slices(matrix):
-        matrix[rows] = product(matrix[rows].to(factor.dtype), factor)
+    for rows in matrix.split(_ROWS):
+        rows.copy_(product(rows, factor))
     return matrix
+
+
+def _elsewhere(matrix: Tensor) -> bool:
+    return matrix.ndim > 2 or matrix.is_cuda

@@ -1,0 +1,63 @@
+// Products of matrices of float32 or float64, in either precision.
+#include <stdlib.h>
+
+#include "kernels.h"
+
+// A tile of the result has ROWS rows of VECTORS vectors: as many as registers hold beside a line of
+// the right factor and an entry of the left one.
+#if defined __AVX512F__
+enum { WIDTH = 64, ROWS = 8, VECTORS = 3 };
+#elif defined __AVX__
+enum { WIDTH = 32, ROWS = 6, VECTORS = 2 };
+#elif defined __aarch64__
+enum { WIDTH = 16, ROWS = 8, VECTORS = 3 };
+#else
+enum { WIDTH = 16, ROWS = 4, VECTORS = 2 };
+#endif
+
+// How much of the depth is summed at a time: a panel of the right factor then stays in the first
+// cache. Where sums are rounded when they are put down, it is so much that hardly any are twice.
+enum { SHALLOW = 192, DEEP = 1536 };
+
+// Rows of the left factor that are copied at a time.
+enum { HEIGHT = 48 };
+
+#ifdef __clang__
+#define UNROLLED _Pragma("clang loop unroll(full)")
+#define MULTIPLIED_AND_ADDED _Pragma("clang fp contract(fast)")
+#else
+#define UNROLLED _Pragma("GCC unroll 8")
+#define MULTIPLIED_AND_ADDED
+#endif
+
+// Entries `across` apart in a row, rows `down` apart.
+typedef struct {
+    void *entries;
+    int64_t down, across;
+    bool doubles;
+} Matrix;
+
+#define REAL float
+#define OF(name) name##_in_floats
+#include "products_of.h"
+#undef REAL
+#undef OF
+#define REAL double
+#define OF(name) name##_in_doubles
+#include "products_of.h"
+
+// Write the product of `rows` x `depth` and `depth` x `columns` entries, or add it to what is in the
+// result (whose entries are 1 across); return 1 if there is no memory. With `upper`, of a symmetric
+// product, what is below the diagonal may be anything.
+EXPORT int32_t multiply(void *left, int64_t left_down, int64_t left_across, int32_t left_doubles,
+                        void *right, int64_t right_down, int64_t right_across,
+                        int32_t right_doubles, void *result, int64_t result_down,
+                        int32_t result_doubles, int64_t rows, int64_t depth, int64_t columns,
+                        int32_t in_doubles, int32_t add, int32_t upper) {
+    Matrix a = {left, left_down, left_across, left_doubles};
+    Matrix b = {right, right_down, right_across, right_doubles};
+    Matrix c = {result, result_down, 1, result_doubles};
+    bool done = in_doubles ? multiply_in_doubles(&a, &b, &c, rows, depth, columns, add, upper)
+                           : multiply_in_floats(&a, &b, &c, rows, depth, columns, add, upper);
+    return !done;
+}
