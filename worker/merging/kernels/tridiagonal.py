@@ -1,4 +1,4 @@
-"""Eigenvectors of a symmetric tridiagonal matrix of which the eigenvalues are known."""
+"""Symmetric matrices in tridiagonal form, and the eigenvectors of those."""
 
 from __future__ import annotations
 
@@ -8,9 +8,62 @@ from torch import Tensor
 
 from worker.merging.kernels.library import DOUBLE, INT, LONG, POINTER, address, function
 
+_make = function(
+    "make_tridiagonal", INT, POINTER, LONG, LONG, POINTER, LONG, POINTER, POINTER, POINTER
+)
+_bring = function("bring_back", INT, POINTER, LONG, LONG, POINTER, POINTER, LONG, LONG)
 _vectors = function(
     "tridiagonal_vectors", INT, POINTER, POINTER, LONG, POINTER, LONG, DOUBLE, POINTER, LONG
 )
+
+_LINE, _SPARE = 8, 4
+"""Entries of a cache line, and rows beyond the matrix's that the reduction reads as zeros."""
+
+
+class TridiagonalForm:
+    """T = Qᵀ·A·Q of a symmetric float64 matrix A on the CPU, as LAPACK's dsytrd makes it.
+
+    Its sums of squares are plain: entries beyond 1e±150 have none. Raises MemoryError.
+
+    Attributes:
+        diagonal: n entries, float64.
+        beside: n entries next to the diagonal, of which the last is nothing.
+    """
+
+    def __init__(self, matrix: Float[Tensor, "n n"]) -> None:
+        """Reduce the matrix, of which the upper half is read, and rows are contiguous."""
+        n = self._n = len(matrix)
+        length = _LINE * (-(-n // _LINE) + 1)
+        # An odd number of cache lines: others would make columns fall on the same few of them.
+        self._length = length if length // _LINE % 2 else length + _LINE
+        self._reflections = _floats((n + _SPARE) * self._length)
+        self.diagonal, self.beside, self._scales = _floats(n), _floats(n), _floats(n)
+        if matrix.dtype is not torch.float64 or (n > 1 and matrix.stride(1) != 1):
+            raise TypeError(f"Reduced is float64 with contiguous rows, not {matrix.dtype}.")
+        failed = _make(
+            matrix.data_ptr(), matrix.stride(0), n, address(self._reflections, torch.float64),
+            self._length, *(address(x, torch.float64) for x in self._parts),
+        )  # fmt: skip
+        if failed:
+            raise MemoryError
+
+    def bring_back(self, vectors: Float[Tensor, "count padded"]) -> None:
+        """Turn T's vectors z, the first n entries of a row each, into A's, Q·z, in place."""
+        failed = _bring(
+            address(self._reflections, torch.float64), self._length, self._n,
+            address(self._scales, torch.float64), address(vectors, torch.float64),
+            len(vectors), vectors.shape[1],
+        )  # fmt: skip
+        if failed:
+            raise MemoryError
+
+    @property
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.diagonal, self.beside, self._scales
+
+
+def _floats(count: int) -> Float[Tensor, " count"]:
+    return torch.empty(count, dtype=torch.float64)
 
 
 def eigenvectors(

@@ -1,4 +1,4 @@
-"""Symmetric eigenproblems on the CPU by LAPACK's single steps, made only as far as they are wanted.
+"""Symmetric eigenproblems on the CPU in single steps, made only as far as they are wanted.
 
 torch and numpy make all eigenvectors or none. Of a task matrix all values and a quarter of the
 vectors are wanted: reduced to tridiagonal form, its leading vectors are found there one by one, and
@@ -14,13 +14,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from worker.merging.kernels.tridiagonal import eigenvectors
+from worker.merging.kernels.tridiagonal import TridiagonalForm, eigenvectors
 from worker.merging.linalg.blas import call
 from worker.merging.linalg.kernels import product, symmetric_product
 
-_BLOCK = 64
-_REFLECTORS = 65 * _BLOCK
-"""What dormtr wants beside a block of columns, in entries (LAPACK's TSIZE)."""
 _APART = 8
 _EPSILON, _TINY = 2.0**-52, 1e-300
 _ORTHOGONAL = 1e-10
@@ -44,23 +41,17 @@ class Eigenproblem:
         Raises ArithmeticError if LAPACK finds no solution (it is given NaN or infinity).
         """
         n = self._n = len(matrix)
-        self._form = _columns(n, n)
-        self._form[:, :n] = matrix
-        self._scales = _floats(max(1, n - 1))
-        self._diagonal, self._beside = _floats(n), _floats(max(1, n - 1))
-        work = _floats(n * _BLOCK)
-        # The rows above the diagonal are the columns under it to LAPACK: its lower half.
-        call("dsytrd", b"L", n, self._form, self._form.shape[1], self._diagonal, self._beside,
-             self._scales, work, len(work))  # fmt: skip
+        self._form = TridiagonalForm(matrix)
         self._some: Tensor | None = None
-        self._ascending, beside = self._diagonal.clone(), self._beside.clone()
+        self._ascending, beside = self._form.diagonal.clone(), self._form.beside.clone()
         call("dsterf", n, self._ascending, beside)
         self.values: Float[Tensor, " n"] = self._ascending.flip(0)
 
     def vectors(self, count: int) -> Float[Tensor, "n count"]:
         """Return the eigenvectors of the `count` largest eigenvalues in columns, float64."""
         if self._some is None or len(self._some) != count:
-            self._some = self._bring_back(self._leading(count).flip(0))
+            self._some = self._leading(count).flip(0)
+            self._form.bring_back(self._some)
         return self._some[:, : self._n].mT
 
     def _leading(self, count: int) -> Float[Tensor, "count padded"]:
@@ -73,7 +64,7 @@ class Eigenproblem:
     @cached_property
     def _all(self) -> Float[Tensor, "n padded"]:
         """Divide and conquer: return all vectors of the tridiagonal form, whatever its values."""
-        n, values, beside = self._n, self._diagonal.clone(), self._beside.clone()
+        n, values, beside = self._n, self._form.diagonal.clone(), self._form.beside.clone()
         vectors = _columns(n, n)
         work, whole = _floats(1 + 4 * n + n**2), _integers(3 + 5 * n)
         call("dstedc", b"I", n, values, beside, vectors, vectors.shape[1], work, len(work), whole,
@@ -89,7 +80,7 @@ class Eigenproblem:
         likely = _EPSILON * float(self._ascending.abs().max()) / max(_least_gap(values), _TINY)
         if likely > (_NEARLY if corrections else 10 * _ORTHOGONAL):
             return None
-        eigenvectors(self._diagonal, self._beside[: n - 1], values, found)
+        eigenvectors(self._form.diagonal, self._form.beside[: n - 1], values, found)
         rows = found[:, :n]
         for left in range(corrections, -1, -1):
             off = symmetric_product(rows.mT)
@@ -102,15 +93,6 @@ class Eigenproblem:
             # A Newton-Schulz step makes what is off by e off by about e².
             rows -= 0.5 * product(off, rows)
         return None
-
-    def _bring_back(self, rows: Float[Tensor, "count padded"]) -> Float[Tensor, "count padded"]:
-        """Turn the tridiagonal form's vectors into the matrix's, in place."""
-        count = len(rows)
-        if count and self._n > 1:
-            work = _floats(count * _BLOCK + _REFLECTORS)
-            call("dormtr", b"L", b"L", b"N", self._n, count, self._form, self._form.shape[1],
-                 self._scales, rows, rows.shape[1], work, len(work))  # fmt: skip
-        return rows
 
 
 def _least_gap(values: Float[Tensor, " n"]) -> float:

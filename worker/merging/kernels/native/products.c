@@ -1,18 +1,16 @@
 // Products of matrices of float32 or float64, in either precision.
 #include <stdlib.h>
 
-#include "kernels.h"
+#include "matrices.h"
 
 // A tile of the result has ROWS rows of VECTORS vectors: as many as registers hold beside a line of
 // the right factor and an entry of the left one.
-#if defined __AVX512F__
-enum { WIDTH = 64, ROWS = 8, VECTORS = 3 };
+#if defined __AVX512F__ || defined __aarch64__
+enum { ROWS = 8, VECTORS = 3 };
 #elif defined __AVX__
-enum { WIDTH = 32, ROWS = 6, VECTORS = 2 };
-#elif defined __aarch64__
-enum { WIDTH = 16, ROWS = 8, VECTORS = 3 };
+enum { ROWS = 6, VECTORS = 2 };
 #else
-enum { WIDTH = 16, ROWS = 4, VECTORS = 2 };
+enum { ROWS = 4, VECTORS = 2 };
 #endif
 
 // How much of the depth is summed at a time: a panel of the right factor then stays in the first
@@ -22,21 +20,6 @@ enum { SHALLOW = 192, DEEP = 1536 };
 // Rows of the left factor that are copied at a time.
 enum { HEIGHT = 48 };
 
-#ifdef __clang__
-#define UNROLLED _Pragma("clang loop unroll(full)")
-#define MULTIPLIED_AND_ADDED _Pragma("clang fp contract(fast)")
-#else
-#define UNROLLED _Pragma("GCC unroll 8")
-#define MULTIPLIED_AND_ADDED
-#endif
-
-// Entries `across` apart in a row, rows `down` apart.
-typedef struct {
-    void *entries;
-    int64_t down, across;
-    bool doubles;
-} Matrix;
-
 #define REAL float
 #define OF(name) name##_in_floats
 #include "products_of.h"
@@ -45,6 +28,11 @@ typedef struct {
 #define REAL double
 #define OF(name) name##_in_doubles
 #include "products_of.h"
+
+bool multiply_doubles(const Matrix *left, const Matrix *right, const Matrix *result, int64_t rows,
+                      int64_t depth, int64_t columns, bool add, bool upper) {
+    return multiply_in_doubles(left, right, result, rows, depth, columns, add, upper);
+}
 
 // Write the product of `rows` x `depth` and `depth` x `columns` entries, or add it to what is in the
 // result (whose entries are 1 across); return 1 if there is no memory. With `upper`, of a symmetric

@@ -44,9 +44,10 @@ static inline __attribute__((always_inline)) void OF(pack)(const Matrix *from, b
         OF(pack_floats)((float *)from->entries + start, along, across, lines, depth, width, to);
 }
 
-// Sum a tile of ROWS rows over the depth of two panels.
+// Sum a tile of ROWS rows over the depth of two panels, and write it, or add it, into rows `down`
+// apart.
 static void OF(sum_tile)(int64_t depth, const REAL *restrict left, const REAL *restrict right,
-                         REAL *restrict tile) {
+                         REAL *restrict to, int64_t down, bool add) {
     MULTIPLIED_AND_ADDED
     OF(vector) sums[ROWS][VECTORS] = {0};
     for (int64_t p = 0; p < depth; p++) {
@@ -65,12 +66,14 @@ static void OF(sum_tile)(int64_t depth, const REAL *restrict left, const REAL *r
     UNROLLED
     for (int r = 0; r < ROWS; r++) {
         UNROLLED
-        for (int v = 0; v < VECTORS; v++)
-            *(OF(vector) *)(tile + r * OF(COLUMNS) + v * OF(ENTRIES)) = sums[r][v];
+        for (int v = 0; v < VECTORS; v++) {
+            OF(vector) *place = (OF(vector) *)(to + r * down + v * OF(ENTRIES));
+            *place = add ? *place + sums[r][v] : sums[r][v];
+        }
     }
 }
 
-// Write a tile, or add it, where it is inside of the result.
+// Write a tile, or add it, as far as it is inside of the result.
 #define PUT(name, TYPE)                                                                            \
     static void OF(name)(const REAL *restrict tile, TYPE *restrict to, int64_t down, int64_t rows, \
                          int64_t columns, bool add) {                                              \
@@ -103,9 +106,16 @@ static bool OF(multiply)(const Matrix *left, const Matrix *right, const Matrix *
             for (int64_t c = 0; c < columns; c += OF(COLUMNS))
                 for (int64_t r = 0; r < some; r += ROWS) {
                     if (upper && c + OF(COLUMNS) <= top + r) break;
-                    OF(sum_tile)(deep, left_panels + r * deep, panels + c * deep, tile);
+                    const REAL *left_panel = left_panels + r * deep, *panel = panels + c * deep;
                     int64_t at = (top + r) * result->down + c;
                     int64_t down = least(ROWS, some - r), across = least(OF(COLUMNS), columns - c);
+                    if (result->doubles == (sizeof(REAL) == sizeof(double)) && down == ROWS &&
+                        across == OF(COLUMNS)) {
+                        OF(sum_tile)(deep, left_panel, panel, (REAL *)result->entries + at,
+                                     result->down, add);
+                        continue;
+                    }
+                    OF(sum_tile)(deep, left_panel, panel, tile, OF(COLUMNS), false);
                     if (result->doubles)
                         OF(put_doubles)(tile, (double *)result->entries + at, result->down, down,
                                         across, add);
