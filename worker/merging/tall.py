@@ -18,7 +18,7 @@ from worker.merging.linalg.overlap import interference
 from worker.merging.linalg.products import upper_gram
 from worker.merging.linalg.subspaces import Bases, rows_of_sum
 from worker.merging.linalg.sums import weighted_sum
-from worker.merging.linalg.svd import decompose_gram
+from worker.merging.linalg.svd import decompose_grams
 from worker.merging.linalg.task_spectra import Rounding, TaskSpectrum
 
 T = TypeVar("T")
@@ -96,7 +96,7 @@ class TaskGrams(Sums):
         """Return one spectrum an expert, as `task_spectra` does: what sweeps reuse."""
         rounding, (m, n) = self.rounding(factor), shape
         grams = [self.sums[f"{number}"] for number in range(len(self.sums))]
-        return [rounding.separate(decompose_gram(gram), (m, n)) for gram in grams]
+        return [rounding.separate(found, (m, n)) for found in decompose_grams(grams)]
 
 
 class BasisGram(Sums):

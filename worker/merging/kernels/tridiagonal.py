@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,10 +14,14 @@ _make = function(
     "make_tridiagonal", INT, POINTER, LONG, LONG, POINTER, LONG, POINTER, POINTER, POINTER
 )
 _bring = function("bring_back", INT, POINTER, LONG, LONG, POINTER, POINTER, LONG, LONG)
+_values = function("tridiagonal_values", INT, POINTER, POINTER, LONG, LONG, POINTER)
 _vectors = function(
     "tridiagonal_vectors", INT, POINTER, POINTER, LONG, POINTER, LONG, DOUBLE, POINTER, LONG
 )
 
+TOGETHER = 4
+"""Matrices whose eigenvalues take as long as those of one."""
+_NO_MEMORY = 1
 _LINE, _SPARE = 8, 4
 """Entries of a cache line, and rows beyond the matrix's that the reduction reads as zeros."""
 
@@ -64,6 +70,27 @@ class TridiagonalForm:
 
 def _floats(count: int) -> Float[Tensor, " count"]:
     return torch.empty(count, dtype=torch.float64)
+
+
+def eigenvalues(forms: Sequence[TridiagonalForm]) -> Float[Tensor, "forms n"]:
+    """Return the eigenvalues of up to `TOGETHER` forms of one size, ascending, a row each.
+
+    Found to float64 rounding of the largest, as LAPACK's dsterf does. Raises ArithmeticError where
+    there are none (NaN or infinity), MemoryError.
+    """
+    n = len(forms[0].diagonal)
+    found = torch.empty(len(forms), n, dtype=torch.float64)
+    pointers = POINTER * len(forms)
+    failed = _values(
+        pointers(*(address(form.diagonal, torch.float64) for form in forms)),
+        pointers(*(address(form.beside, torch.float64) for form in forms)),
+        n, len(forms), address(found, torch.float64),
+    )  # fmt: skip
+    if failed == _NO_MEMORY:
+        raise MemoryError
+    if failed:
+        raise ArithmeticError("A matrix with NaN or infinity in it has no eigenvalues.")
+    return found.sort(dim=1).values
 
 
 def eigenvectors(

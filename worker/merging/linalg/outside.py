@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worker.merging.linalg.kernels import product
+from worker.merging.linalg.kernels import add_symmetric, product
 from worker.merging.linalg.subspaces import Bases
 from worker.merging.linalg.sums import weighted_sum
-from worker.merging.linalg.svd import Decomposition, decompose_gram, is_delicate
+from worker.merging.linalg.svd import Decomposition, is_delicate
 
 
 class OutsideBases(Bases):
@@ -35,12 +35,17 @@ class OutsideBases(Bases):
         self._common = whole.short_vectors(rank) / whole.singular_values[:rank]
         return strengths
 
-    def residual(
-        self, squares: Float[Tensor, "n n"], with_sum: Float[Tensor, "n n"]
-    ) -> tuple[Decomposition, Float[Tensor, "c n"]]:
-        """Return the decomposition of what is outside, from dᵢᵀdᵢ and Mᵀdᵢ; and Xᵢ."""
-        inside = product(self._common.mT, with_sum)
-        return decompose_gram(squares - product(inside.mT, inside)), inside
+    def inside(self, with_sum: Float[Tensor, "n n"]) -> Float[Tensor, "c n"]:
+        """Return Xᵢ from Mᵀdᵢ."""
+        return product(self._common.mT, with_sum)
+
+    def outside(
+        self, squares: Float[Tensor, "n n"], inside: Float[Tensor, "c n"]
+    ) -> Float[Tensor, "n n"]:
+        """Return the Gram matrix of what is outside, the upper half, from dᵢᵀdᵢ and Xᵢ."""
+        rest = torch.zeros_like(squares)
+        add_symmetric(inside, rest)
+        return torch.sub(squares, rest, out=rest)
 
     def add_own(
         self,

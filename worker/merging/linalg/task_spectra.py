@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worker.merging.linalg.spectra import effective_rank, kept_energy, noise_floor, stable_rank
-from worker.merging.linalg.svd import Decomposition, decompose
+from worker.merging.linalg.svd import Decomposition, decompose, decompose_all
 
 
 @dataclass(frozen=True)
@@ -82,23 +82,18 @@ class Rounding:
         """Return that of a sum of task matrices: of weights w, ‖w‖ times that of one."""
         return Rounding(self.unit_roundoff, self.base_rms, self.factor * size)
 
-    def spectrum(
-        self,
-        matrix: Float[Tensor, "m n"],
-        largest: float | None = None,
-    ) -> TaskSpectrum:
-        """Decompose a task matrix, and set its noise apart.
-
-        `largest` is the largest singular value of the data that the matrix was computed from,
-        where it is not its own.
-        """
-        decomposition = decompose(matrix)
-        return self.separate(decomposition, (matrix.shape[0], matrix.shape[1]), largest)
+    def spectrum(self, matrix: Float[Tensor, "m n"]) -> TaskSpectrum:
+        """Decompose a task matrix, and set its noise apart."""
+        return self.separate(decompose(matrix), (matrix.shape[0], matrix.shape[1]))
 
     def separate(
         self, decomposition: Decomposition, shape: tuple[int, int], largest: float | None = None
     ) -> TaskSpectrum:
-        """Set the noise of a decomposed matrix of this shape apart."""
+        """Set the noise of a decomposed matrix of this shape apart.
+
+        `largest` is the largest singular value of the data that the matrix was computed from,
+        where it is not its own.
+        """
         found = self.values(decomposition.singular_values, shape, largest)
         return TaskSpectrum(found.everything, found.singular_values, found.floor, decomposition)
 
@@ -125,9 +120,10 @@ def task_spectra(
     unit_roundoff: float,
     factor: float,
 ) -> list[TaskSpectrum]:
-    """Return one spectrum an expert, one decomposition at a time.
+    """Return one spectrum an expert.
 
     The floor is taken of the task matrix before its weight: the weight scales signal and noise.
     """
     rounding = Rounding.of(base, unit_roundoff=unit_roundoff, factor=factor)
-    return [rounding.spectrum(matrix) for matrix in task_vectors]
+    shape = (task_vectors.shape[1], task_vectors.shape[2])
+    return [rounding.separate(found, shape) for found in decompose_all(task_vectors)]

@@ -8,13 +8,14 @@ brought back.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from worker.merging.kernels.tridiagonal import TridiagonalForm, eigenvectors
+from worker.merging.kernels.tridiagonal import TridiagonalForm, eigenvalues, eigenvectors
 from worker.merging.linalg.blas import call
 from worker.merging.linalg.kernels import product, symmetric_product
 
@@ -22,6 +23,9 @@ _APART = 8
 _EPSILON, _TINY = 2.0**-52, 1e-300
 _ORTHOGONAL = 1e-10
 """How far from orthonormal vectors may be."""
+_PESSIMISM = 1e4
+"""By how much vectors may be better than their closest eigenvalues promise: the smaller ones of a
+Gram matrix are more exact than its largest says, and so are their vectors."""
 _PART = 0.5
 _NEARLY, _CORRECTIONS = 1e-3, 3
 """Up to this they can be made so: what is off are mixtures of vectors whose eigenvalues agree to
@@ -29,23 +33,37 @@ all digits but a few, and as good as those. Eigenvalues that agree to more need 
 
 
 class Eigenproblem:
-    """A symmetric matrix's eigenvalues, and as many of its leading eigenvectors as are wanted.
-
-    Attributes:
-        values: all eigenvalues, float64, descending.
-    """
+    """A symmetric matrix's eigenvalues, and as many of its leading eigenvectors as are wanted."""
 
     def __init__(self, matrix: Float[Tensor, "n n"]) -> None:
-        """Solve for the float64 matrix on the CPU, of which the upper half is read.
-
-        Raises ArithmeticError if LAPACK finds no solution (it is given NaN or infinity).
-        """
-        n = self._n = len(matrix)
+        """Reduce the float64 matrix on the CPU, of which the upper half is read."""
+        self._n = len(matrix)
         self._form = TridiagonalForm(matrix)
         self._some: Tensor | None = None
-        self._ascending, beside = self._form.diagonal.clone(), self._form.beside.clone()
-        call("dsterf", n, self._ascending, beside)
-        self.values: Float[Tensor, " n"] = self._ascending.flip(0)
+
+    @classmethod
+    def solved(cls, matrices: Sequence[Float[Tensor, "n n"]]) -> list[Eigenproblem]:
+        """Return the problems of up to `TOGETHER` matrices of one size.
+
+        Their eigenvalues are found in the time of one matrix's.
+        """
+        problems = [cls(matrix) for matrix in matrices]
+        found = eigenvalues([problem._form for problem in problems])
+        for problem, ascending in zip(problems, found, strict=True):
+            problem._ascending = ascending
+        return problems
+
+    @property
+    def values(self) -> Float[Tensor, " n"]:
+        """All eigenvalues, float64, descending.
+
+        Raises ArithmeticError if there are none (of a matrix with NaN or infinity in it).
+        """
+        return self._ascending.flip(0)
+
+    @cached_property
+    def _ascending(self) -> Float[Tensor, " n"]:
+        return eigenvalues([self._form])[0]
 
     def vectors(self, count: int) -> Float[Tensor, "n count"]:
         """Return the eigenvectors of the `count` largest eigenvalues in columns, float64."""
@@ -78,7 +96,7 @@ class Eigenproblem:
         # Where mending would cost what dividing and conquering does, it is not begun.
         corrections = _CORRECTIONS if count <= _PART * n else 0
         likely = _EPSILON * float(self._ascending.abs().max()) / max(_least_gap(values), _TINY)
-        if likely > (_NEARLY if corrections else 10 * _ORTHOGONAL):
+        if likely > (_NEARLY if corrections else _PESSIMISM * _ORTHOGONAL):
             return None
         eigenvectors(self._form.diagonal, self._form.beside[: n - 1], values, found)
         rows = found[:, :n]

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from app.contract.catalogue.subspace import IsoCts
 from worker.merging.interface import About, MergeInputs
+from worker.merging.linalg.kernels import product
 from worker.merging.linalg.outside import OutsideBases
 from worker.merging.linalg.overlap import interference
 from worker.merging.linalg.subspaces import Bases, orthogonal_sum
 from worker.merging.linalg.sums import weighted_sum
-from worker.merging.linalg.svd import decompose_gram, singular_values, singular_values_of_gram
+from worker.merging.linalg.svd import decompose_all, decompose_gram, decompose_grams
 from worker.merging.linalg.task_spectra import Rounding, Spectrum
 from worker.merging.tall import BasisGram, CommonGrams, Rows
+
+_SETTLED = 2e-6
+"""Up to this, inner products of unit directions are float32's rounding of 0."""
 
 
 def survey(about: About, parameters: IsoCts, finished: CommonGrams | BasisGram | None) -> Any:
@@ -65,15 +70,31 @@ def _keep(inputs: MergeInputs, parameters: IsoCts) -> tuple[Bases, torch.Tensor]
     strengths = [bases.add(spectrum.decomposition, spectrum.singular_values[:shared])]
     common = bases.u
     del total, spectrum
+    experts = [rounding.values(d.singular_values, (m, n)) for d in decompose_all(inputs.tensors)]
+    # U·(Uᵀ·d), never (U·Uᵀ)·d: of an embedding, U·Uᵀ has billions of entries.
+    rests = (torch.addmm(d, common, common.mT @ d, alpha=-1.0) for d in inputs.tensors)
     described = []
-    for matrix, weight in zip(inputs.tensors, inputs.weights, strict=True):
-        expert = rounding.values(singular_values(matrix), (m, n))
-        # U·(Uᵀ·d), never (U·Uᵀ)·d: of an embedding, U·Uᵀ has billions of entries.
-        rest = torch.addmm(matrix, common, common.mT @ matrix, alpha=-1.0)
-        left = rounding.spectrum(rest, largest=_largest(expert))
+    for expert, weight, outside in zip(experts, inputs.weights, decompose_all(rests), strict=True):
+        left = rounding.separate(outside, (m, n), largest=_largest(expert))
         strengths.append(bases.add(left.decomposition, weight * left.singular_values[:own]))
         described.append(_describe(expert, left, own, len(strengths[-1])))
+    _settle_common(bases)
     return bases, _flat(inputs, strengths, shared + own * len(described), described)
+
+
+def _settle_common(bases: Bases) -> None:
+    """Make the experts' own left directions orthogonal to the common ones once more.
+
+    They are in exact arithmetic; rounding is as large as σ₁/σ makes it, and taken away again here.
+    What is left to orthogonalise are then the own ones among each other.
+    """
+    count = bases.ranks[0]
+    common, own = bases.u[:, :count], bases.u[:, count:]
+    own -= product(common, product(common.mT, own))
+    off = bases.left[:count].clone()
+    off.diagonal().sub_(1.0)
+    if off.numel() and float(off.abs().max()) <= _SETTLED:
+        bases.settled = count
 
 
 def _keep_rows(about: About, grams: CommonGrams, parameters: IsoCts) -> tuple[Bases, torch.Tensor]:
@@ -85,14 +106,23 @@ def _keep_rows(about: About, grams: CommonGrams, parameters: IsoCts) -> tuple[Ba
         decompose_gram(grams.sums["sum"]), (m, n)
     )
     strengths = [bases.add_common(spectrum.decomposition, spectrum.singular_values[:shared])]
-    described = []
-    for number, weight in enumerate(about.weights):
-        squares = grams.squares(number)
-        expert = rounding.values(singular_values_of_gram(squares), (m, n))
-        outside, inside = bases.residual(squares, grams.with_sum(number))
+    squares = [grams.squares(number) for number in range(about.experts)]
+    experts = [rounding.values(d.singular_values, (m, n)) for d in decompose_grams(squares)]
+    inside: list[torch.Tensor] = []
+
+    def rests() -> Iterator[torch.Tensor]:
+        for number, square in enumerate(squares):
+            inside.append(bases.inside(grams.with_sum(number)))
+            yield bases.outside(square, inside[-1])
+
+    described: list[dict[str, Any]] = []
+    for expert, weight, outside in zip(
+        experts, about.weights, decompose_grams(rests()), strict=True
+    ):
         left = rounding.separate(outside, (m, n), largest=_largest(expert))
         kept = weight * left.singular_values[:own]
-        strengths.append(bases.add_own(outside, inside, expert.everything, kept))
+        within = inside[len(described)]
+        strengths.append(bases.add_own(outside, within, expert.everything, kept))
         described.append(_describe(expert, left, own, len(strengths[-1])))
     return bases, _flat(about, strengths, shared + own * about.experts, described)
 

@@ -150,13 +150,14 @@ def test_spectra_are_made_once_for_all_points(
     parameter: str, make_points: Callable[..., list[Job]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
-    decompose = task_spectra.decompose
+    decompose_all = task_spectra.decompose_all
+    made: list[int] = []
 
-    def counted(matrix: torch.Tensor, **options: bool) -> Any:
-        made.append(matrix.numel())
-        return decompose(matrix, **options)
+    def counted(matrices: torch.Tensor) -> Any:
+        made.append(matrices.numel())
+        return decompose_all(matrices)
 
-    monkeypatch.setattr(task_spectra, "decompose", counted)
+    monkeypatch.setattr(task_spectra, "decompose_all", counted)
     points = [{parameter: value} for value in (0.1, 0.5, 1.0)]
     run_all(make_points("boosted_tsv_m", points[:1], "one", threads=1))
     one = sorted(made)

@@ -107,10 +107,30 @@ def eigenvectors(build: ctypes.CDLL, tensors: torch.Tensor) -> bytes:
     return result.numpy().tobytes()
 
 
+def eigenvalues(build: ctypes.CDLL, tensors: torch.Tensor) -> bytes:
+    n, count = 40, 3
+    diagonal = torch.arange(n, dtype=torch.float64) / 7
+    beside = torch.linspace(0.1, 1.0, n, dtype=torch.float64)
+    result = torch.empty(count, n, dtype=torch.float64)
+    rows = [(POINTER * count)(*[t.data_ptr()] * count) for t in (diagonal, beside)]
+    build.tridiagonal_values(*rows, LONG(n), LONG(count), POINTER(result.data_ptr()))
+    return result.numpy().tobytes()
+
+
 @pytest.mark.skipif(len(BUILDS) < 2, reason="this processor runs one build only")
 @pytest.mark.parametrize(
     "kernel",
-    [agreeing, scores, competition, spreads, energies, inner_products, combined, eigenvectors],
+    [
+        agreeing,
+        scores,
+        competition,
+        spreads,
+        energies,
+        inner_products,
+        combined,
+        eigenvalues,
+        eigenvectors,
+    ],
 )
 def test_every_instruction_set_gives_the_same_bits(kernel, tensors):
     results = {kernel(ctypes.CDLL(str(build)), tensors) for build in BUILDS}

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from worker.merging.kernels.tridiagonal import TOGETHER
 from worker.merging.linalg.kernels import symmetric_product
 from worker.merging.linalg.products import gram
 from worker.merging.linalg.tridiagonal import Eigenproblem
@@ -26,6 +27,56 @@ def test_values_and_vectors_solve_the_problem(n):
     vectors = problem.vectors(n)
     assert torch.dist(vectors.T @ vectors, torch.eye(n, dtype=torch.float64)) < 1e-12 * n
     assert torch.dist(matrix @ vectors, vectors * problem.values) < 1e-12 * n * float(expected[0])
+
+
+KINDS = {
+    "full": lambda n, g: torch.randn(2 * n, n, dtype=torch.float64, generator=g),
+    "of low rank": lambda n, g: torch.randn(-(-n // 3), n, dtype=torch.float64, generator=g),
+    "graded": lambda n, g: (
+        torch.randn(n, n, dtype=torch.float64, generator=g) * torch.logspace(0, -7, n)
+    ),
+    "graded the other way": lambda n, g: (
+        torch.randn(n, n, dtype=torch.float64, generator=g) * torch.logspace(-7, 0, n)
+    ),
+    "zero": lambda n, g: torch.zeros(n, n, dtype=torch.float64),
+    "one": lambda n, g: torch.eye(n, dtype=torch.float64),
+    "repeated": lambda n, g: (
+        torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, generator=g))[0]
+        * (1 + torch.arange(n) % 3)
+    ),
+    "small": lambda n, g: 1e-40 * torch.randn(n, n, dtype=torch.float64, generator=g),
+    "large": lambda n, g: 1e38 * torch.randn(n, n, dtype=torch.float64, generator=g),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 70),
+    kinds=st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=TOGETHER),
+    seed=st.integers(0, 2**16),
+)
+def test_matrices_solved_together_have_the_values_of_each(n, kinds, seed):
+    generator = torch.Generator().manual_seed(seed)
+    matrices = [KINDS[kind](n, generator) for kind in kinds]
+    matrices = [matrix.T @ matrix for matrix in matrices]
+    problems = Eigenproblem.solved(matrices)
+    for matrix, problem in zip(matrices, problems, strict=True):
+        expected = torch.linalg.eigvalsh(matrix).flip(0)
+        torch.testing.assert_close(
+            problem.values, expected, rtol=0, atol=4e-15 * n * float(expected.abs().max())
+        )
+        assert torch.equal(problem.values, Eigenproblem(matrix).values)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", [(0, 0), (3, 7), (9, 9)])
+def test_a_matrix_without_values_is_an_error(bad, place):
+    matrix = squares(10)
+    matrix[place] = matrix[place[::-1]] = bad
+    with pytest.raises(ArithmeticError, match="NaN or infinity"):
+        _ = Eigenproblem(matrix).values
+    with pytest.raises(ArithmeticError, match="NaN or infinity"):
+        Eigenproblem.solved([squares(10), matrix])
 
 
 @settings(max_examples=20, deadline=None)
