@@ -51,10 +51,13 @@ def product(
 
     `out` is no factor, has contiguous rows, and on the CPU a dtype of its own.
     """
-    if left.ndim > 2 or right.ndim > 2 or left.is_cuda or 0 in (*left.shape, *right.shape):
+    if left.ndim > 2 or right.ndim > 2 or left.is_cuda:
         left = left.to(right.dtype)
         return left @ right if out is None else torch.matmul(left, right, out=out)
     if out is None:
         out = right.new_empty((left.shape[0], right.shape[1]))
-    multiply(left, right, out, precision=right.dtype)
+    if left.shape[1] == 0:
+        return out.zero_()
+    if out.numel():
+        multiply(left, right, out, precision=right.dtype)
     return out

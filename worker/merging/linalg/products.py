@@ -39,9 +39,10 @@ def multiply(
     matrix: Float[Tensor, "*batch m n"], factor: Float[Tensor, "*batch n r"]
 ) -> Float[Tensor, "*batch m r"]:
     """Return M·F in float32, computed in the precision of F, float32 or float64."""
-    if _elsewhere(matrix) or matrix.numel() == 0:
+    if _elsewhere(matrix):
         return product(matrix, factor).float()
-    return product(matrix, factor, matrix.new_empty((len(matrix), factor.shape[1])))
+    result = torch.empty((len(matrix), factor.shape[1]), dtype=torch.float32)
+    return product(matrix, factor, result)
 
 
 def multiply_in_place(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -23,7 +22,7 @@ class Bases:
 
     Attributes:
         ranks: how many directions each matrix has given.
-        settled: how many of the first columns of Û are orthonormal, and orthogonal to the others.
+        orthonormal: how many of the first columns are known to be so, in both.
         factors: Fᵢ with Uᵢ = Mᵢ·Fᵢ, for matrices of which only the Gram matrix is there.
     """
 
@@ -36,7 +35,7 @@ class Bases:
         self._u = torch.empty(shape[0] if whole else 0, most, dtype=torch.float32)
         self._v = torch.empty(shape[1], most, dtype=torch.float32)
         self.ranks: list[int] = []
-        self.settled = 0
+        self.orthonormal = 0
         self.factors: list[Tensor] = []
 
     @classmethod
@@ -65,10 +64,16 @@ class Bases:
         """V̂ᵀV̂ in float64, once all are added."""
         return gram(self.v)
 
-    def add(self, decomposition: Decomposition, strengths: Float[Tensor, " r"]) -> Tensor:
+    def add(
+        self,
+        decomposition: Decomposition,
+        strengths: Float[Tensor, " r"],
+        within: Float[Tensor, "m d"] | None = None,
+    ) -> Tensor:
         """Add the first r singular directions, and return their strengths; of strengths 0, none.
 
-        A strength is a direction's factor in the sum, and may be negative.
+        A strength is a direction's factor in the sum, and may be negative. Decomposed may be the
+        coordinates of a matrix in a space, Sᵀ·M, of which `within` is the basis S.
         """
         rank = len(strengths) if bool(strengths.any()) else 0
         first = sum(self.ranks)
@@ -79,7 +84,8 @@ class Bases:
             factor, self._v[:, place] = decomposition.factors(rank)
             self.factors.append(factor)
         else:
-            self._u[:, place], self._v[:, place] = decomposition.bases(rank)
+            left, self._v[:, place] = decomposition.bases(rank)
+            self._u[:, place] = left if within is None else multiply(within, left)
         self.ranks.append(rank)
         return strengths[:rank]
 
@@ -105,11 +111,10 @@ def orthogonal_sum(
     u, v = bases.u, bases.v
     if len(strengths) == 0:
         return u.new_zeros((u.shape[0], v.shape[0]))
-    settled = bases.settled if orthogonalization == "polar" else 0
-    left, right = _Basis(u, bases.left, settled), _Basis(v, bases.right, 0)
+    how = (orthogonalization, bases.orthonormal)
     if v.shape[0] > u.shape[0]:
-        return _sum(right, strengths, left, orthogonalization).mT.contiguous()
-    return _sum(left, strengths, right, orthogonalization)
+        return _sum(v, bases.right, strengths, u, bases.left, *how).mT.contiguous()
+    return _sum(u, bases.left, strengths, v, bases.right, *how)
 
 
 def rows_of_sum(
@@ -121,54 +126,41 @@ def rows_of_sum(
     """
     if len(strengths) == 0:
         return lambda matrices: torch.zeros_like(matrices[0])
-    right = _right(strengths, _Basis(bases.v, bases.right, 0), orthogonalization)
-    factor = row_factor(bases.left, bases.shape[0], right, orthogonalization)
+    how = (orthogonalization, bases.orthonormal)
+    right = _right(strengths, bases.v, bases.right, *how)
+    factor = row_factor(bases.left, bases.shape[0], right, *how)
     return lambda matrices: multiply(bases.rows(matrices), factor)
 
 
-class _Basis(NamedTuple):
-    """A basis side by side, its Gram matrix, and how many of its columns need nothing done."""
-
-    columns: Tensor
-    squares: Tensor
-    settled: int
-
-    @property
-    def rest(self) -> tuple[Tensor, Tensor]:
-        """The other columns, and their Gram matrix."""
-        return self.columns[:, self.settled :], self.squares[self.settled :, self.settled :]
-
-
 def _sum(
-    long: _Basis,
+    long: Float[Tensor, "m r"],
+    long_squares: Float[Tensor, "r r"],
     strengths: Float[Tensor, " r"],
-    short: _Basis,
+    short: Float[Tensor, "n r"],
+    short_squares: Float[Tensor, "r r"],
     orthogonalization: Orthogonalization,
+    orthonormal: int,
 ) -> Float[Tensor, "m n"]:
     """Multiply from the short side on: the long basis is read once, and becomes the result."""
-    right, columns = _right(strengths, short, orthogonalization), long.columns
-    rows = columns.shape[0]
-    if orthogonalization == "svd" or (not long.settled and rows < _TALL * columns.shape[1]):
-        return product(orthogonalize(columns, orthogonalization, long.squares), right)
-    rest, squares = long.rest
-    if rest.shape[1]:
-        factor = row_factor(squares, rows, right[long.settled :], orthogonalization)
-        right = torch.cat([right[: long.settled].to(factor.dtype), factor])
-    if right.shape[0] == right.shape[1] and columns.is_contiguous():
-        return multiply_in_place(columns, right)
-    return multiply(columns, right)
+    right = _right(strengths, short, short_squares, orthogonalization, orthonormal)
+    if long.shape[0] < _TALL * long.shape[1] or orthogonalization == "svd":
+        return product(orthogonalize(long, orthogonalization, long_squares, orthonormal), right)
+    factor = row_factor(long_squares, long.shape[0], right, orthogonalization, orthonormal)
+    if factor.shape[0] == factor.shape[1] and long.is_contiguous():
+        return multiply_in_place(long, factor)
+    return multiply(long, factor)
 
 
 def _right(
-    strengths: Float[Tensor, " r"], short: _Basis, orthogonalization: Orthogonalization
+    strengths: Float[Tensor, " r"],
+    short: Float[Tensor, "n r"],
+    squares: Float[Tensor, "r r"],
+    orthogonalization: Orthogonalization,
+    orthonormal: int,
 ) -> Float[Tensor, "r n"]:
-    """Return diag(σ̂)·orth(V̂)ᵀ, or of the other side."""
-    rest, squares = short.rest
-    if rest.shape[1]:
-        rest = orthogonalize(rest, orthogonalization, squares)
-    if short.settled:
-        rest = torch.cat([short.columns[:, : short.settled], rest], dim=1)
-    return strengths.float()[:, None] * rest.mT
+    """Return diag(σ̂)·orth(V̂)ᵀ."""
+    basis = orthogonalize(short, orthogonalization, squares, orthonormal)
+    return strengths.float()[:, None] * basis.mT
 
 
 _TALL = 1.5

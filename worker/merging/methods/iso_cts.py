@@ -10,17 +10,15 @@ import torch
 
 from app.contract.catalogue.subspace import IsoCts
 from worker.merging.interface import About, MergeInputs
-from worker.merging.linalg.kernels import product
+from worker.merging.linalg.orthogonal import complement
 from worker.merging.linalg.outside import OutsideBases
 from worker.merging.linalg.overlap import interference
+from worker.merging.linalg.products import multiply
 from worker.merging.linalg.subspaces import Bases, orthogonal_sum
 from worker.merging.linalg.sums import weighted_sum
 from worker.merging.linalg.svd import decompose_all, decompose_gram, decompose_grams
 from worker.merging.linalg.task_spectra import Rounding, Spectrum
 from worker.merging.tall import BasisGram, CommonGrams, Rows
-
-_SETTLED = 2e-6
-"""Up to this, inner products of unit directions are float32's rounding of 0."""
 
 
 def survey(about: About, parameters: IsoCts, finished: CommonGrams | BasisGram | None) -> Any:
@@ -68,33 +66,30 @@ def _keep(inputs: MergeInputs, parameters: IsoCts) -> tuple[Bases, torch.Tensor]
     total = weighted_sum(inputs.tensors, inputs.weights, normalize=False)
     spectrum = rounding.times(math.hypot(*inputs.weights)).spectrum(total)
     strengths = [bases.add(spectrum.decomposition, spectrum.singular_values[:shared])]
+    bases.orthonormal = len(strengths[0])
     common = bases.u
     del total, spectrum
     experts = [rounding.values(d.singular_values, (m, n)) for d in decompose_all(inputs.tensors)]
-    # U·(Uᵀ·d), never (U·Uᵀ)·d: of an embedding, U·Uᵀ has billions of entries.
-    rests = (torch.addmm(d, common, common.mT @ d, alpha=-1.0) for d in inputs.tensors)
-    described = []
-    for expert, weight, outside in zip(experts, inputs.weights, decompose_all(rests), strict=True):
+    # Of a square or wide matrix what is outside has few dimensions: its coordinates are enough.
+    space = complement(common) if m <= n else None
+    described: list[dict[str, Any]] = []
+    rests = decompose_all(_outside(matrix, common, space) for matrix in inputs.tensors)
+    for expert, weight, outside in zip(experts, inputs.weights, rests, strict=True):
         left = rounding.separate(outside, (m, n), largest=_largest(expert))
-        strengths.append(bases.add(left.decomposition, weight * left.singular_values[:own]))
+        kept = weight * left.singular_values[:own]
+        strengths.append(bases.add(left.decomposition, kept, within=space))
         described.append(_describe(expert, left, own, len(strengths[-1])))
-    _settle_common(bases)
     return bases, _flat(inputs, strengths, shared + own * len(described), described)
 
 
-def _settle_common(bases: Bases) -> None:
-    """Make the experts' own left directions orthogonal to the common ones once more.
-
-    They are in exact arithmetic; rounding is as large as σ₁/σ makes it, and taken away again here.
-    What is left to orthogonalise are then the own ones among each other.
-    """
-    count = bases.ranks[0]
-    common, own = bases.u[:, :count], bases.u[:, count:]
-    own -= product(common, product(common.mT, own))
-    off = bases.left[:count].clone()
-    off.diagonal().sub_(1.0)
-    if off.numel() and float(off.abs().max()) <= _SETTLED:
-        bases.settled = count
+def _outside(
+    matrix: torch.Tensor, common: torch.Tensor, space: torch.Tensor | None
+) -> torch.Tensor:
+    """Return what the common directions leave of a task matrix, or its coordinates in a space."""
+    if space is None:
+        # U·(Uᵀ·d), never (U·Uᵀ)·d: of an embedding, U·Uᵀ has billions of entries.
+        return torch.addmm(matrix, common, common.mT @ matrix, alpha=-1.0)
+    return multiply(matrix.mT, space).mT
 
 
 def _keep_rows(about: About, grams: CommonGrams, parameters: IsoCts) -> tuple[Bases, torch.Tensor]:
@@ -106,6 +101,7 @@ def _keep_rows(about: About, grams: CommonGrams, parameters: IsoCts) -> tuple[Ba
         decompose_gram(grams.sums["sum"]), (m, n)
     )
     strengths = [bases.add_common(spectrum.decomposition, spectrum.singular_values[:shared])]
+    bases.orthonormal = len(strengths[0])
     squares = [grams.squares(number) for number in range(about.experts)]
     experts = [rounding.values(d.singular_values, (m, n)) for d in decompose_grams(squares)]
     inside: list[torch.Tensor] = []

@@ -10,6 +10,7 @@ from worker.merging.linalg.newton_schulz import (
     newton_schulz,
     newton_schulz_multiplier,
 )
+from worker.merging.linalg.orthogonal import complement
 from worker.merging.linalg.polar import polar_factor, procrustes_svd
 from worker.merging.linalg.products import gram
 
@@ -44,6 +45,51 @@ def test_the_polar_factor_is_that_of_a_float64_svd(shape, orthogonalize):
     assert factor.dtype == torch.float32
     exact = exact_polar(matrix)
     assert torch.dist(factor.double(), exact) < 1e-5 * exact.norm()
+
+
+def unit_columns(rows, count, generator):
+    return torch.linalg.qr(torch.randn(rows, count, dtype=torch.float64, generator=generator))[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    first=st.integers(0, 40),
+    others=st.integers(0, 20),
+    more=st.integers(0, 30),
+    tilt=st.sampled_from([0.0, 1e-3, 0.1, 1.0, 30.0]),
+    seed=st.integers(0, 2**16),
+)
+def test_columns_known_to_be_orthonormal_save_work_and_change_nothing(
+    first, others, more, tilt, seed
+):
+    """Also where the others are orthogonal to them, near to them, or of other lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    if first + others == 0:
+        return
+    rows = first + others + more
+    start = unit_columns(rows, first, generator)
+    rest = unit_columns(rows, others, generator)
+    rest += tilt * start @ torch.randn(first, others, dtype=torch.float64, generator=generator)
+    matrix = torch.cat([start, rest], dim=1).float()
+    exact = exact_polar(torch.cat([start, rest], dim=1))
+    smallest = float(torch.linalg.svdvals(matrix.double())[-1])
+    if smallest < 1e-3:
+        return  # the polar factor of what is stored is not that of what was meant
+    result = polar_factor(matrix, gram(matrix), first)
+    assert torch.dist(result.double(), exact) < 2e-6 * (1 + tilt) / smallest * rows**0.5
+
+
+def test_columns_said_to_be_orthonormal_that_are_not_are_not_believed():
+    matrix = torch.randn(60, 40, generator=torch.Generator().manual_seed(5))
+    exact = exact_polar(matrix)
+    assert torch.dist(polar_factor(matrix, gram(matrix), 30).double(), exact) < 1e-5 * exact.norm()
+
+
+@pytest.mark.parametrize(("rows", "count"), [(1, 0), (1, 1), (7, 0), (7, 7), (7, 3), (90, 61)])
+def test_a_complement_is_all_that_is_orthogonal(rows, count):
+    basis = unit_columns(rows, count, torch.Generator().manual_seed(6))
+    whole = torch.cat([basis, complement(basis)], dim=1)
+    assert torch.dist(whole.T @ whole, torch.eye(rows, dtype=torch.float64)) < 1e-13 * rows
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from worker.merging.linalg.products import gram
-from worker.merging.linalg.svd import decompose
+from worker.merging.linalg.svd import decompose, decompose_all, decompose_gram, decompose_grams
 
 SHAPES = [(1, 1), (1, 7), (7, 1), (24, 24), (40, 12), (12, 40), (200, 64), (64, 200), (700, 130)]
 
@@ -53,6 +53,30 @@ def test_a_batch_is_decomposed_as_its_members():
     u, v = together.bases(5)
     assert u.shape == (3, 160, 5)
     assert v.shape == (3, 40, 5)
+
+
+@pytest.mark.parametrize("count", [1, 4, 9])
+@pytest.mark.parametrize("shape", [(7, 40), (90, 160), (160, 90), (0, 150), (150, 0)])
+def test_several_are_decomposed_as_each_alone(shape, count):
+    matrices = torch.randn(count, *shape, generator=torch.Generator().manual_seed(7))
+    found = list(decompose_all(matrices))
+    assert len(found) == count
+    for matrix, together in zip(matrices, found, strict=True):
+        alone = decompose(matrix)
+        assert torch.equal(together.singular_values, alone.singular_values)
+        rank = min(shape)
+        for ours, theirs in zip(together.bases(rank), alone.bases(rank), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_several_gram_matrices_are_decomposed_as_each_alone():
+    squares = [
+        gram(torch.randn(90, 60, generator=torch.Generator().manual_seed(i))) for i in range(6)
+    ]
+    for square, together in zip(squares, decompose_grams(iter(squares)), strict=True):
+        alone = decompose_gram(square)
+        assert torch.equal(together.singular_values, alone.singular_values)
+        assert torch.equal(together.short_vectors(9), alone.short_vectors(9))
 
 
 @pytest.mark.parametrize("shape", [(30, 20), (300, 140)])
