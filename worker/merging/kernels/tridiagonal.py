@@ -14,6 +14,7 @@ _make = function(
     "make_tridiagonal", INT, POINTER, LONG, LONG, POINTER, LONG, POINTER, POINTER, POINTER
 )
 _bring = function("bring_back", INT, POINTER, LONG, LONG, POINTER, POINTER, LONG, LONG)
+_overlap = function("largest_overlap", DOUBLE, POINTER, LONG, LONG, LONG, POINTER, DOUBLE)
 _values = function("tridiagonal_values", INT, POINTER, POINTER, LONG, LONG, POINTER)
 _vectors = function(
     "tridiagonal_vectors", INT, POINTER, POINTER, LONG, POINTER, LONG, DOUBLE, POINTER, LONG
@@ -116,3 +117,20 @@ def eigenvectors(
     )  # fmt: skip
     if failed:
         raise MemoryError
+
+
+def largest_overlap(
+    vectors: Float[Tensor, "count padded"],
+    values: Float[Tensor, " count"],
+    n: int,
+    reach: float,
+) -> float:
+    """Return the largest |zᵢ·zⱼ| of vectors whose values, ascending, are at most `reach` apart.
+
+    The vectors are the first n entries of a row each, all float64; 0 where none are so near.
+    """
+    double = torch.float64
+    found: float = _overlap(
+        address(vectors, double), n, len(vectors), vectors.shape[1], address(values, double), reach
+    )
+    return found

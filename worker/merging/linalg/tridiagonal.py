@@ -15,7 +15,12 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from worker.merging.kernels.tridiagonal import TridiagonalForm, eigenvalues, eigenvectors
+from worker.merging.kernels.tridiagonal import (
+    TridiagonalForm,
+    eigenvalues,
+    eigenvectors,
+    largest_overlap,
+)
 from worker.merging.linalg.blas import call
 from worker.merging.linalg.kernels import product, symmetric_product
 
@@ -26,6 +31,8 @@ _ORTHOGONAL = 1e-10
 _PESSIMISM = 1e4
 """By how much vectors may be better than their closest eigenvalues promise: the smaller ones of a
 Gram matrix are more exact than its largest says, and so are their vectors."""
+_ROUNDINGS = 4
+"""By how many roundings of the largest eigenvalue a vector's own may be off."""
 _PART = 0.5
 _NEARLY, _CORRECTIONS = 1e-3, 3
 """Up to this they can be made so: what is off are mixtures of vectors whose eigenvalues agree to
@@ -92,21 +99,25 @@ class Eigenproblem:
     def _one_by_one(self, count: int) -> Float[Tensor, "count padded"] | None:
         """Return the leading vectors, None where eigenvalues are too close for that."""
         n, found = self._n, _columns(count, self._n)
-        values = self._ascending[n - count :]
+        values, rows = self._ascending[n - count :], found[:, :n]
         # Where mending would cost what dividing and conquering does, it is not begun.
         corrections = _CORRECTIONS if count <= _PART * n else 0
-        likely = _EPSILON * float(self._ascending.abs().max()) / max(_least_gap(values), _TINY)
+        largest = float(self._ascending.abs().max())
+        likely = _EPSILON * largest / max(_least_gap(values), _TINY)
         if likely > (_NEARLY if corrections else _PESSIMISM * _ORTHOGONAL):
             return None
         eigenvectors(self._form.diagonal, self._form.beside[: n - 1], values, found)
-        rows = found[:, :n]
-        for left in range(corrections, -1, -1):
+        # Vectors further apart are as orthogonal as that, whatever rounding did to them.
+        reach = _ROUNDINGS * _EPSILON * largest / _ORTHOGONAL
+        if largest_overlap(found, values, n, reach) <= _ORTHOGONAL:
+            return found
+        for _ in range(corrections):
             off = symmetric_product(rows.mT)
             off.diagonal().sub_(1.0)
             worst = float(off.abs().max())
             if worst <= _ORTHOGONAL:
                 return found
-            if left == 0 or not worst <= _NEARLY:
+            if not worst <= _NEARLY:
                 break
             # A Newton-Schulz step makes what is off by e off by about e².
             rows -= 0.5 * product(off, rows)

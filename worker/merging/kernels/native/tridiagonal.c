@@ -96,3 +96,27 @@ EXPORT int32_t tridiagonal_vectors(const double *diagonal, const double *beside,
     free(down);
     return 0;
 }
+
+// Return the largest inner product of two of `count` rows whose values, in order, are at most
+// `reach` apart, or 0.
+EXPORT double largest_overlap(const double *vectors, int64_t n, int64_t count, int64_t stride,
+                              const double *values, double reach) {
+    double largest = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const double *one = vectors + i * stride;
+        for (int64_t j = i + 1; j < count && values[j] - values[i] <= reach; j++) {
+            const double *other = vectors + j * stride;
+            doubles sums[4] = {0};
+            int64_t k = 0;
+            for (; k + 4 * LANES <= n; k += 4 * LANES)
+                for (int s = 0; s < 4; s++)
+                    sums[s] += *(const doubles *)(one + k + s * LANES) *
+                               *(const doubles *)(other + k + s * LANES);
+            double sum = sum_of((sums[0] + sums[1]) + (sums[2] + sums[3]));
+            for (; k < n; k++) sum += one[k] * other[k];
+            // Of NaN nothing is larger, nor smaller.
+            if (!(__builtin_fabs(sum) <= largest)) largest = __builtin_fabs(sum);
+        }
+    }
+    return largest;
+}
