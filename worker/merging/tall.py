@@ -16,14 +16,12 @@ from worker.merging.interface import About, MergeInputs, Survey
 from worker.merging.linalg.kernels import mirror, product
 from worker.merging.linalg.overlap import interference
 from worker.merging.linalg.products import upper_gram
-from worker.merging.linalg.subspaces import Bases, rows_of_sum
+from worker.merging.linalg.subspaces import Bases, Rows, rows_of_sum
 from worker.merging.linalg.sums import weighted_sum
 from worker.merging.linalg.svd import decompose_grams
 from worker.merging.linalg.task_spectra import Rounding, TaskSpectrum
 
 T = TypeVar("T")
-Rows = Callable[[torch.Tensor], torch.Tensor]
-"""Makes the merged rows from the task matrices' rows, (experts, rows, n)."""
 
 
 class Sums(Survey):
@@ -107,13 +105,13 @@ class BasisGram(Sums):
         self._bases, self.strengths = bases, strengths
 
     def gather(self, inputs: MergeInputs) -> None:
-        """Add the product of the block's rows of Û."""
-        self.add_gram("left", self._bases.rows(inputs.tensors))
+        """Add the product of the block's rows."""
+        self.add_gram("left", self._bases.measured(inputs.tensors))
 
     def finish(self, about: About, parameters: TsvM | IsoCts) -> Rows:
         """Return what makes the merged rows, and describe the bases."""
         bases = self._bases
-        bases.left = mirror(self.sums["left"].clone())
+        bases.left = bases.left_of(mirror(self.sums["left"].clone()))
         about.diagnostics.update(interference(bases, self.strengths))
         return rows_of_sum(bases, self.strengths, parameters.orthogonalization)
 

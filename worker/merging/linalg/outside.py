@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worker.merging.linalg.kernels import add_symmetric, product
-from worker.merging.linalg.subspaces import Bases
+from worker.merging.linalg.kernels import add_symmetric, mirror, product
+from worker.merging.linalg.subspaces import Bases, Rows
 from worker.merging.linalg.sums import weighted_sum
 from worker.merging.linalg.svd import Decomposition, is_delicate
 
@@ -62,20 +62,37 @@ class OutsideBases(Bases):
         rank = len(strengths)
         if rank and is_delicate(everything, outside.singular_values[:rank]):
             self.factors[-1] = self.factors[-1].double()
-        factor = self.factors[-1]
-        self._inside.append(product(inside, factor.double()).to(factor.dtype))
+        self._inside.append(product(inside, self.factors[-1].double()))
         return strengths
 
-    def rows(self, matrices: Float[Tensor, "experts rows n"]) -> Float[Tensor, "rows r"]:
-        """Return the rows of Û that belong to these rows of the matrices."""
-        exact = (
-            torch.float64 if any(f.dtype == torch.float64 for f in self.factors) else torch.float32
-        )
-        common, *own = (factor.to(exact) for factor in self.factors)
-        total = weighted_sum(matrices, self._weights, normalize=False).to(exact)
-        first = product(total, common)
-        parts = [
-            product(matrix.to(exact), factor).sub_(product(first, inside.to(exact)))
-            for matrix, factor, inside in zip(matrices, own, self._inside, strict=True)
-        ]
-        return torch.cat([first, *parts], dim=1).float()
+    def measured(self, matrices: Float[Tensor, "experts rows n"]) -> Float[Tensor, "rows o"]:
+        """Return the rows of [d₁·F₁ … d_N·F_N], float64: what is to be taken away is known."""
+        return torch.cat(self._own(matrices, torch.float64), dim=1)
+
+    def left_of(self, squares: Float[Tensor, "o o"]) -> Float[Tensor, "r r"]:
+        """Return ÛᵀÛ: U and what is outside it are orthogonal, of U_own it is a difference."""
+        inside = torch.cat(self._inside, dim=1)
+        rest = torch.zeros_like(squares)
+        add_symmetric(inside, rest)
+        whole = torch.eye(sum(self.ranks), dtype=torch.float64, device=squares.device)
+        whole[len(inside) :, len(inside) :] = squares - mirror(rest)
+        return whole
+
+    def times(self, factor: Float[Tensor, "r n"]) -> Rows:
+        """Return what makes rows of Û·F: of U the rest of U_own is taken away beforehand."""
+        exact = torch.float64 if torch.float64 in {f.dtype for f in self.factors} else factor.dtype
+        common, own = factor.double().tensor_split([self.ranks[0]])
+        inside = torch.cat(self._inside, dim=1)
+        of_sum = product(self._common, common - product(inside, own)).to(exact)
+        own = own.to(exact)
+
+        def rows(matrices: Tensor) -> Tensor:
+            total = weighted_sum(matrices, self._weights, normalize=False)
+            result = product(total, of_sum)
+            return result.add_(product(torch.cat(self._own(matrices, exact), dim=1), own)).float()
+
+        return rows
+
+    def _own(self, matrices: Float[Tensor, "experts rows n"], dtype: torch.dtype) -> list[Tensor]:
+        factors = self.factors[1:]
+        return [product(m, f.to(dtype)) for m, f in zip(matrices, factors, strict=True)]

@@ -16,6 +16,9 @@ from worker.merging.linalg.products import gram, multiply, multiply_in_place
 from worker.merging.linalg.svd import Decomposition
 from worker.merging.linalg.task_spectra import TaskSpectrum
 
+Rows = Callable[[Tensor], Tensor]
+"""Makes rows of a result, (rows, n), of the task matrices' rows, (experts, rows, n)."""
+
 
 class Bases:
     """The dominant singular directions of several matrices side by side, Û and V̂, float32.
@@ -89,7 +92,19 @@ class Bases:
         self.ranks.append(rank)
         return strengths[:rank]
 
-    def rows(self, matrices: Float[Tensor, "experts rows n"]) -> Float[Tensor, "rows r"]:
+    def measured(self, matrices: Float[Tensor, "experts rows n"]) -> Float[Tensor, "rows s"]:
+        """Return rows, of these rows of the matrices, of which the Gram matrix tells ÛᵀÛ."""
+        return self._rows(matrices)
+
+    def left_of(self, squares: Float[Tensor, "s s"]) -> Float[Tensor, "r r"]:
+        """Return ÛᵀÛ from the Gram matrix of all rows `measured`."""
+        return squares
+
+    def times(self, factor: Float[Tensor, "r n"]) -> Rows:
+        """Return what makes the rows of Û·F of these rows of the matrices, float32."""
+        return lambda matrices: multiply(self._rows(matrices), factor)
+
+    def _rows(self, matrices: Float[Tensor, "experts rows n"]) -> Float[Tensor, "rows r"]:
         """Return the rows of Û that belong to these rows of the matrices."""
         parts = [multiply(m, f) for m, f in zip(matrices, self.factors, strict=True)]
         return torch.cat(parts, dim=1)
@@ -119,7 +134,7 @@ def orthogonal_sum(
 
 def rows_of_sum(
     bases: Bases, strengths: Float[Tensor, " r"], orthogonalization: Orthogonalization
-) -> Callable[[Float[Tensor, "experts rows n"]], Float[Tensor, "rows n"]]:
+) -> Rows:
     """Return what makes rows of the orthogonal sum from these rows of the matrices.
 
     `bases.left` must be known: it is summed over the rows of Û.
@@ -128,8 +143,7 @@ def rows_of_sum(
         return lambda matrices: torch.zeros_like(matrices[0])
     how = (orthogonalization, bases.orthonormal)
     right = _right(strengths, bases.v, bases.right, *how)
-    factor = row_factor(bases.left, bases.shape[0], right, *how)
-    return lambda matrices: multiply(bases.rows(matrices), factor)
+    return bases.times(row_factor(bases.left, bases.shape[0], right, *how))
 
 
 def _sum(

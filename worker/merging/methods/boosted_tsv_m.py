@@ -11,9 +11,9 @@ from app.contract.catalogue.subspace import BoostedTsvM
 from worker.merging.interface import About, MergeInputs
 from worker.merging.linalg.overlap import interference
 from worker.merging.linalg.spectra import boost, effective_rank, stable_rank
-from worker.merging.linalg.subspaces import Bases, kept_rank, orthogonal_sum
+from worker.merging.linalg.subspaces import Bases, Rows, kept_rank, orthogonal_sum
 from worker.merging.linalg.task_spectra import TaskSpectrum, task_spectra
-from worker.merging.tall import BasisGram, Rows, TaskGrams, survey_bases
+from worker.merging.tall import BasisGram, TaskGrams, survey_bases
 
 
 def survey(about: About, parameters: BoostedTsvM, finished: TaskGrams | BasisGram | None) -> Any:

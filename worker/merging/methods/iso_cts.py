@@ -14,11 +14,11 @@ from worker.merging.linalg.orthogonal import complement
 from worker.merging.linalg.outside import OutsideBases
 from worker.merging.linalg.overlap import interference
 from worker.merging.linalg.products import multiply
-from worker.merging.linalg.subspaces import Bases, orthogonal_sum
+from worker.merging.linalg.subspaces import Bases, Rows, orthogonal_sum
 from worker.merging.linalg.sums import weighted_sum
 from worker.merging.linalg.svd import decompose_all, decompose_gram, decompose_grams
 from worker.merging.linalg.task_spectra import Rounding, Spectrum
-from worker.merging.tall import BasisGram, CommonGrams, Rows
+from worker.merging.tall import BasisGram, CommonGrams
 
 
 def survey(about: About, parameters: IsoCts, finished: CommonGrams | BasisGram | None) -> Any:
