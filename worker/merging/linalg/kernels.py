@@ -14,13 +14,25 @@ from worker.merging.kernels import matrices
 from worker.merging.kernels.products import multiply
 
 
-def add_symmetric(matrix: Float[Tensor, "m n"], total: Float[Tensor, "n n"]) -> None:
-    """Add MᵀM, in the dtype of `total`, to its upper triangle; below it may be anything.
+def add_symmetric(
+    matrix: Float[Tensor, "m n"], total: Float[Tensor, "n n"]
+) -> Float[Tensor, "n n"]:
+    """Add MᵀM, in the dtype of `total`, to its upper triangle, and return it; on the CPU.
 
-    On the CPU.
+    Below the diagonal it may be anything.
     """
     if matrix.numel():
         multiply(matrix.mT, matrix, total, precision=total.dtype, add=True, upper=True)
+    return total
+
+
+def upper_product(matrix: Float[Tensor, "m n"], dtype: torch.dtype) -> Float[Tensor, "n n"]:
+    """Return MᵀM in this dtype, on the CPU; below the diagonal it may be anything."""
+    total = torch.empty((matrix.shape[1], matrix.shape[1]), dtype=dtype)
+    if matrix.numel() == 0:
+        return total.zero_()
+    multiply(matrix.mT, matrix, total, precision=dtype, upper=True)
+    return total
 
 
 def mirror(total: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
@@ -35,11 +47,7 @@ def symmetric_product(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*ba
     """Return MᵀM in the matrix's dtype; on the CPU symmetric to the bit, at half the cost."""
     if matrix.ndim > 2 or matrix.is_cuda:
         return matrix.mT @ matrix
-    total = matrix.new_empty((matrix.shape[1], matrix.shape[1]))
-    if matrix.numel() == 0:
-        return total.zero_()
-    multiply(matrix.mT, matrix, total, precision=matrix.dtype, upper=True)
-    return mirror(total)
+    return mirror(upper_product(matrix, matrix.dtype))
 
 
 def product(

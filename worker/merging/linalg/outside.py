@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worker.merging.linalg.kernels import add_symmetric, mirror, product
+from worker.merging.linalg.kernels import product
+from worker.merging.linalg.products import gram, upper_gram
 from worker.merging.linalg.subspaces import Bases, Rows
 from worker.merging.linalg.sums import weighted_sum
 from worker.merging.linalg.svd import Decomposition, is_delicate
@@ -43,9 +44,7 @@ class OutsideBases(Bases):
         self, squares: Float[Tensor, "n n"], inside: Float[Tensor, "c n"]
     ) -> Float[Tensor, "n n"]:
         """Return the Gram matrix of what is outside, the upper half, from dᵢᵀdᵢ and Xᵢ."""
-        rest = torch.zeros_like(squares)
-        add_symmetric(inside, rest)
-        return torch.sub(squares, rest, out=rest)
+        return squares - upper_gram(inside)
 
     def add_own(
         self,
@@ -72,10 +71,8 @@ class OutsideBases(Bases):
     def left_of(self, squares: Float[Tensor, "o o"]) -> Float[Tensor, "r r"]:
         """Return ÛᵀÛ: U and what is outside it are orthogonal, of U_own it is a difference."""
         inside = torch.cat(self._inside, dim=1)
-        rest = torch.zeros_like(squares)
-        add_symmetric(inside, rest)
         whole = torch.eye(sum(self.ranks), dtype=torch.float64, device=squares.device)
-        whole[len(inside) :, len(inside) :] = squares - mirror(rest)
+        whole[len(inside) :, len(inside) :] = squares - gram(inside)
         return whole
 
     def times(self, factor: Float[Tensor, "r n"]) -> Rows:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -32,10 +32,12 @@ def interference(bases: Bases, strengths: Float[Tensor, " r"]) -> dict[str, floa
 
 
 def _overlap(products: Float[Tensor, "r r"], ranks: Sequence[int]) -> float:
-    blocks = [row.split(list(ranks), dim=1) for row in products.split(list(ranks))]
-    pairs = [
-        float(blocks[i][j].square().sum()) / min(ranks[i], ranks[j])
-        for i, j in combinations(range(len(ranks)), 2)
-        if min(ranks[i], ranks[j]) > 0
-    ]
-    return sum(pairs) / len(pairs) if pairs else 0.0
+    sizes = np.array([rank for rank in ranks if rank > 0])
+    if len(sizes) < 2:
+        return 0.0
+    starts = np.concatenate([[0], sizes.cumsum()[:-1]])
+    squares = products.square().cpu().numpy()
+    blocks = np.add.reduceat(squares, starts, axis=0, dtype=np.float64)
+    blocks = np.add.reduceat(blocks, starts, axis=1)
+    one, other = np.triu_indices(len(sizes), 1)
+    return float((blocks[one, other] / np.minimum(sizes[one], sizes[other])).mean())

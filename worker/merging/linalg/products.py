@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worker.merging.linalg.kernels import add_symmetric, mirror, product
+from worker.merging.linalg.kernels import add_symmetric, mirror, product, upper_product
 
 _ROWS = 512
 
@@ -19,14 +19,13 @@ def upper_gram(
     The entries of float32 data are exact to float64 rounding, so that eigenvalues resolve singular
     values down to about 1e-8 of the largest: below float32's own resolution.
     """
-    n = matrix.shape[-1]
-    if total is None:
-        total = matrix.new_zeros((*matrix.shape[:-2], n, n), dtype=torch.float64)
     if _elsewhere(matrix):
         exact = matrix.to(torch.float64)
-        return total.add_(exact.mT @ exact)
-    add_symmetric(matrix, total)
-    return total
+        squares = exact.mT @ exact
+        return squares if total is None else total.add_(squares)
+    if total is not None:
+        return add_symmetric(matrix, total)
+    return upper_product(matrix, torch.float64)
 
 
 def gram(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch n n"]:

@@ -44,10 +44,10 @@ static inline __attribute__((always_inline)) void OF(pack)(const Matrix *from, b
         OF(pack_floats)((float *)from->entries + start, along, across, lines, depth, width, to);
 }
 
-// Sum a tile of ROWS rows over the depth of two panels, and write it, or add it, into rows `down`
-// apart.
-static void OF(sum_tile)(int64_t depth, const REAL *restrict left, const REAL *restrict right,
-                         REAL *restrict to, int64_t down, bool add) {
+// Sum a tile of ROWS rows over the depth of two panels, in the left one of which entries are `step`
+// apart, and write it, or add it, into rows `down` apart.
+static void OF(sum_tile)(int64_t depth, const REAL *restrict left, int64_t step,
+                         const REAL *restrict right, REAL *restrict to, int64_t down, bool add) {
     MULTIPLIED_AND_ADDED
     OF(vector) sums[ROWS][VECTORS] = {0};
     for (int64_t p = 0; p < depth; p++) {
@@ -60,7 +60,7 @@ static void OF(sum_tile)(int64_t depth, const REAL *restrict left, const REAL *r
             UNROLLED
             for (int v = 0; v < VECTORS; v++) sums[r][v] += factor * line[v];
         }
-        left += ROWS;
+        left += step;
         right += OF(COLUMNS);
     }
     UNROLLED
@@ -89,33 +89,39 @@ PUT(put_doubles, double)
 
 static bool OF(multiply)(const Matrix *left, const Matrix *right, const Matrix *result,
                          int64_t rows, int64_t depth, int64_t columns, bool add, bool upper) {
-    int64_t step = sizeof(REAL) == sizeof(double) && result->doubles ? SHALLOW : DEEP;
-    int64_t deepest = least(depth, step), high = least(rows, HEIGHT);
+    int64_t stretch = sizeof(REAL) == sizeof(double) && result->doubles ? SHALLOW : DEEP;
+    int64_t deepest = least(depth, stretch), high = least(rows, HEIGHT);
     int64_t wide = (columns + OF(COLUMNS) - 1) / OF(COLUMNS) * OF(COLUMNS);
     high = (high + ROWS - 1) / ROWS * ROWS;
     REAL *panels = aligned_alloc(64, (deepest * (wide + high) * sizeof(REAL) + 63) / 64 * 64);
     if (!panels) return false;
     REAL *left_panels = panels + deepest * wide;
+    // Of a symmetric product the right factor's panels hold those of the left one.
+    bool same = OF(COLUMNS) % ROWS == 0 && left->entries == right->entries &&
+                left->down == right->across && left->across == right->down &&
+                left->doubles == right->doubles && rows == columns;
     REAL tile[ROWS * OF(COLUMNS)] __attribute__((aligned(64)));
-    for (int64_t p = 0; p < depth; p += step, add = true) {
-        int64_t deep = least(step, depth - p);
+    for (int64_t p = 0; p < depth; p += stretch, add = true) {
+        int64_t deep = least(stretch, depth - p);
         OF(pack)(right, true, 0, p, columns, deep, OF(COLUMNS), panels);
         for (int64_t top = 0; top < rows; top += HEIGHT) {
             int64_t some = least(HEIGHT, rows - top);
-            OF(pack)(left, false, top, p, some, deep, ROWS, left_panels);
+            if (!same) OF(pack)(left, false, top, p, some, deep, ROWS, left_panels);
             for (int64_t c = 0; c < columns; c += OF(COLUMNS))
                 for (int64_t r = 0; r < some; r += ROWS) {
                     if (upper && c + OF(COLUMNS) <= top + r) break;
-                    const REAL *left_panel = left_panels + r * deep, *panel = panels + c * deep;
-                    int64_t at = (top + r) * result->down + c;
+                    int64_t row = top + r, within = row % OF(COLUMNS), at = row * result->down + c;
+                    const REAL *panel = panels + c * deep, *left_panel = left_panels + r * deep;
+                    if (same) left_panel = panels + (row - within) * deep + within;
+                    int64_t step = same ? (int64_t)OF(COLUMNS) : (int64_t)ROWS;
                     int64_t down = least(ROWS, some - r), across = least(OF(COLUMNS), columns - c);
                     if (result->doubles == (sizeof(REAL) == sizeof(double)) && down == ROWS &&
                         across == OF(COLUMNS)) {
-                        OF(sum_tile)(deep, left_panel, panel, (REAL *)result->entries + at,
+                        OF(sum_tile)(deep, left_panel, step, panel, (REAL *)result->entries + at,
                                      result->down, add);
                         continue;
                     }
-                    OF(sum_tile)(deep, left_panel, panel, tile, OF(COLUMNS), false);
+                    OF(sum_tile)(deep, left_panel, step, panel, tile, OF(COLUMNS), false);
                     if (result->doubles)
                         OF(put_doubles)(tile, (double *)result->entries + at, result->down, down,
                                         across, add);
