@@ -47,11 +47,18 @@ def report_page(
 
 
 def _labels(backend: Backend, merge_id: str, systems: list[str]) -> dict[str, str]:
-    """Return what each system is called: other merges by method, λ and the end of their id."""
+    """Return what each system is called: other merges by name, else by method, λ and id's end."""
     labels = {MERGE: label_of(find_merge(backend, merge_id))}
+    named: list[str] = []
     for system in systems:
-        other = merges.get(backend.engine, system) if is_id(system, MERGE_PREFIX) else None
-        labels[system] = f"{label_of(other)} …{system[-4:]}" if other else system
+        labels[system] = system
+        if is_id(system, MERGE_PREFIX) and (other := merges.get(backend.engine, system)):
+            labels[system] = other["name"] or f"{label_of(other)} …{system[-4:]}"
+            named.append(system)
+    often = Counter(labels.values())
+    for system in named:
+        if often[labels[system]] > 1:
+            labels[system] += f" …{system[-4:]}"
     return labels
 
 

@@ -71,6 +71,27 @@ def test_a_page_is_there_from_the_first_moment(client: TestClient, merge_id: str
     refusal(client.get(f"/merges/{merge_id}/wer?format=pdf"), 422, "invalid_request")
 
 
+def test_other_merges_are_called_by_their_names(
+    client: TestClient, backend: Backend, recipe: dict[str, Any], spec: dict[str, Any]
+):
+    others = []
+    for name in ("joint training", "twice", "twice", None):
+        body = recipe | ({} if name is None else {"name": name})
+        others.append(str(client.post("/merges", json=body).json()["id"]))
+        succeed(backend.engine, backend.store, others[-1])
+    own = str(client.post("/merges", json=recipe).json()["id"])
+    succeed(backend.engine, backend.store, own)
+    results = {"merge": result(WORSE)} | {other: result(PERFECT) for other in others}
+    spec |= {"compare_with": [f"merge://{other}" for other in others]}
+    evaluate(client, backend, own, spec, results)
+    page = client.get(f"/merges/{own}/wer?format=html").text
+    header = page.partition("<thead>")[2].partition("</thead>")[0]
+    assert ">joint training<" in header
+    for other in others[1:3]:
+        assert f">twice …{other[-4:]}<" in header
+    assert f"…{others[3][-4:]}<" in header
+
+
 def measured(
     client: TestClient,
     backend: Backend,
