@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from app.contract.errors import AfluenteError, InternalError, StorageError
 from app.contract.settings import Settings
@@ -39,6 +39,10 @@ from worker.processes.owners import describe_process
 _LOG = logging.getLogger(__name__)
 # Progress is told at most this often: two events a second.
 _PROGRESS_SECONDS = 0.5
+# How often a database is asked again that did not answer.
+_DATABASE_SECONDS = 0.5
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -60,6 +64,23 @@ class Attempt:
     def wake(self) -> None:
         """Wake the readers of the merge's events."""
         self.queue.wake(self.merge_id)
+
+    def patiently(self, tell: Callable[[], T]) -> T:
+        """Return what the database answers; while it does not, ask again for a lease's length.
+
+        Hours of work do not end because the database was started anew. `tell` may have done its
+        work before the answer got lost. Interrupted if the job is to stop meanwhile.
+        """
+        patience = time.monotonic() + self.settings.lease_seconds
+        while True:
+            try:
+                return tell()
+            except (InterfaceError, OperationalError) as error:
+                if time.monotonic() >= patience:
+                    raise
+                _LOG.warning("%s: the database did not answer: %s", self.lease.id, error)
+            if self.keeper.stopping.wait(_DATABASE_SECONDS):
+                raise Interrupted
 
     def throttled(self, tell: Callable[[int, int], None]) -> Callable[[int, int], None]:
         """Return `tell` slowed down to the rate that events are written at; the last one counts."""

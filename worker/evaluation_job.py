@@ -32,8 +32,9 @@ def do_evaluation(attempt: Attempt) -> None:
     engine, lease = attempt.engine, attempt.lease
     bench = Bench.of(attempt.settings, engine, lease.id)
     device_type = device_type_of(attempt.settings)
-    if not parts.are_planned(engine, lease.id, device_type):
-        parts.plan(engine, lease, device_type, bench.divide())
+    if not attempt.patiently(lambda: parts.are_planned(engine, lease.id, device_type)):
+        planned = bench.divide()
+        attempt.patiently(lambda: parts.plan(engine, lease, device_type, planned))
     invite(engine, attempt.queue)
     while (statuses := _statuses(attempt)) is None or statuses.keys() & OPEN:
         part = _claim(attempt, device_type) if statuses and statuses["queued"] else None
@@ -112,7 +113,11 @@ def _decode(attempt: Attempt, bench: Bench, part: Part) -> EvaluatedDataset:
 def _store(attempt: Attempt, part: Part, evaluated: EvaluatedDataset) -> None:
     document = evaluated.model_dump(mode="json")
     utterances = document["result"].pop("utterances")
-    parts.finish(attempt.engine, part, evaluated.result.status, document, utterances)
+
+    def store() -> None:
+        parts.finish(attempt.engine, part, evaluated.result.status, document, utterances)
+
+    attempt.patiently(store)
     attempt.wake()
 
 
@@ -123,6 +128,10 @@ def _settle(attempt: Attempt, bench: Bench, statuses: Counter[str]) -> None:
             "No utterance of any dataset could be decoded; GET the merge's wer and see `skipped`."
         )
     status = "succeeded" if set(statuses) == {"succeeded"} else "partial"
-    verdict = decide(attempt.engine, lease.merge_id, lease.id, bench.spec, status)
-    with writing(attempt.engine) as connection:
-        finish(connection, lease, status, {"verdict": verdict})
+
+    def settle() -> None:
+        verdict = decide(attempt.engine, lease.merge_id, lease.id, bench.spec, status)
+        with writing(attempt.engine) as connection:
+            finish(connection, lease, status, {"verdict": verdict})
+
+    attempt.patiently(settle)

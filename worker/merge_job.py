@@ -46,7 +46,8 @@ def do_merge(attempt: Attempt) -> None:
     job = make_job(prepared, locals_, folder, attempt.settings, previous)
     observer = Observer(_telling_of_tensors(attempt), attempt.keeper.stopping)
     outcome = run(job, observer)
-    merges.set_warnings(engine, lease, all_warnings(prepared, locals_, outcome))
+    warnings = all_warnings(prepared, locals_, outcome)
+    attempt.patiently(lambda: merges.set_warnings(engine, lease, warnings))
     _phase(attempt, Phase.PUBLISHING)
     published, files = _publish(attempt, outcome.folder, row["request"])
     _remember(policy, published, files)
@@ -55,7 +56,10 @@ def do_merge(attempt: Attempt) -> None:
 def _phase(
     attempt: Attempt, phase: Phase, unit: str | None = None, total: int | None = None
 ) -> None:
-    merges.set_phase(attempt.engine, attempt.lease, phase.value, unit=unit, total=total)
+    def tell() -> None:
+        merges.set_phase(attempt.engine, attempt.lease, phase.value, unit=unit, total=total)
+
+    attempt.patiently(tell)
     attempt.wake()
 
 
@@ -103,7 +107,7 @@ def _record_sources(
                 f"{new['name']} ({old['uri']}) changed since the merge began; "
                 "send the merge again to use it as it is now."
             )
-    merges.set_sources(attempt.engine, attempt.lease, sources)
+    attempt.patiently(lambda: merges.set_sources(attempt.engine, attempt.lease, sources))
 
 
 def _previous(
@@ -132,16 +136,24 @@ def _publish(
     lease, store = attempt.lease, attempt.store
     files = describe_files(finished)
     name = store.publish(lease.id, lease.fence, finished)
-    evaluation_id = None
-    try:
+
+    def commit() -> str | None:
         with writing(attempt.engine) as connection:
-            if request.get("evaluation"):
-                evaluation_id = evaluations.create(connection, lease.id, request["evaluation"])
+            wanted = request.get("evaluation")
+            queued = evaluations.create(connection, lease.id, wanted) if wanted else None
             values = {"artifact_folder": name, "artifacts": list(files), "phase": None}
             finish(connection, lease, "succeeded", values)
+            return queued
+
+    evaluation_id = None
+    try:
+        evaluation_id = attempt.patiently(commit)
     except LeaseLostError:
-        store.remove_published(name)
-        raise
+        row = merges.get(attempt.engine, lease.id)
+        # Or it was recorded, and only the answer was lost: then the sweeper sends the evaluation.
+        if row is None or row["artifact_folder"] != name:
+            store.remove_published(name)
+            raise
     store.remove_scratch(lease.id)
     if evaluation_id is not None and attempt.queue.send(JobKind.EVALUATION, evaluation_id):
         mark_sent(attempt.engine, JobKind.EVALUATION, evaluation_id)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,10 +22,11 @@ from app.main import create_app
 from app.services.preparation import source_policy
 from app.sources.fetch import fetch
 from app.sources.resolve import resolve
-from app.storage import evaluations, leases, parts
+from app.storage import evaluations, leases, merges, parts
 from app.storage.database import connect, migrate, reading, writing
 from app.storage.leases import JobKind
 from app.storage.tables import evaluation_parts, transcripts
+from worker import evaluation_job, merge_job
 from worker.attempts import attempt_job, attempt_parts
 from worker.evaluation_job import PartWork, do_evaluation
 from worker.evaluation_parts import Bench
@@ -230,6 +233,47 @@ def test_a_database_that_does_not_answer_for_a_while_ends_no_evaluation(
         leases.recover(begun.engine, 5, {}, {})
         led.result(60)
     assert begun.show(service)["status"] == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("module", "step", "table"),
+    [
+        (merges, "set_phase", "merges"),
+        (merges, "set_sources", "merges"),
+        (merges, "set_warnings", "merges"),
+        (merge_job, "describe_files", "merges"),  # the artifact is there, and not yet recorded
+        (parts, "are_planned", "evaluation_parts"),
+        (parts, "plan", "evaluation_parts"),
+        (parts, "finish", "evaluation_parts"),
+        (evaluation_job, "decide", "evaluations"),
+    ],
+)
+def test_a_database_that_is_away_at_any_step_fails_no_job(
+    service: Service,
+    spec: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+    step: str,
+    table: str,
+) -> None:
+    whole, engine = getattr(module, step), connect(service.settings.database)
+    back: list[Timer] = []
+
+    def rename(there: str, away: str) -> None:
+        with writing(engine) as connection:
+            connection.exec_driver_sql(f"ALTER TABLE {there} RENAME TO {away}")
+
+    def without_the_table(*arguments: Any, **options: Any) -> Any:
+        if not back:
+            rename(table, "away")
+            back.append(Timer(1.0, rename, ("away", table)))
+            back[0].start()
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(module, step, without_the_table)
+    service.evaluate(service.merge("soup"), spec)
+    assert back
+    engine.dispose()
 
 
 def _lead_without(service: Service, begun: Begun, pool: ThreadPoolExecutor) -> Future[None]:
