@@ -22,7 +22,7 @@ from setuptools.command.build_ext import build_ext
 _NATIVE = Path("worker/merging/kernels/native")
 _MACHINE = platform.machine()
 # One build for each level of x86-64's instructions (the System V psABI's); a worker takes the best
-# that its processor runs. The results are the same to the bit.
+# that its processor runs.
 _LEVELS = ("v2", "v3", "v4") if _MACHINE == "x86_64" else ()
 _FLAGS = (
     "-std=gnu17", "-O3", "-D_FILE_OFFSET_BITS=64", "-Wall", "-Wextra",

@@ -27,7 +27,7 @@ Reason = Literal["cancelling", "stopping", "lost"]
 class Keeper:
     """A thread that renews the lease, watches the record, and asks the job to stop.
 
-    A job that does not listen (deep in one long LAPACK call) is ended with its process, after
+    A job that does not listen (deep in one long decomposition) is ended with its process, after
     `at_end` has recorded the outcome.
     """
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from worker.merging.kernels.tridiagonal import (
@@ -21,7 +21,6 @@ from worker.merging.kernels.tridiagonal import (
     eigenvectors,
     largest_overlap,
 )
-from worker.merging.linalg.blas import call
 from worker.merging.linalg.kernels import product, symmetric_product
 
 _APART = 8
@@ -89,11 +88,11 @@ class Eigenproblem:
     @cached_property
     def _all(self) -> Float[Tensor, "n padded"]:
         """Divide and conquer: return all vectors of the tridiagonal form, whatever its values."""
-        n, values, beside = self._n, self._form.diagonal.clone(), self._form.beside.clone()
+        n, beside = self._n, self._form.beside[: self._n - 1]
+        # The lower half is read.
+        dense = torch.diag(self._form.diagonal) + torch.diag(beside, -1)
         vectors = _columns(n, n)
-        work, whole = _floats(1 + 4 * n + n**2), _integers(3 + 5 * n)
-        call("dstedc", b"I", n, values, beside, vectors, vectors.shape[1], work, len(work), whole,
-             len(whole))  # fmt: skip
+        vectors[:, :n] = torch.linalg.eigh(dense).eigenvectors.mT
         return vectors
 
     def _one_by_one(self, count: int) -> Float[Tensor, "count padded"] | None:
@@ -129,7 +128,7 @@ def _least_gap(values: Float[Tensor, " n"]) -> float:
 
 
 def _columns(count: int, length: int) -> Tensor:
-    """Return room for columns in LAPACK's order, one a row.
+    """Return room for vectors, one a row.
 
     They are a few entries apart: at distances of a power of two they would fall on the same few
     lines of the cache.
@@ -139,7 +138,3 @@ def _columns(count: int, length: int) -> Tensor:
 
 def _floats(*shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float64)
-
-
-def _integers(count: int) -> Shaped[Tensor, " count"]:
-    return torch.empty(count, dtype=torch.int32)
