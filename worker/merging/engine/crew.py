@@ -40,8 +40,8 @@ class Crew:
 
     def run(self, threads: int) -> None:
         """Work with that many threads; raise what the first task that failed raised."""
-        # Reductions and products run on one thread, tensors in parallel: then the bytes do not depend
-        # on how many cores there are. torch keeps that number per thread.
+        # A tensor is merged on one thread, and tensors in parallel: then the bytes do not depend on
+        # how many cores there are. torch keeps that number per thread.
         torch.set_num_threads(1)
         crew = [Thread(target=self._loop, name=f"merge-{n}") for n in range(threads)]
         try:
