@@ -83,7 +83,7 @@ setup(
         Extension(
             f"worker.merging.kernels.native_{suffix}",
             sources=sorted(map(str, _NATIVE.glob("*.c"))),
-            depends=[str(_NATIVE / "kernels.h")],
+            depends=sorted(map(str, _NATIVE.glob("*.h"))),
         )
         for suffix in ([f"{_MACHINE}_{level}" for level in _LEVELS] or [_MACHINE])
     ],

@@ -53,7 +53,7 @@ class Sums(Survey):
         later.sums.clear()
 
     def add_gram(self, name: str, matrix: torch.Tensor) -> None:
-        """Add MᵀM of a block's float32 matrix; the upper half is kept."""
+        """Add MᵀM of a block's matrix, float32 or float64; the upper half is kept."""
         self.sums[name] = upper_gram(matrix, self.sums.get(name))
 
     def add_product(self, name: str, left: torch.Tensor, right: torch.Tensor) -> None:

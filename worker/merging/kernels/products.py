@@ -31,6 +31,9 @@ def multiply(
     are contiguous, and below the diagonal of a symmetric product it may be anything if `upper`.
     Raises MemoryError.
     """
+    if any(t.is_cuda or t.dtype not in _DOUBLES for t in (left, right, out)):
+        described = ", ".join(f"{t.dtype} on {t.device}" for t in (left, right, out))
+        raise TypeError(f"Multiplied are float32 and float64 on the CPU, not {described}.")
     (m, k), n = left.shape, right.shape[1]
     if k != right.shape[0] or out.shape != (m, n) or (n > 1 and out.stride(1) != 1):
         raise ValueError(f"{(m, k)} x {tuple(right.shape)} do not go into {tuple(out.shape)}.")

@@ -45,8 +45,12 @@ class TridiagonalForm:
         self._length = length if length // _LINE % 2 else length + _LINE
         self._reflections = _floats((n + _SPARE) * self._length)
         self.diagonal, self.beside, self._scales = _floats(n), _floats(n), _floats(n)
-        if matrix.dtype is not torch.float64 or (n > 1 and matrix.stride(1) != 1):
-            raise TypeError(f"Reduced is float64 with contiguous rows, not {matrix.dtype}.")
+        if matrix.is_cuda or matrix.dtype is not torch.float64:
+            raise TypeError(
+                f"Reduced is float64 on the CPU, not {matrix.dtype} on {matrix.device}."
+            )
+        if n > 1 and matrix.stride(1) != 1:
+            raise ValueError(f"Rows must be contiguous, entries are {matrix.stride(1)} apart.")
         failed = _make(
             matrix.data_ptr(), matrix.stride(0), n, address(self._reflections, torch.float64),
             self._length, *(address(x, torch.float64) for x in self._parts),
@@ -77,7 +81,7 @@ def eigenvalues(forms: Sequence[TridiagonalForm]) -> Float[Tensor, "forms n"]:
     """Return the eigenvalues of up to `TOGETHER` forms of one size, ascending, a row each.
 
     Found to float64 rounding of the largest, as LAPACK's dsterf does. Raises ArithmeticError where
-    there are none (NaN or infinity), MemoryError.
+    none are found (NaN, infinity, entries whose squares overflow), MemoryError.
     """
     n = len(forms[0].diagonal)
     found = torch.empty(len(forms), n, dtype=torch.float64)
@@ -90,7 +94,7 @@ def eigenvalues(forms: Sequence[TridiagonalForm]) -> Float[Tensor, "forms n"]:
     if failed == _NO_MEMORY:
         raise MemoryError
     if failed:
-        raise ArithmeticError("A matrix with NaN or infinity in it has no eigenvalues.")
+        raise ArithmeticError("No eigenvalues were found: is NaN or infinity in the matrix?")
     return found.sort(dim=1).values
 
 

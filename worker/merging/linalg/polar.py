@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worker.merging.linalg.bordered import bordering_space, extended
+from worker.merging.linalg.bordered import Bordered
 from worker.merging.linalg.kernels import symmetric_product
 from worker.merging.linalg.products import multiply
 from worker.merging.linalg.svd import Decomposition, decompose, decompose_gram
@@ -27,12 +27,11 @@ def polar_multiplier(
     with the same kernel (two equal experts thus give what one of them gives). S is float64 where
     float32 would show.
     """
-    bordering = bordering_space(squares, orthonormal)
-    if bordering is None:
+    bordered = Bordered.of(squares, orthonormal)
+    if bordered is None:
         return _rounded(*_polar_multiplier(decompose_gram(squares), rows))
-    space, inside = bordering
-    multiplier, delicate = _polar_multiplier(decompose_gram(inside), rows)
-    return _rounded(extended(space, multiplier), delicate)
+    multiplier, delicate = _polar_multiplier(decompose_gram(bordered.inside), rows)
+    return _rounded(bordered.multiplier(multiplier), delicate)
 
 
 def _polar_multiplier(

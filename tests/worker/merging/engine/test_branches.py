@@ -149,7 +149,6 @@ def test_inputs_are_read_as_often_for_several_merges_as_for_one(
 def test_spectra_are_made_once_for_all_points(
     parameter: str, make_points: Callable[..., list[Job]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[int] = []
     decompose_all = task_spectra.decompose_all
     made: list[int] = []
 

@@ -1,4 +1,4 @@
-// What the kernels share. All take rows of float32 that lie one after the other, and run on the
+// What the kernels share. Those that work entry by entry take rows of float32 that lie one after the other, and run on the
 // calling thread. Nothing here is reordered by the compiler: sums over experts are taken in the
 // experts' order, entry by entry, and long sums in a fixed number of lanes, so that results depend
 // neither on where blocks begin nor on the instruction set.

@@ -1,7 +1,7 @@
 // Products of matrices of float32 or float64, in either precision.
 #include <stdlib.h>
 
-#include "matrices.h"
+#include "algebra.h"
 
 // A tile of the result has ROWS rows of VECTORS vectors: as many as registers hold beside a line of
 // the right factor and an entry of the left one.
@@ -13,9 +13,10 @@ enum { ROWS = 6, VECTORS = 2 };
 enum { ROWS = 4, VECTORS = 2 };
 #endif
 
-// How much of the depth is summed at a time: a panel of the right factor then stays in the first
-// cache. Where sums are rounded when they are put down, it is so much that hardly any are twice.
-enum { SHALLOW = 192, DEEP = 1536 };
+// How much of the depth is summed at a time: SHALLOW bytes of it, so that a panel of the right factor
+// stays in the first cache. Where sums lose digits when they are put down, in a result of lower
+// precision, it is so much that hardly any are twice.
+enum { SHALLOW = 192 * 8, DEEP = 1536 };
 
 // Rows of the left factor that are copied at a time.
 enum { HEIGHT = 48 };

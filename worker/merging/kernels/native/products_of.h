@@ -89,7 +89,8 @@ PUT(put_doubles, double)
 
 static bool OF(multiply)(const Matrix *left, const Matrix *right, const Matrix *result,
                          int64_t rows, int64_t depth, int64_t columns, bool add, bool upper) {
-    int64_t stretch = sizeof(REAL) == sizeof(double) && result->doubles ? SHALLOW : DEEP;
+    bool alike = result->doubles == (sizeof(REAL) == sizeof(double));
+    int64_t stretch = alike ? SHALLOW / (int64_t)sizeof(REAL) : DEEP;
     int64_t deepest = least(depth, stretch), high = least(rows, HEIGHT);
     int64_t wide = (columns + OF(COLUMNS) - 1) / OF(COLUMNS) * OF(COLUMNS);
     high = (high + ROWS - 1) / ROWS * ROWS;
@@ -115,8 +116,7 @@ static bool OF(multiply)(const Matrix *left, const Matrix *right, const Matrix *
                     if (same) left_panel = panels + (row - within) * deep + within;
                     int64_t step = same ? (int64_t)OF(COLUMNS) : (int64_t)ROWS;
                     int64_t down = least(ROWS, some - r), across = least(OF(COLUMNS), columns - c);
-                    if (result->doubles == (sizeof(REAL) == sizeof(double)) && down == ROWS &&
-                        across == OF(COLUMNS)) {
+                    if (alike && down == ROWS && across == OF(COLUMNS)) {
                         OF(sum_tile)(deep, left_panel, step, panel, (REAL *)result->entries + at,
                                      result->down, add);
                         continue;

@@ -5,7 +5,7 @@
 // Rows are a whole, odd number of cache lines, and their ends 0: every loop is one over vectors.
 #include <stdlib.h>
 
-#include "matrices.h"
+#include "algebra.h"
 
 typedef double line __attribute__((vector_size(WIDTH), aligned(8)));
 typedef int64_t places __attribute__((vector_size(WIDTH), aligned(8)));

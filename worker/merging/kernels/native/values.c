@@ -122,6 +122,7 @@ static void sweep(Lanes *lanes) {
 // 2 if there is no solution (NaN, infinity).
 EXPORT int32_t tridiagonal_values(const double *const *diagonals, const double *const *besides,
                                   int64_t n, int64_t count, double *values) {
+    if (n == 0) return 0;
     doubles4 *room = aligned_alloc(64, (2 * n + 2) * sizeof *room);
     if (!room) return 1;
     Lanes lanes = {room, room + n, {0}, n, {0}, {0}};

@@ -1,7 +1,7 @@
 // What the kernels of linear algebra share. Their sums are in no fixed order: they depend on the
 // instruction set, as those of any BLAS do, but not on the number of threads.
-#ifndef AFLUENTE_MATRICES_H
-#define AFLUENTE_MATRICES_H
+#ifndef AFLUENTE_ALGEBRA_H
+#define AFLUENTE_ALGEBRA_H
 
 #include "kernels.h"
 
