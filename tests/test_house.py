@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -11,6 +12,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import setuptools
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -158,6 +160,18 @@ def test_what_the_images_are_built_from_is_there_and_not_ignored():
     assert set(copied) == set(let_in)
     assert {"setup.py", "pyproject.toml", "worker"} <= set(copied)
     assert all((ROOT / path).exists() for path in copied)
+
+
+def test_a_wheel_brings_all_that_its_kernels_were_compiled_from(monkeypatch):
+    """What a build was made of is looked up beside it: a wheel without a header would not start."""
+    asked: dict[str, list] = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **options: asked.update(options))
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("setup.py")
+    there = {str(path) for path in Path("worker/merging/kernels/native").iterdir()}
+    assert asked["ext_modules"]
+    for extension in asked["ext_modules"]:
+        assert {*extension.sources, *extension.depends} == there
 
 
 def test_the_composed_service_keeps_its_queue_and_no_secret():

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine
@@ -68,19 +69,21 @@ class Attempt:
     def patiently(self, tell: Callable[[], T]) -> T:
         """Return what the database answers; while it does not, ask again for a lease's length.
 
-        Hours of work do not end because the database was started anew. `tell` may have done its
-        work before the answer got lost. Interrupted if the job is to stop meanwhile.
+        At least twice. Hours of work do not end because the database was started anew. `tell` may
+        have done its work before the answer got lost. Interrupted if the job is to stop meanwhile;
+        what the database raises if patience ends: then the lease is let go (see `_run`).
         """
         patience = time.monotonic() + self.settings.lease_seconds
-        while True:
+        for asked in count(1):
             try:
                 return tell()
             except (InterfaceError, OperationalError) as error:
-                if time.monotonic() >= patience:
+                if asked > 1 and time.monotonic() >= patience:
                     raise
                 _LOG.warning("%s: the database did not answer: %s", self.lease.id, error)
             if self.keeper.stopping.wait(_DATABASE_SECONDS):
-                raise Interrupted
+                break
+        raise Interrupted
 
     def throttled(self, tell: Callable[[int, int], None]) -> Callable[[int, int], None]:
         """Return `tell` slowed down to the rate that events are written at; the last one counts."""
@@ -194,6 +197,10 @@ def _run(attempt: Attempt, work: Callable[[Attempt], None]) -> bool:
             _conclude(attempt.engine, lease, "cancelling")
         else:
             _LOG.info("%s: attempt %d lost its lease and leaves no trace", lease.id, lease.attempt)
+    except (InterfaceError, OperationalError) as error:
+        # Nothing is recorded: the lease runs out, and whoever has the job next takes over what is
+        # done. A statement that no database would take ends with the last attempt.
+        _LOG.warning("%s: let go, the database did not answer: %s", lease.id, error)
     except AfluenteError as error:
         _LOG.warning("%s failed: %s: %s", lease.id, error.code, error.message)
         _fail(attempt, error.as_record(), free_scratch=isinstance(error, StorageError))

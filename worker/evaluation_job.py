@@ -15,7 +15,7 @@ from app.contract.states import OPEN
 from app.services.gates import decide
 from app.storage import parts
 from app.storage.database import writing
-from app.storage.leases import finish
+from app.storage.leases import LeaseLostError, finish
 from app.storage.parts import Part
 from worker.attempts import Attempt
 from worker.evaluation.runner import EvaluationStoppedError
@@ -35,13 +35,17 @@ def do_evaluation(attempt: Attempt) -> None:
     if not attempt.patiently(lambda: parts.are_planned(engine, lease.id, device_type)):
         planned = bench.divide()
         attempt.patiently(lambda: parts.plan(engine, lease, device_type, planned))
-    invite(engine, attempt.queue)
+    with _tolerant(attempt):
+        invite(engine, attempt.queue)
     while (statuses := _statuses(attempt)) is None or statuses.keys() & OPEN:
         part = _claim(attempt, device_type) if statuses and statuses["queued"] else None
         if part is not None:
-            with attempt.keeper.holding(part.lease):
-                evaluated = _decode(attempt, bench, part)
-            _store(attempt, part, evaluated)
+            try:
+                with attempt.keeper.holding(part.lease):
+                    _store(attempt, part, _decode(attempt, bench, part))
+            except LeaseLostError:
+                # It is stored and the answer was lost, or another has it: its status will tell.
+                _LOG.info("%s: no longer ours", part.lease.id)
         elif attempt.keeper.stopping.wait(_WAIT_SECONDS):
             raise EvaluationStoppedError
     _settle(attempt, bench, statuses)

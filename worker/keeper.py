@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Literal
 
 from sqlalchemy import Engine
@@ -58,7 +58,10 @@ class Keeper:
 
     @contextmanager
     def holding(self, other: Lease) -> Iterator[None]:
-        """Renew another lease too for as long as the context lasts; its loss ends the job."""
+        """Renew another lease too for as long as the context lasts.
+
+        Its loss ends nothing: whoever writes with it is told.
+        """
         self._others = (*self._others, other)
         try:
             yield
@@ -87,11 +90,9 @@ class Keeper:
         seconds = self._settings.lease_seconds
         renew(self._engine, self._lease, seconds)
         for other in self._others:
-            try:
+            # Or it has ended in the meantime, as it should.
+            with suppress(LeaseLostError):
                 renew(self._engine, other, seconds)
-            except LeaseLostError:
-                if other in self._others:  # else it has ended in the meantime, as it should
-                    raise
 
     def _look(self) -> Reason | None:
         status = look(self._engine, self._lease, self._worker_id)

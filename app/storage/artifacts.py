@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,9 @@ class ArtifactStore:
     def publish(self, merge_id: str, fence: int, finished: Path) -> str:
         """Move a finished folder to where it can be published, and return its name.
 
-        It is visible only once the merge's row names it.
+        It is visible only once the merge's row names it. Until its scratch space is removed the
+        files are in both places (where the file system has hard links): if the row is never
+        written, a later attempt takes them over.
         """
         name = f"{merge_id}.{fence}"
         target = self.root / _PUBLISHED / name
@@ -66,6 +69,7 @@ class ArtifactStore:
                 shutil.rmtree(target)
             finished.rename(target)
             _sync(target.parent)
+            _link(target, finished)
         except OSError as error:
             raise storage_error(error, target) from error
         return name
@@ -138,6 +142,16 @@ def storage_error(error: OSError, path: Path) -> StorageError:
         f"{path} cannot be written: {error.strerror or error}; check the folder that "
         "AFLUENTE_ARTIFACT_DIR names, and retry the merge."
     )
+
+
+def _link(folder: Path, other: Path) -> None:
+    """Give a folder's files a second name under `other`, if that can be."""
+    with suppress(OSError):
+        for path in sorted(folder.rglob("*")):
+            place = other / path.relative_to(folder)
+            if path.is_file():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.hardlink_to(path)
 
 
 def _sync(path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine, func, select
+from sqlalchemy.exc import OperationalError
 
 from app.contract.settings import Settings
 from app.main import create_app
@@ -23,14 +24,16 @@ from app.services.preparation import source_policy
 from app.sources.fetch import fetch
 from app.sources.resolve import resolve
 from app.storage import evaluations, leases, merges, parts
+from app.storage.artifacts import ArtifactStore
 from app.storage.database import connect, migrate, reading, writing
 from app.storage.leases import JobKind
 from app.storage.tables import evaluation_parts, transcripts
-from worker import evaluation_job, merge_job
+from worker import attempts, evaluation_job, merge_job
 from worker.attempts import attempt_job, attempt_parts
 from worker.evaluation_job import PartWork, do_evaluation
 from worker.evaluation_parts import Bench
 from worker.merge_job import do_merge
+from worker.merging.engine import run
 
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 UTTERANCES = 3
@@ -46,14 +49,16 @@ class Service:
         works = {JobKind.MERGE: do_merge, JobKind.EVALUATION: do_evaluation}
         attempt_job(kind, job_id, self.settings, "wrk_test", works)
 
-    def merge(self, method: str) -> str:
+    def recipe(self, method: str) -> dict[str, Any]:
         models = SAMPLES / "checkpoints"
-        recipe = {
+        return {
             "base": (models / "base").as_uri(),
             "checkpoints": [(models / name).as_uri() for name in ("telephone", "fast")],
             "method": method,
         }
-        merge_id = self.client.post("/merges", json=recipe).json()["id"]
+
+    def merge(self, method: str) -> str:
+        merge_id = self.client.post("/merges", json=self.recipe(method)).json()["id"]
         self.work(JobKind.MERGE, merge_id)
         return str(merge_id)
 
@@ -248,7 +253,7 @@ def test_a_database_that_does_not_answer_for_a_while_ends_no_evaluation(
         (evaluation_job, "decide", "evaluations"),
     ],
 )
-def test_a_database_that_is_away_at_any_step_fails_no_job(
+def test_a_database_that_is_away_while_a_job_writes_does_not_end_it(
     service: Service,
     spec: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -274,6 +279,98 @@ def test_a_database_that_is_away_at_any_step_fails_no_job(
     service.evaluate(service.merge("soup"), spec)
     assert back
     engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("module", "step", "table"),
+    [(merges, "get", "merges"), (evaluation_job.Bench, "of", "evaluations")],
+)
+def test_a_job_that_cannot_go_on_without_the_database_is_let_go_and_not_failed(
+    service: Service,
+    spec: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    module: Any,
+    step: str,
+    table: str,
+) -> None:
+    merge_id = service.merge("soup")
+    if table == "merges":
+        url = f"/merges/{service.client.post('/merges', json=service.recipe('soup')).json()['id']}"
+    else:
+        answer = service.client.post(f"/merges/{merge_id}/evaluations", json=spec)
+        url = answer.headers["location"]
+    job_id, kind = (
+        url.rpartition("/")[2],
+        JobKind.MERGE if table == "merges" else JobKind.EVALUATION,
+    )
+    engine = connect(service.settings.database)
+
+    def rename(there: str, away: str) -> None:
+        with writing(engine) as connection:
+            connection.exec_driver_sql(f"ALTER TABLE {there} RENAME TO {away}")
+
+    whole = getattr(module, step)
+
+    def without_the_table(*arguments: Any) -> Any:
+        rename(table, "away")
+        try:
+            return whole(*arguments)
+        finally:
+            rename("away", table)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, step, without_the_table)
+        service.work(kind, job_id)
+    found = service.client.get(url).json()
+    assert (found["status"], found["error"]) == ("running", None)
+    leases.abandon(engine, "wrk_test")
+    leases.recover(engine, 5, {}, {})
+    service.work(kind, job_id)
+    assert service.client.get(url).json()["status"] == "succeeded"
+    engine.dispose()
+
+
+def test_what_was_published_and_not_recorded_is_taken_over(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge_id = str(service.client.post("/merges", json=service.recipe("soup")).json()["id"])
+    engine = connect(service.settings.database)
+
+    def unreachable(*_: Any) -> None:
+        raise OperationalError("COMMIT", {}, Exception("the database system is shutting down"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(merge_job, "finish", unreachable)
+        patched.setattr(attempts, "_DATABASE_SECONDS", service.settings.lease_seconds)
+        service.work(JobKind.MERGE, merge_id)
+    assert service.client.get(f"/merges/{merge_id}").json()["status"] == "running"
+    leases.abandon(engine, "wrk_test")
+    leases.recover(engine, 5, {}, {})
+    merged: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "merge_stretch", lambda stretch, *_: merged.append(str(stretch)))
+        service.work(JobKind.MERGE, merge_id)
+    assert service.client.get(f"/merges/{merge_id}").json()["status"] == "succeeded"
+    assert merged == []
+    store = ArtifactStore(service.settings.artifacts)
+    assert store.earlier_attempts(merge_id) == []
+    engine.dispose()
+
+
+def test_a_part_whose_answer_was_lost_is_not_the_end_of_its_evaluation(
+    service: Service, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, lost = parts.finish, []
+
+    def answer_lost(*arguments: Any) -> None:
+        whole(*arguments)
+        if not lost:
+            lost.append(True)
+            raise OperationalError("COMMIT", {}, Exception("the connection was closed"))
+
+    monkeypatch.setattr(parts, "finish", answer_lost)
+    service.evaluate(service.merge("soup"), spec)
+    assert lost
 
 
 def _lead_without(service: Service, begun: Begun, pool: ThreadPoolExecutor) -> Future[None]:

@@ -1,7 +1,7 @@
-// What the kernels share. Those that work entry by entry take rows of float32 that lie one after the other, and run on the
-// calling thread. Nothing here is reordered by the compiler: sums over experts are taken in the
-// experts' order, entry by entry, and long sums in a fixed number of lanes, so that results depend
-// neither on where blocks begin nor on the instruction set.
+// What the kernels share. All run on the calling thread. Those that work entry by entry take rows of
+// float32 that lie one after the other. Nothing is reordered by the compiler: sums over experts are
+// taken in the experts' order, entry by entry, and long sums in a fixed number of lanes, so that
+// results depend neither on where blocks begin nor, but for `algebra.h`, on the instruction set.
 #ifndef AFLUENTE_KERNELS_H
 #define AFLUENTE_KERNELS_H
 
