@@ -12,13 +12,13 @@ from itertools import count
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from app.contract.errors import AfluenteError, InternalError, StorageError
 from app.contract.settings import Settings
 from app.sources.fetch import FetchStoppedError
 from app.storage.artifacts import ArtifactStore
-from app.storage.database import connect, writing
+from app.storage.database import AWAY, connect, writing
 from app.storage.leases import (
     JobKind,
     Lease,
@@ -77,7 +77,7 @@ class Attempt:
         for asked in count(1):
             try:
                 return tell()
-            except (InterfaceError, OperationalError) as error:
+            except AWAY as error:
                 if asked > 1 and time.monotonic() >= patience:
                     raise
                 _LOG.warning("%s: the database did not answer: %s", self.lease.id, error)
@@ -197,7 +197,7 @@ def _run(attempt: Attempt, work: Callable[[Attempt], None]) -> bool:
             _conclude(attempt.engine, lease, "cancelling")
         else:
             _LOG.info("%s: attempt %d lost its lease and leaves no trace", lease.id, lease.attempt)
-    except (InterfaceError, OperationalError) as error:
+    except AWAY as error:
         # Nothing is recorded: the lease runs out, and whoever has the job next takes over what is
         # done. A statement that no database would take ends with the last attempt.
         _LOG.warning("%s: let go, the database did not answer: %s", lease.id, error)

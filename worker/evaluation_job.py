@@ -7,14 +7,12 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy.exc import InterfaceError, OperationalError
-
 from app.contract.errors import EvaluationFailedError
 from app.contract.evaluation import EvaluatedDataset
 from app.contract.states import OPEN
 from app.services.gates import decide
 from app.storage import parts
-from app.storage.database import writing
+from app.storage.database import AWAY, writing
 from app.storage.leases import LeaseLostError, finish
 from app.storage.parts import Part
 from worker.attempts import Attempt
@@ -71,7 +69,7 @@ def _tolerant(attempt: Attempt) -> Iterator[None]:
     """Go on without what the database does not tell; the keeper ends the job if the lease goes."""
     try:
         yield
-    except (InterfaceError, OperationalError) as error:
+    except AWAY as error:
         _LOG.warning("%s: the database did not answer: %s", attempt.lease.id, error)
 
 

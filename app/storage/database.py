@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, select
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -19,6 +20,9 @@ _MIGRATIONS = Path(__file__).with_name("migrations")
 _BUSY_SECONDS = 10.0
 # How many values one IN (...) may have: well under what either database takes.
 MOST_PARAMETERS = 500
+
+# What is raised where it does not answer: it is away, locked, or starting up.
+AWAY = (InterfaceError, OperationalError)
 
 # Its notes on every start are not for the operator.
 logging.getLogger("alembic").setLevel(logging.WARNING)

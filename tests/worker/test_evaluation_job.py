@@ -230,8 +230,7 @@ def test_a_database_that_does_not_answer_for_a_while_ends_no_evaluation(
     with ThreadPoolExecutor(1) as pool:
         led = _lead_without(service, begun, pool)
         for there, away in (("evaluation_parts", "away"), ("away", "evaluation_parts")):
-            with writing(begun.engine) as connection:
-                connection.exec_driver_sql(f"ALTER TABLE {there} RENAME TO {away}")
+            _rename(begun.engine, there, away)
             time.sleep(0.5)
         assert not led.done(), begun.show(service)
         leases.abandon(begun.engine, "wrk_other")
@@ -264,14 +263,10 @@ def test_a_database_that_is_away_while_a_job_writes_does_not_end_it(
     whole, engine = getattr(module, step), connect(service.settings.database)
     back: list[Timer] = []
 
-    def rename(there: str, away: str) -> None:
-        with writing(engine) as connection:
-            connection.exec_driver_sql(f"ALTER TABLE {there} RENAME TO {away}")
-
     def without_the_table(*arguments: Any, **options: Any) -> Any:
         if not back:
-            rename(table, "away")
-            back.append(Timer(1.0, rename, ("away", table)))
+            _rename(engine, table, "away")
+            back.append(Timer(1.0, _rename, (engine, "away", table)))
             back[0].start()
         return whole(*arguments, **options)
 
@@ -305,18 +300,14 @@ def test_a_job_that_cannot_go_on_without_the_database_is_let_go_and_not_failed(
     )
     engine = connect(service.settings.database)
 
-    def rename(there: str, away: str) -> None:
-        with writing(engine) as connection:
-            connection.exec_driver_sql(f"ALTER TABLE {there} RENAME TO {away}")
-
     whole = getattr(module, step)
 
     def without_the_table(*arguments: Any) -> Any:
-        rename(table, "away")
+        _rename(engine, table, "away")
         try:
             return whole(*arguments)
         finally:
-            rename("away", table)
+            _rename(engine, "away", table)
 
     with monkeypatch.context() as patched:
         patched.setattr(module, step, without_the_table)
@@ -371,6 +362,12 @@ def test_a_part_whose_answer_was_lost_is_not_the_end_of_its_evaluation(
     monkeypatch.setattr(parts, "finish", answer_lost)
     service.evaluate(service.merge("soup"), spec)
     assert lost
+
+
+def _rename(engine: Engine, table: str, name: str) -> None:
+    """Take a table away from whoever uses it, or bring it back."""
+    with writing(engine) as connection:
+        connection.exec_driver_sql(f"ALTER TABLE {table} RENAME TO {name}")
 
 
 def _lead_without(service: Service, begun: Begun, pool: ThreadPoolExecutor) -> Future[None]:
