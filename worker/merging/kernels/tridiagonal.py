@@ -39,21 +39,22 @@ class TridiagonalForm:
 
     def __init__(self, matrix: Float[Tensor, "n n"]) -> None:
         """Reduce the matrix, of which the upper half is read, and rows are contiguous."""
+        if matrix.is_cuda or matrix.dtype is not torch.float64:
+            raise TypeError(
+                f"Reduced is float64 on the CPU, not {matrix.dtype} on {matrix.device}."
+            )
         n = self._n = len(matrix)
+        if n > 1 and matrix.stride(1) != 1:
+            raise ValueError(f"Rows must be contiguous, entries are {matrix.stride(1)} apart.")
         length = _LINE * (-(-n // _LINE) + 1)
         # An odd number of cache lines: others would make columns fall on the same few of them.
         self._length = length if length // _LINE % 2 else length + _LINE
         self._reflections = _floats((n + _SPARE) * self._length)
         self.diagonal, self.beside, self._scales = _floats(n), _floats(n), _floats(n)
-        if matrix.is_cuda or matrix.dtype is not torch.float64:
-            raise TypeError(
-                f"Reduced is float64 on the CPU, not {matrix.dtype} on {matrix.device}."
-            )
-        if n > 1 and matrix.stride(1) != 1:
-            raise ValueError(f"Rows must be contiguous, entries are {matrix.stride(1)} apart.")
+        parts = (self.diagonal, self.beside, self._scales)
         failed = _make(
             matrix.data_ptr(), matrix.stride(0), n, address(self._reflections, torch.float64),
-            self._length, *(address(x, torch.float64) for x in self._parts),
+            self._length, *(address(x, torch.float64) for x in parts),
         )  # fmt: skip
         if failed:
             raise MemoryError
@@ -67,10 +68,6 @@ class TridiagonalForm:
         )  # fmt: skip
         if failed:
             raise MemoryError
-
-    @property
-    def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.diagonal, self.beside, self._scales
 
 
 def _floats(count: int) -> Float[Tensor, " count"]:

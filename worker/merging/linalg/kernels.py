@@ -14,6 +14,11 @@ from worker.merging.kernels import matrices
 from worker.merging.kernels.products import multiply
 
 
+def elsewhere(matrix: Tensor) -> bool:
+    """Say whether products of it are torch's: those on a GPU, and batches."""
+    return matrix.ndim > 2 or matrix.is_cuda
+
+
 def add_symmetric(
     matrix: Float[Tensor, "m n"], total: Float[Tensor, "n n"]
 ) -> Float[Tensor, "n n"]:
@@ -45,7 +50,7 @@ def mirror(total: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
 
 def symmetric_product(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch n n"]:
     """Return MᵀM in the matrix's dtype; on the CPU symmetric to the bit, at half the cost."""
-    if matrix.ndim > 2 or matrix.is_cuda:
+    if elsewhere(matrix):
         return matrix.mT @ matrix
     return mirror(upper_product(matrix, matrix.dtype))
 
@@ -59,7 +64,7 @@ def product(
 
     `out` is no factor, has contiguous rows, and on the CPU a dtype of its own.
     """
-    if left.ndim > 2 or right.ndim > 2 or left.is_cuda:
+    if elsewhere(left) or elsewhere(right):
         left = left.to(right.dtype)
         return left @ right if out is None else torch.matmul(left, right, out=out)
     if out is None:

@@ -6,7 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worker.merging.linalg.kernels import add_symmetric, mirror, product, upper_product
+from worker.merging.linalg.kernels import (
+    add_symmetric,
+    elsewhere,
+    mirror,
+    product,
+    upper_product,
+)
 
 _ROWS = 512
 
@@ -19,7 +25,7 @@ def upper_gram(
     The entries of float32 data are exact to float64 rounding, so that eigenvalues resolve singular
     values down to about 1e-8 of the largest: below float32's own resolution.
     """
-    if _elsewhere(matrix):
+    if elsewhere(matrix):
         exact = matrix.to(torch.float64)
         squares = exact.mT @ exact
         return squares if total is None else total.add_(squares)
@@ -31,14 +37,14 @@ def upper_gram(
 def gram(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch n n"]:
     """Return MᵀM in float64, symmetric to the bit on the CPU."""
     total = upper_gram(matrix)
-    return total if _elsewhere(matrix) else mirror(total)
+    return total if elsewhere(matrix) else mirror(total)
 
 
 def multiply(
     matrix: Float[Tensor, "*batch m n"], factor: Float[Tensor, "*batch n r"]
 ) -> Float[Tensor, "*batch m r"]:
     """Return M·F in float32, computed in the precision of F, float32 or float64."""
-    if _elsewhere(matrix):
+    if elsewhere(matrix):
         return product(matrix, factor).float()
     result = torch.empty((len(matrix), factor.shape[1]), dtype=torch.float32)
     return product(matrix, factor, result)
@@ -48,10 +54,6 @@ def multiply_in_place(
     matrix: Float[Tensor, "m n"], factor: Float[Tensor, "n n"]
 ) -> Float[Tensor, "m n"]:
     """Turn M into M·F by row blocks, in the precision of F, and return it."""
-    for rows in matrix.split(_ROWS):
+    for rows in (matrix,) if elsewhere(matrix) else matrix.split(_ROWS):
         rows.copy_(product(rows, factor))
     return matrix
-
-
-def _elsewhere(matrix: Tensor) -> bool:
-    return matrix.ndim > 2 or matrix.is_cuda

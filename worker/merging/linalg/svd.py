@@ -87,7 +87,7 @@ def decompose(
     """
     transposed = matrix.shape[-2] < matrix.shape[-1]
     tall = matrix.mT if transposed else matrix
-    if max(matrix.shape[-2:]) <= _DIRECT or matrix.numel() == 0:
+    if _is_small(matrix):
         _, values, vh = torch.linalg.svd(tall.to(torch.float64), full_matrices=False)
         return Decomposition(tall, transposed, values, lambda rank: vh[..., :rank, :].mT)
     squares = upper_gram(tall) if squares is None else squares
@@ -100,7 +100,7 @@ def decompose_all(matrices: Iterable[Float[Tensor, "m n"]]) -> Iterator[Decompos
     A few of the matrices are taken, and kept, at a time.
     """
     for some in _few(matrices):
-        if max(some[0].shape) <= _DIRECT or some[0].is_cuda or some[0].numel() == 0:
+        if _is_small(some[0]) or some[0].is_cuda:
             yield from map(decompose, some)
             continue
         transposed = some[0].shape[0] < some[0].shape[1]
@@ -120,6 +120,10 @@ def decompose_grams(squares: Iterable[Float[Tensor, "n n"]]) -> Iterator[Decompo
                 _of_values(problem.values, problem.vectors, None, False)
                 for problem in Eigenproblem.solved(some)
             )
+
+
+def _is_small(matrix: Tensor) -> bool:
+    return max(matrix.shape[-2:]) <= _DIRECT or matrix.numel() == 0
 
 
 def _few(matrices: Iterable[Tensor]) -> Iterator[list[Tensor]]:

@@ -133,8 +133,4 @@ def _columns(count: int, length: int) -> Tensor:
     They are a few entries apart: at distances of a power of two they would fall on the same few
     lines of the cache.
     """
-    return _floats(count, length + _APART)
-
-
-def _floats(*shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.float64)
+    return torch.empty((count, length + _APART), dtype=torch.float64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,13 @@ from worker.merging.linalg.overlap import interference
 from worker.merging.linalg.products import multiply
 from worker.merging.linalg.subspaces import Bases, Rows, orthogonal_sum
 from worker.merging.linalg.sums import weighted_sum
-from worker.merging.linalg.svd import decompose_all, decompose_gram, decompose_grams
-from worker.merging.linalg.task_spectra import Rounding, Spectrum
+from worker.merging.linalg.svd import (
+    Decomposition,
+    decompose_all,
+    decompose_gram,
+    decompose_grams,
+)
+from worker.merging.linalg.task_spectra import Rounding, Spectrum, TaskSpectrum
 from worker.merging.tall import BasisGram, CommonGrams
 
 
@@ -65,21 +70,20 @@ def _keep(inputs: MergeInputs, parameters: IsoCts) -> tuple[Bases, torch.Tensor]
     bases = Bases((m, n), shared + own * len(inputs.tensors))
     total = weighted_sum(inputs.tensors, inputs.weights, normalize=False)
     spectrum = rounding.times(math.hypot(*inputs.weights)).spectrum(total)
-    strengths = [bases.add(spectrum.decomposition, spectrum.singular_values[:shared])]
-    bases.orthonormal = len(strengths[0])
+    strengths = bases.add(spectrum.decomposition, spectrum.singular_values[:shared])
+    bases.orthonormal = len(strengths)
     common = bases.u
     del total, spectrum
     experts = [rounding.values(d.singular_values, (m, n)) for d in decompose_all(inputs.tensors)]
     # Of a square or wide matrix what is outside has few dimensions: its coordinates are enough.
     space = complement(common) if m <= n else None
-    described: list[dict[str, Any]] = []
     rests = decompose_all(_outside(matrix, common, space) for matrix in inputs.tensors)
-    for expert, weight, outside in zip(experts, inputs.weights, rests, strict=True):
-        left = rounding.separate(outside, (m, n), largest=_largest(expert))
-        kept = weight * left.singular_values[:own]
-        strengths.append(bases.add(left.decomposition, kept, within=space))
-        described.append(_describe(expert, left, own, len(strengths[-1])))
-    return bases, _flat(inputs, strengths, shared + own * len(described), described)
+
+    def add(_: int, left: TaskSpectrum, kept: torch.Tensor) -> torch.Tensor:
+        return bases.add(left.decomposition, kept, within=space)
+
+    flat = _add_own(inputs, rounding, experts, rests, (shared, own), strengths, add)
+    return bases, flat
 
 
 def _outside(
@@ -100,27 +104,45 @@ def _keep_rows(about: About, grams: CommonGrams, parameters: IsoCts) -> tuple[Ba
     spectrum = rounding.times(math.hypot(*about.weights)).separate(
         decompose_gram(grams.sums["sum"]), (m, n)
     )
-    strengths = [bases.add_common(spectrum.decomposition, spectrum.singular_values[:shared])]
-    bases.orthonormal = len(strengths[0])
+    strengths = bases.add_common(spectrum.decomposition, spectrum.singular_values[:shared])
+    bases.orthonormal = len(strengths)
     squares = [grams.squares(number) for number in range(about.experts)]
     experts = [rounding.values(d.singular_values, (m, n)) for d in decompose_grams(squares)]
-    inside: list[torch.Tensor] = []
+    inside = [bases.inside(grams.with_sum(number)) for number in range(about.experts)]
+    rests = decompose_grams(map(bases.outside, squares, inside))
 
-    def rests() -> Iterator[torch.Tensor]:
-        for number, square in enumerate(squares):
-            inside.append(bases.inside(grams.with_sum(number)))
-            yield bases.outside(square, inside[-1])
+    def add(number: int, left: TaskSpectrum, kept: torch.Tensor) -> torch.Tensor:
+        everything = experts[number].everything
+        return bases.add_own(left.decomposition, inside[number], everything, kept)
 
-    described: list[dict[str, Any]] = []
-    for expert, weight, outside in zip(
-        experts, about.weights, decompose_grams(rests()), strict=True
+    flat = _add_own(about, rounding, experts, rests, (shared, own), strengths, add)
+    return bases, flat
+
+
+def _add_own(
+    tensor: About | MergeInputs,
+    rounding: Rounding,
+    experts: Sequence[Spectrum],
+    rests: Iterable[Decomposition],
+    counts: tuple[int, int],
+    common: torch.Tensor,
+    add: Callable[[int, TaskSpectrum, torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """Add each expert's own directions, of what is left of it, and return all flat strengths.
+
+    `counts` are the places of the common directions and of each expert's own, `common` the
+    strengths of the common ones; `add` adds directions of an expert and returns their strengths.
+    """
+    shared, own = counts
+    strengths, described = [common], []
+    for number, (expert, weight, rest) in enumerate(
+        zip(experts, tensor.weights, rests, strict=True)
     ):
-        left = rounding.separate(outside, (m, n), largest=_largest(expert))
-        kept = weight * left.singular_values[:own]
-        within = inside[len(described)]
-        strengths.append(bases.add_own(outside, within, expert.everything, kept))
+        shape = (tensor.shape[0], tensor.shape[1])
+        left = rounding.separate(rest, shape, largest=_largest(expert))
+        strengths.append(add(number, left, weight * left.singular_values[:own]))
         described.append(_describe(expert, left, own, len(strengths[-1])))
-    return bases, _flat(about, strengths, shared + own * about.experts, described)
+    return _flat(tensor, strengths, shared + own * len(described), described)
 
 
 def _largest(spectrum: Spectrum) -> float:
