@@ -49,12 +49,15 @@ def spectral_cost_of(
     streamed: bool,
     passes: int = 1,
     basis_copies: float = 1.0,
+    of_sum: bool = False,
 ) -> Cost:
     """Return an estimate for one matrix merged by its spectrum, in row blocks or whole.
 
-    `basis_copies` is how many times the full rank all experts' bases together have.
+    `basis_copies` is how many times the full rank all experts' bases together have; with `of_sum`
+    only the base and the task vectors' sum are in memory, and only the sum is decomposed.
     """
-    count, entries = len(sources), target.numel
+    # The sum is counted among the copies.
+    count, entries = 1 if of_sum else len(sources), target.numel
     tall, thin = max(target.shape), min(target.shape)
     bytes_read = passes * sum(source.size_bytes for source in sources)
     flops = (count + 2) * (_TALL_FLOPS * tall * thin**2 + _SQUARE_FLOPS * thin**3)
@@ -62,7 +65,7 @@ def spectral_cost_of(
         # Sums of one stretch: each expert's own products and those with the sum.
         state = (2 * count + 1) * thin**2 * _GRAM_BYTES
         block = (2 * count + 4) * min(entries, BLOCK_ENTRIES) * _WORKING_BYTES
-        block += _resident(count * entries, passes) * _WORKING_BYTES
+        block += _resident((count + of_sum) * entries, passes) * _WORKING_BYTES
         return Cost(flops, bytes_read, state + block)
     whole = (count + _WHOLE_COPIES + basis_copies) * entries * _WORKING_BYTES
     square = (_EIGENPROBLEM * count + _SQUARES * basis_copies**2) * thin**2 * _GRAM_BYTES

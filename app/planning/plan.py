@@ -136,6 +136,7 @@ def _step(
             streamed=streamed,
             passes=passes,
             basis_copies=parameters.basis_copies(len(experts)),
+            of_sum=parameters.of_sum,
         )
     else:
         cost = cost_of(target, sources, blockwise=streamed, passes=passes)

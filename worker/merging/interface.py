@@ -29,13 +29,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from worker.merging.linalg.inner_products import add_inner_products
 from worker.merging.linalg.sums import weighted_sum
 
 T = TypeVar("T")
@@ -57,11 +58,13 @@ class MergeInputs:
         name: the tensor's name, for messages.
         base: float32, the block's shape; None where the merge has no base.
         tensors: float32 (experts, *shape), in the request's order: task vectors (expert − base)
-            or the experts' weights, as the method's `space` says. Not to be written to.
+            or the experts' weights, as the method's `space` says. Not to be written to. With the
+            method's `of_sum` their weighted sum alone, (1, *shape).
         weights: the merging weights, one an expert.
         unit_roundoff: that of the coarsest dtype in which base and experts are stored.
         seed: expert index -> 64 bits from recipe seed, tensor name and the expert's digest, so
             that draws do not depend on order, blocks or devices.
+        inner_products: with `of_sum` those of the task vectors, the upper triangle, float64.
         start: the place of the block's first entry in the tensor, counted row by row; where a
             survey goes over the whole model, in all its tensors one after the other.
         diagnostics: filled by the method with what JSON can carry, the same for every block.
@@ -77,6 +80,7 @@ class MergeInputs:
     weights: tuple[float, ...]
     unit_roundoff: float
     seed: Callable[[int], int]
+    inner_products: NDArray[np.float64] | None = None
     start: int = 0
     diagnostics: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -100,6 +104,13 @@ class MergeInputs:
     def shape(self) -> tuple[int, ...]:
         """The block's: of a tensor that is merged whole, the tensor's."""
         return tuple(self.tensors.shape[1:])
+
+    def summed(self) -> MergeInputs:
+        """Return them as a method with `of_sum` gets them, given each expert's task vector."""
+        products = np.zeros((len(self.tensors), len(self.tensors)))
+        add_inner_products(self.tensors.cpu(), products)
+        total = weighted_sum(self.tensors, self.weights, normalize=False)
+        return replace(self, tensors=total[None], inner_products=products)
 
     def count(self, name: str, entries: int) -> None:
         """Add `entries` to the count of that name."""
@@ -211,7 +222,9 @@ class Method:
         return self.nonlinear(inputs, parameters, *known)
 
     def __call__(self, inputs: MergeInputs, parameters: Any) -> torch.Tensor:
-        """Return the merge of a whole tensor at once, surveys included."""
+        """Return the merge of a whole tensor at once, surveys included, given every expert's."""
+        if parameters.of_sum:
+            inputs = inputs.summed()
         if self.survey is None:
             return self.merge(inputs, parameters)
         about = About(inputs.name, tuple(inputs.tensors.shape[1:]), inputs.weights)

@@ -51,6 +51,9 @@ class MethodParameters(BaseModel):
     """
     blockwise: ClassVar[bool] = False
     """Works block by block; what it must know of the tensor first, surveys of the blocks tell."""
+    of_sum: ClassVar[bool] = False
+    """Wants of the task vectors their weighted sum and their inner products alone: the engine takes
+    both as it reads, and no expert's is ever whole."""
     counts_base: ClassVar[bool] = False
     """The base, if there is one, is the first of the merged models: `min_experts` counts it."""
 

@@ -146,6 +146,7 @@ class IsoC(SpectralParameters):
         "Adds up the task vectors and gives the sum a flat spectrum: each singular value becomes "
         "the mean of all, so that directions of single experts are not drowned by shared ones."
     )
+    of_sum = True
 
     def passes_over(self, shape: tuple[int, ...]) -> int:
         """The sum's Gram matrix, then the merge."""

@@ -97,6 +97,7 @@ class Blocks:
         subtracts = parameters is not None and parameters.space == "task_vectors"
         merged = step.treatment is Treatment.MERGE and parameters is not None
         self._spectral = merged and parameters is not None and parameters.spectral
+        self._of_sum = merged and parameters is not None and parameters.of_sum
         wanted = parameters is not None and parameters.base != "unused"
         has_base = wanted and not self._keep and inputs.base is not None
         counted = parameters is not None and parameters.counts_base
@@ -111,16 +112,17 @@ class Blocks:
         self._combinations: list[Sequence[float] | None] | None = None
         piece, self._block_shape = piece_of(step)
         self.width = piece * max(1, BLOCK_ENTRIES // piece)
-        entries = len(self._readers) * step.target.numel
+        # What of a block is in memory: all inputs, or the base and the sum of the task vectors.
+        self._count = 2 if self._of_sum else len(self._readers)
+        entries = self._count * step.target.numel
         self._stays = again and entries <= RESIDENT_ENTRIES
         self._prepared: dict[int, bool] = {}
         if not self._stays:
-            entries = len(self._readers) * min(self.width, step.target.numel)
+            entries = self._count * min(self.width, step.target.numel)
         self._buffer = _buffer(entries)
         whole = self._spectral and len(step.target.shape) == 2
         described = self._subtracts and not whole
-        experts = len(inputs.experts)
-        self.inner_products = np.zeros((experts, experts)) if described else None
+        self.inner_products = self._room_for_products() if described else None
         # One a branch, in their order: a method notes in it what it has to say.
         self.merge_inputs = [
             MergeInputs(
@@ -139,8 +141,9 @@ class Blocks:
         grams = [s.inner_products for s in surveys if s.inner_products is not None]
         if len(grams) == len(surveys) and self._uses_base == self._subtracts:
             return self._add_inner_products(start, stop, grams)
-        rows, equal = self._task_vectors(start, stop)
-        self._hand_over(start, rows)
+        gram = self._room_for_products() if self._of_sum else None
+        rows, equal = self._task_vectors(start, stop, gram)
+        self._hand_over(start, rows, gram)
         for survey in surveys:
             survey.add(self.merge_inputs[0])
         return equal
@@ -176,7 +179,10 @@ class Blocks:
         if len(coefficients) == 1 and coefficients[0] and start not in self._prepared:
             yield from self._combined(self._branches[0], coefficients[0], start, stop, None)
             return
-        rows, equal = self._task_vectors(start, stop, self.inner_products)
+        # Where there was a survey, it has taken them in.
+        handed = self._of_sum and not any(branch.known.surveyed for branch in self._branches)
+        gram = self._room_for_products() if handed else self.inner_products
+        rows, equal = self._task_vectors(start, stop, gram)
         handed_over = False
         for branch, inputs, linear in zip(
             self._branches, self.merge_inputs, coefficients, strict=True
@@ -196,7 +202,7 @@ class Blocks:
             if not rest:
                 continue
             if not handed_over:
-                self._hand_over(start, rows)
+                self._hand_over(start, rows, gram if handed else None)
                 handed_over = True
             with naming(self._inputs.points, branch.numbers):
                 merged = self._call(inputs, branch)
@@ -273,20 +279,30 @@ class Blocks:
                 add_inner_products(rows[int(self._subtracts) :], gram)
             return rows, self._prepared[start]
         with self._reading():
-            found = self._sources.read(start, rows, gram)
+            found = self._read_block(start, rows, gram)
         equal = self._checked(found, start, stop)
         if self._stays:
             self._prepared[start] = equal
         return rows, equal
 
+    def _read_block(self, start: int, rows: torch.Tensor, gram: Doubles | None) -> int:
+        if not self._of_sum:
+            return self._sources.read(start, rows, gram)
+        what = Combination(self.merge_inputs[0].weights, subtracted=True, apart=True)
+        return self._sources.combine(start, what, rows, gram)
+
+    def _room_for_products(self) -> Doubles:
+        experts = len(self._inputs.experts)
+        return np.zeros((experts, experts))
+
     def _rows(self, start: int, stop: int) -> torch.Tensor:
-        count, width = len(self._readers), stop - start
+        count, width = self._count, stop - start
         first = count * start if self._stays else 0
         return self._buffer[first : first + count * width].view(count, width)
 
     def _read(self, start: int, stop: int) -> torch.Tensor:
         """Return the entries as they are."""
-        rows = self._rows(start, stop)
+        rows = torch.empty(len(self._readers), stop - start)
         places = [reader.place(self._step.name) for reader in self._readers]
         with self._reading():
             Sources(places, subtract=False).read(start, rows)
@@ -316,8 +332,8 @@ class Blocks:
         method = load(self._step.assignment.method)
         return method.linear(weights, branch.parameters, *branch.known.method)
 
-    def _hand_over(self, start: int, rows: torch.Tensor) -> None:
-        """Make the block the method's inputs."""
+    def _hand_over(self, start: int, rows: torch.Tensor, gram: Doubles | None) -> None:
+        """Make the block, and if it is there what is known of all experts, the method's inputs."""
         base, tensors = (rows[0], rows[1:]) if self._uses_base else (None, rows)
         # Streams of entries stay where files are read: the way to a GPU is longer than the work.
         device = self._inputs.device if self._spectral else torch.device("cpu")
@@ -327,7 +343,7 @@ class Blocks:
         shared: dict[Hashable, Any] | None = {} if len(self.merge_inputs) > 1 else None
         for inputs in self.merge_inputs:
             inputs.base, inputs.tensors, inputs.shared = base, tensors, shared
-            inputs.start = self._origin + start
+            inputs.start, inputs.inner_products = self._origin + start, gram
 
     def _call(self, inputs: MergeInputs, branch: Branch) -> torch.Tensor:
         """Return what the method makes of a block, flat and on the CPU."""

@@ -19,6 +19,7 @@ class _Fields(ctypes.Structure):
         ("scales", POINTER),
         ("outputs", LONG),
         ("subtracted", INT),
+        ("apart", INT),
         ("copy_equal", INT),
     )
 
@@ -32,16 +33,21 @@ class Combination:
         scales: Sequence[float] = (1.0,),
         *,
         subtracted: bool,
+        apart: bool = False,
         copy_equal: bool = False,
     ) -> None:
         """Say what to make of inputs.
 
         With `subtracted` the first of them is the base W₀, the others are xᵢ − W₀, and there is a
         result W₀ + λ·Σ cᵢ(xᵢ − W₀) for each λ in `scales`, of which to add 0 changes nothing, not
-        even the sign of a zero. Else there is one result, Σ cᵢxᵢ, or with `copy_equal` the entry
-        itself where it has the same bits in all inputs.
+        even the sign of a zero; or with `apart` two results, W₀ and Σ cᵢ(xᵢ − W₀). Else there is
+        one result, Σ cᵢxᵢ, or with `copy_equal` the entry itself where it has the same bits in all
+        inputs.
         """
-        self.inputs, self.outputs = len(coefficients) + subtracted, len(scales)
+        if apart and not subtracted:
+            raise ValueError("What is told apart is a base and what was subtracted from.")
+        self.inputs = len(coefficients) + subtracted
+        self.outputs = 2 if apart else len(scales)
         # Kept, as the structure only says where they are.
         self._coefficients, self._scales = floats(coefficients), floats(scales)
         self._fields = _Fields(
@@ -49,6 +55,7 @@ class Combination:
             ctypes.addressof(self._scales),
             len(scales),
             subtracted,
+            apart,
             copy_equal,
         )
         self.pointer = ctypes.byref(self._fields)

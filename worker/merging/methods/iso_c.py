@@ -13,13 +13,11 @@ from app.contract.catalogue.subspace import IsoC
 from worker.merging.interface import About, MergeInputs
 from worker.merging.linalg.inner_products import (
     Doubles,
-    add_inner_products,
     described,
     symmetric,
 )
 from worker.merging.linalg.polar import isometry_multiplier
 from worker.merging.linalg.products import multiply
-from worker.merging.linalg.sums import weighted_sum
 from worker.merging.linalg.svd import decompose_gram
 from worker.merging.linalg.task_spectra import Rounding, TaskSpectrum
 from worker.merging.tall import Sums
@@ -39,8 +37,8 @@ class SumGram(Sums):
 
     def gather(self, inputs: MergeInputs) -> None:
         """Add the block's."""
-        self.add_gram("sum", weighted_sum(inputs.tensors, inputs.weights, normalize=False))
-        self.products = self.products + _inner_products(inputs.tensors)
+        self.add_gram("sum", inputs.tensors[0])
+        self.products = self.products + _inner_products(inputs)
 
     def join(self, later: Self) -> None:
         """Add those of later blocks."""
@@ -69,14 +67,14 @@ def merge(inputs: MergeInputs, parameters: IsoC, factor: torch.Tensor | None) ->
 
     The mean is taken over all min(m, n) places, of which those of noise count as 0.
     """
-    total = weighted_sum(inputs.tensors, inputs.weights, normalize=False)
+    (total,) = inputs.tensors
     if factor is not None:
         return multiply(total, factor)
     stored = Rounding.of(
         inputs.base, unit_roundoff=inputs.unit_roundoff, factor=parameters.noise_floor
     )
     spectrum = _rounding_of_sum(stored, inputs).spectrum(total)
-    factor = _flattened(spectrum, _inner_products(inputs.tensors), inputs)
+    factor = _flattened(spectrum, _inner_products(inputs), inputs)
     result = multiply(spectrum.decomposition.long_side, factor)
     return result.mT.contiguous() if spectrum.decomposition.transposed else result
 
@@ -103,11 +101,7 @@ def _flattened(
     return isometry_multiplier(spectrum.decomposition, rank).mul_(mean)
 
 
-def _inner_products(tensors: torch.Tensor) -> Doubles:
+def _inner_products(inputs: MergeInputs) -> Doubles:
     """Return ⟨dᵢ, dⱼ⟩ of a block."""
-    if tensors.is_cuda:
-        flat = tensors.flatten(1)
-        return (flat @ flat.mT).double().cpu().numpy()
-    upper = np.zeros((len(tensors), len(tensors)))
-    add_inner_products(tensors, upper)
-    return symmetric(upper)
+    assert inputs.inner_products is not None
+    return symmetric(inputs.inner_products)

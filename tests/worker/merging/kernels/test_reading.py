@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from worker.merging.kernels.blocks import EQUAL, FINITE, RESULT_FINITE
 from worker.merging.kernels.combining import Combination, combine_rows
 from worker.merging.kernels.reading import ReadError, Sources
+from worker.merging.linalg.sums import weighted_sum
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 ENTRIES = 70_001  # several pieces, and a rest
@@ -112,6 +113,23 @@ def test_entries_that_are_equal_everywhere_are_copied_where_that_is_asked(opened
     assert torch.equal(results[0, :9], torch.full((9,), 0.25))
     sources.combine(0, Combination(weights, subtracted=False), results)
     assert not torch.equal(results[0, :9], torch.full((9,), 0.25))
+
+
+def test_the_base_and_the_sum_are_told_apart_and_the_sum_is_that_of_rows_in_memory(opened):
+    sources, rows = sources_of(opened, subtract=True), torch.empty(4, ENTRIES)
+    gram, expected = np.zeros((3, 3)), np.zeros((3, 3))
+    sources.read(0, rows, expected)
+    weights, results = [0.5, 1.0, -2.0], torch.empty(2, ENTRIES)
+    what = Combination(weights, subtracted=True, apart=True)
+    assert sources.combine(0, what, results, gram) == FINITE | RESULT_FINITE
+    assert torch.equal(results[0], rows[0])
+    assert torch.equal(results[1], weighted_sum(rows[1:], weights, normalize=False))
+    assert np.array_equal(gram, expected)
+    from_rows = torch.empty(2, ENTRIES - 3)
+    assert combine_rows(rows, 3, what, from_rows)
+    assert torch.equal(from_rows, results[:, 3:])
+    with pytest.raises(ValueError, match="base"):
+        Combination(weights, subtracted=False, apart=True)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

@@ -68,7 +68,7 @@ def merge_in_blocks(make_inputs):
             if not parameters.row_blocks:
                 inputs.base, inputs.tensors = inputs.base.flatten(), inputs.tensors.flatten(1)
             inputs.start = start * row
-            return inputs
+            return inputs.summed() if parameters.of_sum else inputs
 
         starts = range(0, tensors.shape[1], rows)
         stretch = stretch or tensors.shape[1]

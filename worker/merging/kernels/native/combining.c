@@ -5,6 +5,11 @@ static bool combine_chunk(const float *rows, int64_t count, int64_t stride, int6
                           const Combination *what, float *results, int64_t apart) {
     float total[CHUNK];
     int64_t first = what->subtracted != 0;
+    if (what->apart) {
+        memcpy(results, rows, width * sizeof *results);
+        sum_chunk(rows + stride, count - 1, stride, width, what->coefficients, results + apart);
+        return inspect_rows(results + apart, 1, apart, width) & FINITE;
+    }
     sum_chunk(rows + first * stride, count - first, stride, width, what->coefficients, total);
     if (first)
         return add_scaled_rows(rows, what->scales, what->outputs, total, width, apart, results);

@@ -37,13 +37,15 @@ typedef double doubles __attribute__((vector_size(8 * LANES), aligned(8)));
 // Σ cᵢxᵢ and what it becomes.
 //
 // With `subtracted` the first row is the base W₀, the others are xᵢ − W₀, and there is a result
-// W₀ + λ·Σ cᵢ(xᵢ − W₀) for each λ in `scales`, of which to add 0 changes nothing. Else the result is
-// the sum, or with `copy_equal` the entry itself where it has the same bits in all rows.
+// W₀ + λ·Σ cᵢ(xᵢ − W₀) for each λ in `scales`, of which to add 0 changes nothing; with `apart` the
+// results are W₀ and the sum. Else the result is the sum, or with `copy_equal` the entry itself where
+// it has the same bits in all rows.
 typedef struct {
     const float *coefficients;
     const float *scales;
     int64_t outputs;
     int32_t subtracted;
+    int32_t apart;
     int32_t copy_equal;
 } Combination;
 
