@@ -185,17 +185,17 @@ EXPORT int32_t make_tridiagonal(const double *matrix, int64_t down, int64_t n, d
     return !done;
 }
 
-// The upper triangular T of H₀·H₁ … = I − V·T·Vᵀ, from VᵀV and the reflections' τ; negated.
+// Tᵀ of the upper triangular T of H₀·H₁ … = I − V·T·Vᵀ, from VᵀV and the reflections' τ; negated.
 static void join_reflections(const double *squares, const double *scales, int64_t count,
                              double *joined) {
     memset(joined, 0, BACK * BACK * sizeof *joined);
     for (int64_t k = 0; k < count; k++) {
-        for (int64_t i = 0; i < k; i++) {
-            double sum = 0;
-            for (int64_t l = i; l < k; l++) sum += joined[i * BACK + l] * squares[l * BACK + k];
-            joined[i * BACK + k] = -scales[k] * sum;
+        double *row = joined + k * BACK;
+        for (int64_t l = 0; l < k; l++) {
+            double factor = -scales[k] * squares[l * BACK + k];
+            for (int64_t i = 0; i <= l; i++) row[i] += factor * joined[l * BACK + i];
         }
-        joined[k * BACK + k] = -scales[k];
+        row[k] = -scales[k];
     }
 }
 
@@ -203,11 +203,11 @@ static void join_reflections(const double *squares, const double *scales, int64_
 // Return 1 if there is no memory.
 EXPORT int32_t bring_back(const double *form, int64_t length, int64_t n, const double *scales,
                           double *vectors, int64_t count, int64_t down) {
-    size_t entries = BACK * (length + 2 * BACK + 2 * count);
+    size_t entries = BACK * (2 * length + 2 * BACK + count);
     double *reflectors = aligned_alloc(64, entries * sizeof *reflectors);
     if (!reflectors) return 1;
     double *squares = reflectors + BACK * length, *joined = squares + BACK * BACK;
-    double *inside = joined + BACK * BACK, *outside = inside + BACK * count;
+    double *combined = joined + BACK * BACK, *inside = combined + BACK * length;
     bool done = true;
     for (int64_t from = n > 1 ? (n - 2) / BACK * BACK : -1; from >= 0 && done; from -= BACK) {
         int64_t some = least(BACK, n - 1 - from), rows = n - from - 1;
@@ -220,14 +220,15 @@ EXPORT int32_t bring_back(const double *form, int64_t length, int64_t n, const d
                 memcpy(v + k + 1, form + (from + k) * length + tail, (n - tail) * sizeof *v);
         }
         Matrix across = {reflectors, length, 1, true}, upright = {reflectors, 1, length, true};
-        Matrix inner_products = {squares, BACK, 1, true}, turned = {joined, 1, BACK, true};
-        Matrix rest = {vectors + from + 1, down, 1, true};
-        Matrix first = {inside, BACK, 1, true}, second = {outside, BACK, 1, true};
+        Matrix inner_products = {squares, BACK, 1, true}, turned = {joined, BACK, 1, true};
+        Matrix rest = {vectors + from + 1, down, 1, true}, first = {inside, BACK, 1, true};
+        Matrix second = {combined, length, 1, true};
         done = multiply_doubles(&across, &upright, &inner_products, some, rows, some, false, true);
         join_reflections(squares, scales + from, some, joined);
-        done = done && multiply_doubles(&rest, &upright, &first, count, rows, some, false, false) &&
-               multiply_doubles(&first, &turned, &second, count, some, some, false, false) &&
-               multiply_doubles(&second, &across, &rest, count, some, rows, true, false);
+        // zᵀ becomes zᵀ − (zᵀ·V)·(Tᵀ·Vᵀ).
+        done = done && multiply_doubles(&turned, &across, &second, some, some, rows, false, false) &&
+               multiply_doubles(&rest, &upright, &first, count, rows, some, false, false) &&
+               multiply_doubles(&first, &second, &rest, count, some, rows, true, false);
     }
     free(reflectors);
     return !done;
