@@ -126,7 +126,7 @@ def largest_overlap(
     n: int,
     reach: float,
 ) -> float:
-    """Return the largest |zᵢ·zⱼ| of vectors whose values, ascending, are at most `reach` apart.
+    """Return the largest |zᵢ·zⱼ| of vectors whose values, descending, are at most `reach` apart.
 
     The vectors are the first n entries of a row each, all float64; 0 where none are so near.
     """

@@ -33,7 +33,7 @@ class OutsideBases(Bases):
         strengths = self.add(whole, strengths)
         rank = len(strengths)
         # An error of float32 in X would be one of its root in a singular value outside.
-        self._common = whole.short_vectors(rank) / whole.singular_values[:rank]
+        self._common = whole.short.vectors(rank) / whole.singular_values[:rank]
         return strengths
 
     def inside(self, with_sum: Float[Tensor, "n n"]) -> Float[Tensor, "c n"]:

@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worker.merging.linalg.bordered import Bordered
-from worker.merging.linalg.kernels import symmetric_product
 from worker.merging.linalg.products import multiply
 from worker.merging.linalg.svd import Decomposition, decompose, decompose_gram
 
@@ -60,8 +59,7 @@ def _inverse_root(
     And whether a product with it would show float32.
     """
     used = int((inverse > 0).sum(-1).max()) if inverse.numel() else 0
-    vectors = spectrum.short_vectors(used) * inverse[..., None, :used].sqrt()
-    multiplier = symmetric_product(vectors.mT)
+    multiplier = spectrum.short.combined(inverse[..., :used])
     # The error is the product's relative one, u₃₂·‖σ‖·‖1/σ‖, beside the factor's norm, √used.
     error = torch.linalg.vector_norm(inverse, dim=-1)
     error = error * torch.linalg.vector_norm(spectrum.singular_values, dim=-1)

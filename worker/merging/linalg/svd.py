@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from worker.merging.kernels.tridiagonal import TOGETHER
+from worker.merging.linalg.kernels import symmetric_product
 from worker.merging.linalg.products import multiply, upper_gram
 from worker.merging.linalg.tridiagonal import Eigenproblem
 
@@ -19,6 +21,20 @@ _DIRECT = 128
 of a small one resolves less than float32 does."""
 _DELICATE = 16.0
 """Up to this ratio of rms(σ) to σᵣ, products in float32 keep singular vectors to about 1e-6."""
+
+
+class ShortSide(Protocol):
+    """The right singular vectors of a tall or square matrix, in the order of singular values."""
+
+    def vectors(self, count: int) -> Float[Tensor, "*batch short count"]:
+        """Return the first ones in columns, float64."""
+        ...
+
+    def combined(
+        self, weights: Float[Tensor, "*batch count"]
+    ) -> Float[Tensor, "*batch short short"]:
+        """Return Σ wᵢ·vᵢvᵢᵀ of the first ones, float64; no weight is negative."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -30,13 +46,13 @@ class Decomposition:
             of a wide one. None where only its Gram matrix was there.
         transposed: whether it is the transpose.
         singular_values: all of them, float64, descending.
-        short_vectors: makes the first r right singular vectors of `matrix`, float64 columns.
+        short: its right singular vectors.
     """
 
     matrix: Float[Tensor, "*batch long short"] | None
     transposed: bool
     singular_values: Float[Tensor, "*batch short"]
-    short_vectors: Callable[[int], Float[Tensor, "*batch short r"]]
+    short: ShortSide
 
     @property
     def long_side(self) -> Float[Tensor, "*batch long short"]:
@@ -53,7 +69,7 @@ class Decomposition:
         F = V·diag(1/σ), for singular values that are not zero, V is float32. A product in float32
         errs by about u₃₂·rms(σ)/σᵣ in a vector; where that would show, F is float64.
         """
-        short = self.short_vectors(rank)
+        short = self.short.vectors(rank)
         scaled = short / self.singular_values[..., None, :rank]
         delicate = is_delicate(self.singular_values, self.singular_values[..., :rank])
         return scaled if delicate else scaled.float(), short.float()
@@ -89,7 +105,7 @@ def decompose(
     tall = matrix.mT if transposed else matrix
     if _is_small(matrix):
         _, values, vh = torch.linalg.svd(tall.to(torch.float64), full_matrices=False)
-        return Decomposition(tall, transposed, values, lambda rank: vh[..., :rank, :].mT)
+        return Decomposition(tall, transposed, values, _Columns(vh.mT))
     squares = upper_gram(tall) if squares is None else squares
     return _decomposition(squares, tall, transposed)
 
@@ -117,7 +133,7 @@ def decompose_grams(squares: Iterable[Float[Tensor, "n n"]]) -> Iterator[Decompo
             yield from map(decompose_gram, some)
         else:
             yield from (
-                _of_values(problem.values, problem.vectors, None, False)
+                _of_values(problem.values, problem, None, False)
                 for problem in Eigenproblem.solved(some)
             )
 
@@ -140,24 +156,38 @@ def decompose_gram(squares: Float[Tensor, "n n"]) -> Decomposition:
 def _decomposition(
     squares: Float[Tensor, "*batch n n"], tall: Tensor | None, transposed: bool
 ) -> Decomposition:
-    return _of_values(*_eigenvectors(squares), tall, transposed)
+    return _of_values(*_eigenproblem(squares), tall, transposed)
 
 
 def _of_values(
     values: Float[Tensor, "*batch n"],
-    vectors: Callable[[int], Float[Tensor, "*batch n r"]],
+    short: ShortSide,
     tall: Tensor | None,
     transposed: bool,
 ) -> Decomposition:
-    return Decomposition(tall, transposed, values.clamp(min=0.0).sqrt(), vectors)
+    return Decomposition(tall, transposed, values.clamp(min=0.0).sqrt(), short)
 
 
-def _eigenvectors(
+def _eigenproblem(
     squares: Float[Tensor, "*batch n n"],
-) -> tuple[Float[Tensor, "*batch n"], Callable[[int], Float[Tensor, "*batch n r"]]]:
-    """Return the eigenvalues, descending, and what makes the first r eigenvectors."""
+) -> tuple[Float[Tensor, "*batch n"], ShortSide]:
+    """Return the eigenvalues, descending, and the eigenvectors."""
     if squares.ndim == 2 and squares.device.type == "cpu":
         problem = Eigenproblem(squares)
-        return problem.values, problem.vectors
+        return problem.values, problem
     values, vectors = torch.linalg.eigh(squares, UPLO="U")
-    return values.flip(-1), lambda rank: vectors.flip(-1)[..., :rank]
+    return values.flip(-1), _Columns(vectors.flip(-1))
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Vectors that are all there."""
+
+    columns: Float[Tensor, "*batch n n"]
+
+    def vectors(self, count: int) -> Float[Tensor, "*batch n count"]:
+        return self.columns[..., :count]
+
+    def combined(self, weights: Float[Tensor, "*batch count"]) -> Float[Tensor, "*batch n n"]:
+        scaled = self.vectors(weights.shape[-1]) * weights[..., None, :].sqrt()
+        return symmetric_product(scaled.mT)

@@ -74,20 +74,27 @@ class Eigenproblem:
     def vectors(self, count: int) -> Float[Tensor, "n count"]:
         """Return the eigenvectors of the `count` largest eigenvalues in columns, float64."""
         if self._some is None or len(self._some) != count:
-            self._some = self._leading(count).flip(0)
+            self._some = self._leading(count)
             self._form.bring_back(self._some)
         return self._some[:, : self._n].mT
 
+    def combined(self, weights: Float[Tensor, " count"]) -> Float[Tensor, "n n"]:
+        """Return Σ wᵢ·vᵢvᵢᵀ of the leading eigenvectors, float64; no weight is negative."""
+        vectors = self._leading(len(weights))
+        vectors.mul_(weights.sqrt()[:, None])
+        self._form.bring_back(vectors)
+        return symmetric_product(vectors[:, : self._n])
+
     def _leading(self, count: int) -> Float[Tensor, "count padded"]:
-        """Return the tridiagonal form's leading eigenvectors, one a row, ascending."""
+        """Return the tridiagonal form's leading eigenvectors, one a row, a copy of their own."""
         if count == 0:
             return _columns(0, self._n)
         found = self._one_by_one(count)
-        return self._all[self._n - count :] if found is None else found
+        return self._all[self._n - count :].flip(0) if found is None else found
 
     @cached_property
     def _all(self) -> Float[Tensor, "n padded"]:
-        """Divide and conquer: return all vectors of the tridiagonal form, whatever its values."""
+        """Divide and conquer: return all vectors of the tridiagonal form, in ascending order."""
         n, beside = self._n, self._form.beside[: self._n - 1]
         # The lower half is read.
         dense = torch.diag(self._form.diagonal) + torch.diag(beside, -1)
@@ -98,7 +105,7 @@ class Eigenproblem:
     def _one_by_one(self, count: int) -> Float[Tensor, "count padded"] | None:
         """Return the leading vectors, None where eigenvalues are too close for that."""
         n, found = self._n, _columns(count, self._n)
-        values, rows = self._ascending[n - count :], found[:, :n]
+        values, rows = self.values[:count], found[:, :n]
         # Where mending would cost what dividing and conquering does, it is not begun.
         corrections = _CORRECTIONS if count <= _PART * n else 0
         largest = float(self._ascending.abs().max())
@@ -124,7 +131,7 @@ class Eigenproblem:
 
 
 def _least_gap(values: Float[Tensor, " n"]) -> float:
-    return float(values.diff().min()) if len(values) > 1 else math.inf
+    return -float(values.diff().max()) if len(values) > 1 else math.inf
 
 
 def _columns(count: int, length: int) -> Tensor:

@@ -181,3 +181,18 @@ def test_symmetric_products_are_symmetric_to_the_bit(shape, dtype):
         assert product.dtype == dtype
         assert torch.equal(product, product.T)
         assert torch.allclose(product, view.T @ view, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("count", [0, 1, 9, 20])
+def test_combined_vectors_are_their_weighted_outer_products(kind, count):
+    generator = torch.Generator().manual_seed(3)
+    matrix = KINDS[kind](20, generator)
+    problem = Eigenproblem(matrix.T @ matrix)
+    weights = torch.rand(count, dtype=torch.float64, generator=generator)
+    before = problem.vectors(count).clone()
+    combined = problem.combined(weights)
+    assert torch.dist(combined, before * weights @ before.T) < 1e-12
+    assert torch.equal(combined, combined.T)
+    assert torch.equal(problem.vectors(count), before)
+    assert torch.equal(problem.combined(weights), combined)

@@ -97,14 +97,14 @@ EXPORT int32_t tridiagonal_vectors(const double *diagonal, const double *beside,
     return 0;
 }
 
-// Return the largest inner product of two of `count` rows whose values, in order, are at most
+// Return the largest inner product of two of `count` rows whose values, descending, are at most
 // `reach` apart, or 0.
 EXPORT double largest_overlap(const double *vectors, int64_t n, int64_t count, int64_t stride,
                               const double *values, double reach) {
     double largest = 0;
     for (int64_t i = 0; i < count; i++) {
         const double *one = vectors + i * stride;
-        for (int64_t j = i + 1; j < count && values[j] - values[i] <= reach; j++) {
+        for (int64_t j = i + 1; j < count && values[i] - values[j] <= reach; j++) {
             const double *other = vectors + j * stride;
             doubles sums[4] = {0};
             int64_t k = 0;
