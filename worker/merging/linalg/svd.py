@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -23,18 +22,20 @@ _DELICATE = 16.0
 """Up to this ratio of rms(σ) to σᵣ, products in float32 keep singular vectors to about 1e-6."""
 
 
-class ShortSide(Protocol):
-    """The right singular vectors of a tall or square matrix, in the order of singular values."""
+@dataclass(frozen=True)
+class Columns:
+    """Vectors that are all there, and answer as an `Eigenproblem` does."""
 
-    def vectors(self, count: int) -> Float[Tensor, "*batch short count"]:
-        """Return the first ones in columns, float64."""
-        ...
+    columns: Float[Tensor, "*batch n n"]
 
-    def combined(
-        self, weights: Float[Tensor, "*batch count"]
-    ) -> Float[Tensor, "*batch short short"]:
-        """Return Σ wᵢ·vᵢvᵢᵀ of the first ones, float64; no weight is negative."""
-        ...
+    def vectors(self, count: int) -> Float[Tensor, "*batch n count"]:
+        """Return the first ones in columns."""
+        return self.columns[..., :count]
+
+    def combined(self, weights: Float[Tensor, "*batch count"]) -> Float[Tensor, "*batch n n"]:
+        """Return Σ wᵢ·vᵢvᵢᵀ of the first ones; no weight is negative."""
+        scaled = self.vectors(weights.shape[-1]) * weights[..., None, :].sqrt()
+        return symmetric_product(scaled.mT)
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,13 @@ class Decomposition:
             of a wide one. None where only its Gram matrix was there.
         transposed: whether it is the transpose.
         singular_values: all of them, float64, descending.
-        short: its right singular vectors.
+        short: its right singular vectors, of which as many are made as are asked for.
     """
 
     matrix: Float[Tensor, "*batch long short"] | None
     transposed: bool
     singular_values: Float[Tensor, "*batch short"]
-    short: ShortSide
+    short: Eigenproblem | Columns
 
     @property
     def long_side(self) -> Float[Tensor, "*batch long short"]:
@@ -105,7 +106,7 @@ def decompose(
     tall = matrix.mT if transposed else matrix
     if _is_small(matrix):
         _, values, vh = torch.linalg.svd(tall.to(torch.float64), full_matrices=False)
-        return Decomposition(tall, transposed, values, _Columns(vh.mT))
+        return Decomposition(tall, transposed, values, Columns(vh.mT))
     squares = upper_gram(tall) if squares is None else squares
     return _decomposition(squares, tall, transposed)
 
@@ -161,7 +162,7 @@ def _decomposition(
 
 def _of_values(
     values: Float[Tensor, "*batch n"],
-    short: ShortSide,
+    short: Eigenproblem | Columns,
     tall: Tensor | None,
     transposed: bool,
 ) -> Decomposition:
@@ -170,24 +171,10 @@ def _of_values(
 
 def _eigenproblem(
     squares: Float[Tensor, "*batch n n"],
-) -> tuple[Float[Tensor, "*batch n"], ShortSide]:
+) -> tuple[Float[Tensor, "*batch n"], Eigenproblem | Columns]:
     """Return the eigenvalues, descending, and the eigenvectors."""
     if squares.ndim == 2 and squares.device.type == "cpu":
         problem = Eigenproblem(squares)
         return problem.values, problem
     values, vectors = torch.linalg.eigh(squares, UPLO="U")
-    return values.flip(-1), _Columns(vectors.flip(-1))
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """Vectors that are all there."""
-
-    columns: Float[Tensor, "*batch n n"]
-
-    def vectors(self, count: int) -> Float[Tensor, "*batch n count"]:
-        return self.columns[..., :count]
-
-    def combined(self, weights: Float[Tensor, "*batch count"]) -> Float[Tensor, "*batch n n"]:
-        scaled = self.vectors(weights.shape[-1]) * weights[..., None, :].sqrt()
-        return symmetric_product(scaled.mT)
+    return values.flip(-1), Columns(vectors.flip(-1))

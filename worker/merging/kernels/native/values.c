@@ -6,21 +6,16 @@
 // from `first` to `last` are those of its current block.
 #include <stdlib.h>
 
-#include "kernels.h"
-
-enum { MATRICES = 4 };
-
-typedef double doubles4 __attribute__((vector_size(8 * MATRICES), aligned(8)));
-typedef int64_t longs4 __attribute__((vector_size(8 * MATRICES), aligned(8)));
+#include "values.h"
 
 // A matrix's squares beside the diagonal that are as good as 0: beside their neighbours, or beside the
 // largest entry (as 2⁻⁷⁵ of it: less than rounding has left of any Gram matrix's smallest values).
 #define NEGLIGIBLE 0x1p-106
 #define NOTHING 0x1p-150
 
-static inline doubles4 either(longs4 mask, doubles4 yes, doubles4 no) {
-    return (doubles4)((mask & (longs4)yes) | (~mask & (longs4)no));
-}
+// What is not to be divided by 0, and how often four sweeps may find no value of a block.
+#define LEAST 1e-290
+enum { PATIENCE = 10, FEW = 2 };
 
 static inline doubles4 size(doubles4 x) {
     longs4 sign = {INT64_MIN, INT64_MIN, INT64_MIN, INT64_MIN};
@@ -117,13 +112,84 @@ static void sweep(Lanes *lanes) {
     }
 }
 
+// Find what is in the lanes' matrices; return false if too many sweeps were not enough.
+static bool solve(Lanes *lanes) {
+    for (int64_t sweeps = 30 * lanes->n; next_blocks(lanes); sweeps--) {
+        if (sweeps <= 0) return false;
+        sweep(lanes);
+    }
+    return true;
+}
+
+// Where a block ends that begins at `from`: before something negligible.
+static int64_t end_of(const double *diagonal, const double *squares, int64_t n, double nothing,
+                      int64_t from) {
+    int64_t i = from;
+    for (; i < n - 1; i++) {
+        double product = __builtin_fabs(diagonal[i] * diagonal[i + 1]);
+        if (squares[i] <= NEGLIGIBLE * product + nothing) break;
+    }
+    return i;
+}
+
+// Write the eigenvalues of the first MATRICES rows of a block.
+static void leading_values(const double *diagonal, const double *squares, double nothing,
+                           double *values) {
+    doubles4 rows[2 * MATRICES] = {0};
+    Lanes lanes = {rows, rows + MATRICES, {0}, MATRICES, {0}, {0}};
+    lanes.nothing += nothing;
+    lanes.first += MATRICES;
+    lanes.last += MATRICES;
+    for (int i = 0; i < MATRICES; i++) {
+        rows[i][0] = diagonal[i];
+        if (i < MATRICES - 1) lanes.squares[i][0] = squares[i];
+    }
+    lanes.first[0] = 0;
+    lanes.last[0] = block_end(&lanes, 0, 0);
+    solve(&lanes);
+    for (int i = 0; i < MATRICES; i++) values[i] = rows[i][0];
+}
+
+// Find most eigenvalues of one matrix: of long blocks, several at a time. What is left is for single
+// sweeps, whose shifts never fail.
+static void chase_all(double *diagonal, double *squares, int64_t n, double nothing) {
+    double floor = __builtin_fmax(nothing, LEAST), shifts[MATRICES];
+    for (int64_t first = 0, tries = 0; first < n;) {
+        int64_t last = end_of(diagonal, squares, n, nothing, first);
+        if (last - first < SHORT || tries == PATIENCE) {
+            first = last + 1;
+            tries = 0;
+            continue;
+        }
+        leading_values(diagonal + first, squares + first, nothing, shifts);
+        chase(diagonal, squares, first, last, shifts, floor);
+        tries++;
+    }
+}
+
+// Find most values of a lane's matrix, given room for 2n entries.
+static void chase_lane(Lanes *lanes, int lane, double *room) {
+    int64_t n = lanes->n;
+    double *diagonal = room, *squares = room + n;
+    for (int64_t i = 0; i < n; i++) {
+        diagonal[i] = lanes->diagonal[i][lane];
+        squares[i] = lanes->squares[i][lane];
+    }
+    chase_all(diagonal, squares, n, lanes->nothing[lane]);
+    for (int64_t i = 0; i < n; i++) {
+        lanes->diagonal[i][lane] = diagonal[i];
+        lanes->squares[i][lane] = squares[i];
+    }
+    lanes->last[lane] = block_end(lanes, lane, 0);
+}
+
 // Write the n eigenvalues of each of up to 4 matrices, in no order, a row each; `diagonals` and
 // `besides` hold n entries a row, of which the last beside is nothing. Return 1 if there is no memory,
 // 2 if there is no solution (NaN, infinity).
 EXPORT int32_t tridiagonal_values(const double *const *diagonals, const double *const *besides,
                                   int64_t n, int64_t count, double *values) {
     if (n == 0) return 0;
-    doubles4 *room = aligned_alloc(64, (2 * n + 2) * sizeof *room);
+    doubles4 *room = aligned_alloc(64, (3 * n + 2) * sizeof *room);
     if (!room) return 1;
     Lanes lanes = {room, room + n, {0}, n, {0}, {0}};
     bool solved = true;
@@ -147,10 +213,10 @@ EXPORT int32_t tridiagonal_values(const double *const *diagonals, const double *
         lanes.first[lane] = used ? 0 : n;
         lanes.last[lane] = used ? block_end(&lanes, lane, 0) : n;
     }
-    for (int64_t sweeps = 30 * n; solved && next_blocks(&lanes); sweeps--) {
-        solved = sweeps > 0;
-        sweep(&lanes);
-    }
+    // One matrix after the other: of more than these, all together are as quick.
+    if (solved && count <= FEW)
+        for (int lane = 0; lane < count; lane++) chase_lane(&lanes, lane, (double *)(room + 2 * n));
+    solved = solved && solve(&lanes);
     for (int64_t lane = 0; lane < count; lane++)
         for (int64_t i = 0; i < n; i++) values[lane * n + i] = lanes.diagonal[i][lane];
     free(room);
