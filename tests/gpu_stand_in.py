@@ -1,0 +1,119 @@
+"""A GPU's stand-in: tensors that say they are on cuda:0, and that nothing on the CPU can see.
+
+It computes on the CPU. What it shows is what a GPU refuses: operands in two places, and memory of
+its own that is handed to numpy or to a kernel for the CPU. It shows neither speed nor a GPU's own
+rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import Thread
+from typing import Any
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves, tree_map
+
+GPU = torch.device("cuda:0")
+_MOVING = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+# What torch calls the device of a tensor that has no memory which it knows of.
+_THERE = ("cuda", "meta")
+
+
+class OnGpu(torch.Tensor):
+    """A tensor on the stand-in."""
+
+    inner: torch.Tensor
+    device = property(lambda _: GPU)  # type: ignore[assignment]
+    is_cuda = property(lambda _: True)  # type: ignore[assignment]
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    def __new__(cls, inner: torch.Tensor) -> OnGpu:
+        made: OnGpu = torch.Tensor._make_wrapper_subclass(
+            cls,
+            inner.size(),
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            device="meta",
+        )
+        made.inner = inner
+        return made
+
+    def data_ptr(self) -> int:
+        """Raise: an address would be one of the GPU's memory."""
+        raise RuntimeError(f"A kernel for the CPU was handed memory of {GPU}.")
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return _computed(func, args, kwargs or {})
+
+
+class _Operations(TorchDispatchMode):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return _computed(func, args, kwargs or {})
+
+
+class _Constants(TorchFunctionMode):
+    """Makes `torch.tensor(numbers, device=GPU)`, which modes of operations do not see."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if func is torch.tensor and given.get("device") == GPU:
+            del given["device"]
+            return func(*args, **given).to(GPU)
+        return func(*args, **given)
+
+
+@contextmanager
+def gpu() -> Iterator[None]:
+    """Let this thread use the stand-in."""
+    with _Operations(), _Constants():
+        yield
+
+
+class ThreadWithGpu(Thread):
+    """A thread that uses the stand-in."""
+
+    def run(self) -> None:
+        with gpu():
+            super().run()
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torch begin with a GPU, without a build for one."""
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+
+
+def _computed(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Compute an operation where its operands are, or where it is told to."""
+    operands = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    there = any(isinstance(x, OnGpu) for x in operands)
+    if there and func not in _MOVING:
+        elsewhere = [x for x in operands if not isinstance(x, OnGpu) and x.dim() > 0]
+        if elsewhere:
+            raise RuntimeError(f"{func}: some operands are on {GPU} and some on the CPU.")
+    inner_args, inner_kwargs = tree_map(
+        lambda x: x.inner if isinstance(x, OnGpu) else x, (tuple(args), dict(kwargs))
+    )
+    target = there
+    if kwargs.get("device") is not None:
+        inner_kwargs["device"] = torch.device("cpu")
+        target = torch.device(kwargs["device"]).type in _THERE
+    if func is torch.ops.aten.copy_.default:
+        target = isinstance(args[0], OnGpu)
+    result = func(*inner_args, **inner_kwargs)
+    if not target:
+        return result
+    result = tree_map(lambda x: OnGpu(x) if isinstance(x, torch.Tensor) else x, result)
+    return return_and_correct_aliasing(func, args, dict(kwargs), result) if there else result
