@@ -24,16 +24,24 @@ AVERAGE_TITLES = {
 }
 
 
-def render_table(*documents: Mapping[str, Any], labels: Sequence[str] = (), width: int = 0) -> str:
+def render_table(
+    *documents: Mapping[str, Any],
+    labels: Sequence[str] = (),
+    names: Mapping[str, str] | None = None,
+    width: int = 0,
+) -> str:
     """Return a plain table in percent: a row a system, a column a dataset, then averages.
 
     Of several documents the other systems are shown once, then each merge under its label
-    (`labels` in the documents' order; the merge's id if not given). Averages are macro; those
-    without a dataset in any row are left out, and one over fewer sets than another row's is marked,
-    as CER is. Rates have their 95 % intervals, or those of datasets alone, if no line is longer
-    than `width` with them.
+    (`labels` in the documents' order; the merge's id if not given). `names` says what systems are
+    called. Averages are macro; those without a dataset in any row are left out, and one over fewer
+    sets than another row's is marked, as CER is. Rates have their 95 % intervals, or those of
+    datasets alone, if no line is longer than `width` with them.
     """
-    rows = _systems(documents, labels)
+    rows = {
+        (names or {}).get(system, system): results
+        for system, results in _systems(documents, labels).items()
+    }
     datasets, averages = list(_dataset_columns(rows)), list(_average_columns(rows))
     columns = datasets + averages
     marked = any(cell.rate.endswith(_FEWER) for _, cells in columns for cell in cells)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine
 
 from app.contract.evaluation import DecodingRecord, NormalizerName
+from app.reports.names import label_of
 from app.services.selection import MERGE, unpack
 from app.storage import evaluations, merges
 
@@ -62,14 +63,10 @@ def find_peers(
                 rates[one.group].append(rate)
         if all(rates.values()):
             x, y = (fmean(rates[group]) for group in _GROUPS)
-            points.append(Point(label_of(row), x, y, "other"))
+            points.append(
+                Point(label_of(row["method"], row["recipe"]["parameters"]), x, y, "other")
+            )
     return points
-
-
-def label_of(row: Mapping[Any, Any]) -> str:
-    """Return what charts call a merge: its method and λ."""
-    coefficient = row["recipe"]["parameters"].get("scaling_coefficient")
-    return str(row["method"]) + ("" if coefficient is None else f" λ={coefficient:g}")
 
 
 def _set_of(scored: ScoredDataset) -> _Set:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from app.contract.evaluation import EvaluationSpec, NormalizerName
 from app.contract.identifiers import MERGE as MERGE_PREFIX
 from app.contract.identifiers import is_id
+from app.reports.names import label_of, names_of
 from app.services import wer
 from app.services.backend import Backend
 from app.services.health import versions
 from app.services.merges import find as find_merge
 from app.services.merges import get as get_merge
-from app.services.peers import find_peers, label_of
+from app.services.peers import find_peers
 from app.services.selection import MERGE
 from app.storage import evaluations, merges
 
@@ -47,19 +48,16 @@ def report_page(
 
 
 def _labels(backend: Backend, merge_id: str, systems: list[str]) -> dict[str, str]:
-    """Return what each system is called: other merges by name, else by method, λ and id's end."""
-    labels = {MERGE: label_of(find_merge(backend, merge_id))}
-    named: list[str] = []
-    for system in systems:
-        labels[system] = system
-        if is_id(system, MERGE_PREFIX) and (other := merges.get(backend.engine, system)):
-            labels[system] = other["name"] or f"{label_of(other)} …{system[-4:]}"
-            named.append(system)
-    often = Counter(labels.values())
-    for system in named:
-        if often[labels[system]] > 1:
-            labels[system] += f" …{system[-4:]}"
-    return labels
+    """Return what each system is called: this merge by method and λ, others as `names_of` says."""
+    own = find_merge(backend, merge_id)
+    others = {
+        system: {**other, "parameters": other["recipe"]["parameters"]}
+        for system in systems
+        if is_id(system, MERGE_PREFIX) and (other := merges.get(backend.engine, system))
+    }
+    labels = {MERGE: label_of(own["method"], own["recipe"]["parameters"])}
+    labels |= {system: system for system in systems if system not in others}
+    return labels | names_of(others, labels)
 
 
 def _specs(backend: Backend, merge_id: str, evaluation_id: str | None) -> list[dict[str, object]]:

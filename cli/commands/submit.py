@@ -61,10 +61,8 @@ def _failure(merge: dict[str, Any]) -> str:
 
 
 def _print_table(client: Any, merge: dict[str, Any]) -> None:
-    from shutil import get_terminal_size
-
-    from app.reports.rendering import render_table
+    from cli.tables import wer_table
 
     typer.echo("\nword error rates in percent")
     document = client.get(f"/merges/{merge['id']}/wer")
-    typer.echo(render_table(document, width=get_terminal_size().columns), nl=False)
+    typer.echo(wer_table(client, document), nl=False)

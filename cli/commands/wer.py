@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.options import Key, Url
+
+if TYPE_CHECKING:
+    from cli.client import Client
 
 _EXIT_STATUS = (
     "Exit status: 0, also where no limit was given; 3 if a limit is not kept, or a set is missing "
@@ -76,7 +79,7 @@ def wer(
         verdicts = [verdict(document, asked)] if asked else []
         verdicts += [requested(document)] if gate else []
         text = (
-            _render(document, form)
+            _render(client, document, form)
             if _is_ours(form)
             else client.get_text(path, format=form.value, **query)
         )
@@ -95,12 +98,11 @@ def _is_ours(form: Format) -> bool:
     return form in {Format.TABLE, Format.JSON}
 
 
-def _render(document: dict[str, object], form: Format) -> str:
+def _render(client: Client, document: dict[str, Any], form: Format) -> str:
     import json
-    from shutil import get_terminal_size
 
-    from app.reports.rendering import render_table
+    from cli.tables import wer_table
 
     if form is Format.JSON:
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    return render_table(document, width=get_terminal_size().columns)
+    return wer_table(client, document)

@@ -48,6 +48,17 @@ def measure(url: str, backend: Backend, recipe: dict, spec: dict) -> str:
     return merge_id
 
 
+def test_the_table_calls_merges_by_name(afluente, make_settings, recipe, spec):
+    with serve(make_settings()) as (url, backend):
+        first = measure(url, backend, recipe | {"name": "first"}, spec)
+        named = afluente("wer", first, "--url", url).stdout
+        unnamed = measure(url, backend, recipe | {"name": None}, spec)
+        ended = afluente("wer", unnamed, "--url", url).stdout
+    assert "\nfirst " in named
+    assert first not in named
+    assert f"\ntask_arithmetic λ=0.4 …{unnamed[-4:]} " in ended
+
+
 def test_the_gate_is_the_exit_status(afluente, served, tmp_path: Path):
     url, merge_id = served
 
