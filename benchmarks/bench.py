@@ -56,6 +56,7 @@ CONTESTS = (
 )
 _COLUMNS = (
     "method", "ours, s", "floor, s", "ours / floor", "peer", "peer, s", "peer / ours",
+    "its functions alone, s and / ours",
     "hash in + out, s", "peak MiB", "peer's", "peer's / ours",
 )  # fmt: skip
 
@@ -117,10 +118,12 @@ def _row(
         other, other_peak = median(m.seconds for m in theirs), median(m.peak_mib for m in theirs)
         cells += [f"{contest.peer} {contest.peer_method}", _spread([m.seconds for m in theirs])]
         cells.append(_judged(other / mine, contest.wanted_faster, lower=False))
+        alone = [m.more["in_memory"] for m in theirs if "in_memory" in m.more]
+        cells.append(f"{median(alone):.2f}, {median(alone) / mine:.1f}" if alone else "")
         cells += [f"{hashing[0]:.2f} + {hashing[1]:.2f}", f"{peak:.0f}", f"{other_peak:.0f}"]
         cells.append(f"{other_peak / peak:.1f}")
     else:
-        cells += ["", "", "", f"{hashing[0]:.2f} + {hashing[1]:.2f}", f"{peak:.0f}", "", ""]
+        cells += ["", "", "", "", f"{hashing[0]:.2f} + {hashing[1]:.2f}", f"{peak:.0f}", "", ""]
     return f"| {' | '.join(cells)} |"
 
 
@@ -140,7 +143,8 @@ def _peer(
         return lambda: run_child(python, _HERE / "run_mergekit.py", arguments)
     if contest.peer == "fusion_bench" and (slow or contest.method != "iso_cts"):
         python = fusion_bench_python(cache)
-        arguments = [contest.peer_method, contest.peer_parameters, *paths]
+        out = str(cache / "out" / "fusion_bench")
+        arguments = [contest.peer_method, contest.peer_parameters, out, *paths]
         return lambda: run_child(python, _HERE / "run_fusionbench.py", arguments)
     return None
 
