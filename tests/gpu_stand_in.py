@@ -1,8 +1,8 @@
 """A GPU's stand-in: tensors that say they are on cuda:0, and that nothing on the CPU can see.
 
-It computes on the CPU. What it shows is what a GPU refuses: operands in two places, and memory of
-its own that is handed to numpy or to a kernel for the CPU. It shows neither speed nor a GPU's own
-rounding.
+It computes on the CPU. It refuses matrices and vectors in two places, and memory of its own that is
+handed to numpy or to a kernel for the CPU. It shows neither speed nor a GPU's own rounding, and of
+single numbers and indices not all that a GPU refuses, or takes.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ _THERE = ("cuda", "meta")
 
 
 class OnGpu(torch.Tensor):
-    """A tensor on the stand-in."""
+    """A tensor on the stand-in; `made` counts them."""
 
+    made = 0
     inner: torch.Tensor
     device = property(lambda _: GPU)  # type: ignore[assignment]
     is_cuda = property(lambda _: True)  # type: ignore[assignment]
@@ -42,6 +43,7 @@ class OnGpu(torch.Tensor):
             device="meta",
         )
         made.inner = inner
+        OnGpu.made += 1
         return made
 
     def data_ptr(self) -> int:

@@ -20,6 +20,7 @@ _GRAM_BYTES = 8
 # A matrix merged whole: beside the inputs a sum or residual, the product, the result; per expert an
 # eigenproblem, and a few square matrices for making bases orthogonal.
 _WHOLE_COPIES, _EIGENPROBLEM, _SQUARES = 3, 2, 8
+_DECOMPOSED = 8
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,10 @@ def spectral_cost_of(
     bytes_read = passes * sum(source.size_bytes for source in sources)
     flops = (count + 2) * (_TALL_FLOPS * tall * thin**2 + _SQUARE_FLOPS * thin**3)
     if streamed:
-        # Sums of one stretch: each expert's own products and those with the sum.
-        state = (2 * count + 1) * thin**2 * _GRAM_BYTES
+        # Sums of one stretch: each expert's own products and those with the sum. Or the sum's
+        # alone, and what its decomposition by the same task takes where many values are equal.
+        squares = 1 + _DECOMPOSED if of_sum else 2 * count + 1
+        state = squares * thin**2 * _GRAM_BYTES
         block = (2 * count + 4) * min(entries, BLOCK_ENTRIES) * _WORKING_BYTES
         block += _resident((count + of_sum) * entries, passes) * _WORKING_BYTES
         return Cost(flops, bytes_read, state + block)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _END = 4
+_LONGEST = 40
 
 
 def label_of(method: str, parameters: Mapping[str, Any]) -> str:
@@ -16,21 +17,34 @@ def label_of(method: str, parameters: Mapping[str, Any]) -> str:
 
 
 def names_of(merges: Mapping[str, Mapping[str, Any]], taken: Mapping[str, str]) -> dict[str, str]:
-    """Return what merges are called, by id: what has no name also by its id's end.
+    """Return what merges are called, by id, in one line each: none like another or a `taken` name.
 
-    So is what would be called like another merge or one of the `taken` names, by system.
+    What has no name, or one like another's, is called also by the end of its id, or all of it.
     """
-    called = {
-        merge_id: merge["name"]
-        or f"{label_of(merge['method'], merge['parameters'])} {_end_of(merge_id)}"
+    own = {merge_id: _shown(merge["name"] or "") for merge_id, merge in merges.items()}
+    first = {
+        merge_id: own[merge_id] or label_of(merge["method"], merge["parameters"])
         for merge_id, merge in merges.items()
     }
-    often = Counter([*called.values(), *taken.values()])
-    return {
-        merge_id: f"{name} {_end_of(merge_id)}" if often[name] > 1 else name
-        for merge_id, name in called.items()
+    called = {
+        merge_id: name if own[merge_id] else f"{name} …{merge_id[-_END:]}"
+        for merge_id, name in first.items()
     }
+    for end in (_END, 0):
+        often = Counter([*called.values(), *taken.values()])
+        called = {
+            merge_id: f"{first[merge_id]} {'…' if end else ''}{merge_id[-end:]}"
+            if often[name] > 1
+            else name
+            for merge_id, name in called.items()
+        }
+    return called
 
 
-def _end_of(merge_id: str) -> str:
-    return f"…{merge_id[-_END:]}"
+def _shown(name: str) -> str:
+    """Return a name as a terminal may show it: not too long, and printable."""
+    plain = "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name
+    )
+    plain = " ".join(plain.split())
+    return plain if len(plain) <= _LONGEST else plain[: _LONGEST - 1] + "…"

@@ -38,20 +38,18 @@ def render_table(
     sets than another row's is marked, as CER is. Rates have their 95 % intervals, or those of
     datasets alone, if no line is longer than `width` with them.
     """
-    rows = {
-        (names or {}).get(system, system): results
-        for system, results in _systems(documents, labels).items()
-    }
+    rows = _systems(documents, labels)
+    called = [(names or {}).get(system, system) for system in rows]
     datasets, averages = list(_dataset_columns(rows)), list(_average_columns(rows))
     columns = datasets + averages
     marked = any(cell.rate.endswith(_FEWER) for _, cells in columns for cell in cells)
     note = f"{_FEWER} over fewer sets than other rows\n" if marked else ""
     for shown in (columns, datasets):
-        table = _table(rows, columns, with_intervals=len(shown))
+        table = _table(called, columns, with_intervals=len(shown))
         fits = max(map(len, table.splitlines())) <= width
         if fits and any(cell.interval for _, cells in shown for cell in cells):
             return f"{table}{note}[95 % confidence intervals]\n"
-    return _table(rows, columns, with_intervals=0) + note
+    return _table(called, columns, with_intervals=0) + note
 
 
 @dataclass(frozen=True)

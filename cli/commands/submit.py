@@ -65,4 +65,4 @@ def _print_table(client: Any, merge: dict[str, Any]) -> None:
 
     typer.echo("\nword error rates in percent")
     document = client.get(f"/merges/{merge['id']}/wer")
-    typer.echo(wer_table(client, document), nl=False)
+    typer.echo(wer_table(client, document, {merge["id"]: merge}), nl=False)

@@ -105,4 +105,4 @@ def _render(client: Client, document: dict[str, Any], form: Format) -> str:
 
     if form is Format.JSON:
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    return wer_table(client, document)
+    return wer_table(client, document, {})

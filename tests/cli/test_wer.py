@@ -10,11 +10,14 @@ import pytest
 
 from app.contract.errors import InvalidRequestError
 from app.contract.gate import GateSpec
+from app.contract.identifiers import MERGE, is_id
 from app.services.backend import Backend
 from app.storage import evaluations
 from app.storage.database import writing
 from app.storage.leases import JobKind
+from cli.client import Client
 from cli.gates import requested, verdict
+from cli.tables import wer_table
 from tests.app.routes.conftest import (
     empty_database,
     end,
@@ -57,6 +60,18 @@ def test_the_table_calls_merges_by_name(afluente, make_settings, recipe, spec):
     assert "\nfirst " in named
     assert first not in named
     assert f"\ntask_arithmetic λ=0.4 …{unnamed[-4:]} " in ended
+
+
+def test_a_merge_that_is_gone_is_called_by_its_id(make_settings, recipe, spec):
+    gone = f"mrg_{'0' * 26}"
+    with serve(make_settings()) as (url, backend), Client(url) as client:
+        merge_id = measure(url, backend, recipe | {"name": "still here"}, spec)
+        document = client.get(f"/merges/{merge_id}/wer")
+        document["systems"][gone] = document["systems"]["base"]
+        table = wer_table(client, document, {})
+    assert is_id(gone, MERGE)
+    assert f"\n{gone} " in table
+    assert "\nstill here " in table
 
 
 def test_the_gate_is_the_exit_status(afluente, served, tmp_path: Path):

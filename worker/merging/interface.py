@@ -21,9 +21,9 @@ experts' Gram matrix, a threshold) has beside `merge` a function
 that returns the next survey to make, first with `finished` None and then with each one joined
 over all blocks, and at last, as it is not a Survey, what `merge` and `coefficients` take as a third
 argument. A survey is read block by block; blocks are joined in order, so that sums are the same on
-any number of threads. With `parameters.whole_model` one survey goes over all tensors that the method
-merges. A method whose parameters say `of_sum` gets, in surveys too, the task vectors' weighted sum
-and inner products, and no expert's own.
+any number of threads. With `parameters.whole_model` one survey goes over all tensors that the
+method merges. A method whose parameters say `of_sum` gets, in surveys too, the task vectors'
+weighted sum and inner products, and no expert's own.
 """
 
 from __future__ import annotations

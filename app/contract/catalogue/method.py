@@ -52,8 +52,9 @@ class MethodParameters(BaseModel):
     blockwise: ClassVar[bool] = False
     """Works block by block; what it must know of the tensor first, surveys of the blocks tell."""
     of_sum: ClassVar[bool] = False
-    """Wants of the task vectors their weighted sum and their inner products alone: the engine takes
-    both as it reads, and no expert's is ever whole."""
+    """Wants of the task vectors their weighted sum and their inner products alone: the engine makes
+    both as it reads, and no task vector is ever whole in memory. For methods in the space of task
+    vectors that require a base."""
     counts_base: ClassVar[bool] = False
     """The base, if there is one, is the first of the merged models: `min_experts` counts it."""
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.reports.names import label_of, names_of
+from app.reports.rendering import render_table
 
 
 def merge(name=None, method="tsv_m", **parameters):
@@ -36,3 +39,28 @@ def test_names_are_peoples_own_and_no_two_are_alike():
         "mrg_5eeee": "tsv_m λ=1 …eeee",
         "mrg_6ffff": "best",
     }
+
+
+@given(
+    names=st.lists(st.sampled_from([None, "", " ", "x", "x …1bbb", "x …2bbb", "base"]), max_size=6),
+    ends=st.lists(st.sampled_from(["1bbb", "2bbb", "21bbb"]), min_size=6, max_size=6),
+)
+def test_no_two_are_alike_whatever_people_call_them(names, ends):
+    merges = {
+        f"mrg_{number}{end}": merge(name)
+        for number, (name, end) in enumerate(zip(names, ends, strict=False))
+    }
+    called = names_of(merges, {"base": "base"})
+    assert len({*called.values(), "base"}) == len(merges) + 1
+    rate = {"datasets": [], "averages": {}}
+    document = rate | {"merge_id": "mrg_x", "systems": dict.fromkeys(merges, rate)}
+    lines = render_table(document, names=called | {"mrg_x": "base"}).splitlines()
+    assert len(lines) == 2 + len(merges) + 1
+
+
+def test_a_name_cannot_lead_a_terminal_astray():
+    (called,) = names_of(
+        {"mrg_1aaaa": merge("\x1b[31mred\n\u202eevil " + "long " * 40)}, {}
+    ).values()
+    assert called.isprintable()
+    assert len(called) <= 40

@@ -276,6 +276,7 @@ class Blocks:
         rows = self._rows(start, stop)
         if start in self._prepared:
             if gram is not None:
+                # Of a sum they cannot be told again: whoever asks twice is refused there.
                 add_inner_products(rows[int(self._subtracts) :], gram)
             return rows, self._prepared[start]
         with self._reading():
@@ -289,7 +290,13 @@ class Blocks:
         if not self._of_sum:
             return self._sources.read(start, rows, gram)
         what = Combination(self.merge_inputs[0].weights, subtracted=True, apart=True)
-        return self._sources.combine(start, what, rows, gram)
+        found = self._sources.combine(start, what, rows, gram)
+        if found & blocks.FINITE and not found & blocks.RESULT_FINITE:
+            raise OutputOverflowError(
+                f"{self._step.name}: the weighted sum of the task vectors does not fit float32; "
+                "choose smaller weights."
+            )
+        return found
 
     def _room_for_products(self) -> Doubles:
         experts = len(self._inputs.experts)

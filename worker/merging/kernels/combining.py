@@ -45,7 +45,7 @@ class Combination:
         inputs.
         """
         if apart and not subtracted:
-            raise ValueError("What is told apart is a base and what was subtracted from.")
+            raise ValueError("Without a base that is subtracted there is nothing to tell apart.")
         self.inputs = len(coefficients) + subtracted
         self.outputs = 2 if apart else len(scales)
         # Kept, as the structure only says where they are.

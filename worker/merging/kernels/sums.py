@@ -24,4 +24,6 @@ def weighted_sum(
 
 def add_inner_products(tensors: Float[Tensor, "experts n"], gram: NDArray[np.float64]) -> None:
     """Add ⟨xᵢ, xⱼ⟩ to the upper triangle of `gram`; products of float32 are exact in float64."""
+    if gram.shape != (len(tensors), len(tensors)):
+        raise ValueError(f"Inner products of {len(tensors)} rows do not fit into {gram.shape}.")
     _add_inner_products(address(tensors), *tensors.shape, address(gram, np.float64))

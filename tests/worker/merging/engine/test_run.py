@@ -232,6 +232,15 @@ def test_nan_and_infinity_are_refused_naming_checkpoint_and_tensor(
         run(make(recipe(method, base_folder, [expert_folders[1], bad])))
 
 
+def test_a_sum_of_task_vectors_that_does_not_fit_float32_is_refused_naming_the_tensor(
+    make: Make, base_folder: Path, tmp_path: Path
+) -> None:
+    name = "model.decoder.layers.0.fc1.weight"
+    large = variant(base_folder, tmp_path / "large", lambda n, t: t + 3e38 * (n == name))
+    with pytest.raises(OutputOverflowError, match=rf"{name}: the weighted sum .* smaller weights"):
+        run(make(recipe("iso_c", base_folder, [large, large])))
+
+
 def test_a_value_that_does_not_fit_the_output_dtype_is_refused_naming_the_tensor(
     make: Make, base_folder: Path, tmp_path: Path
 ) -> None:

@@ -23,6 +23,7 @@ from worker.merging.engine import blocks, groups
 from worker.merging.engine.reading import TensorReader
 from worker.merging.engine.run import Interrupted, Job, Observer, Outcome, run
 from worker.merging.gram import GramSurvey
+from worker.merging.linalg.inner_products import Doubles
 from worker.merging.local import describe_files
 
 Make = Callable[..., Job]
@@ -310,6 +311,45 @@ def test_the_memory_of_a_streamed_matrix_is_that_of_its_gram_matrices() -> None:
         return spectral_cost_of(header, [header] * 5, streamed=True, passes=3).memory_bytes
 
     assert planned(51_865) == planned(4 * 51_865) < 2**25
+
+
+def test_a_sum_is_planned_with_the_memory_of_its_own_matrices_however_many_experts() -> None:
+    def planned(experts: int) -> int:
+        header = TensorHeader("w", "F32", (2_000_000, 384), "f", 0, 4 * 384 * 2_000_000)
+        sources = [header] * (experts + 1)
+        return spectral_cost_of(header, sources, streamed=True, passes=2, of_sum=True).memory_bytes
+
+    # The sum of the Gram matrices, and seven squares where all eigenvalues are equal.
+    assert planned(20) == planned(2) > 8 * 384**2 * 8
+
+
+def test_a_sum_that_stays_in_memory_over_several_blocks_is_merged_as_the_whole(
+    make: Make, base_folder: Path, expert_folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = {
+        "base": str(base_folder),
+        "checkpoints": [str(expert) for expert in expert_folders],
+        "method": "iso_c",
+    }
+    whole = run(make(recipe, attempt="whole"))
+    monkeypatch.setattr(subspace, "_LARGE", 0)
+    monkeypatch.setattr(subspace, "_TALL", 2)
+    monkeypatch.setattr(blocks, "BLOCK_ENTRIES", 64)
+    taken = []
+    plain = blocks.Blocks._task_vectors
+
+    def noting(self: blocks.Blocks, start: int, stop: int, gram: Doubles | None = None):
+        taken.append(start > 0 and start in self._prepared)
+        return plain(self, start, stop, gram)
+
+    monkeypatch.setattr(blocks.Blocks, "_task_vectors", noting)
+    resident = run(make(recipe, attempt="resident"))
+    assert any(taken)
+    base = load_file(base_folder / WEIGHTS)
+    expected, found = (load_file(outcome.folder / WEIGHTS) for outcome in (whole, resident))
+    for tensor, start in base.items():
+        moved = torch.dist(expected[tensor], start)
+        assert torch.dist(found[tensor], expected[tensor]) <= 1e-4 * moved + 1e-7 * start.norm()
 
 
 def test_inner_products_are_told_again_of_a_tensor_that_stayed_in_memory(

@@ -67,6 +67,21 @@ def test_matrices_solved_together_have_the_values_of_each(n, kinds, seed):
             torch.testing.assert_close(values, expected, rtol=0, atol=close)
 
 
+@pytest.mark.parametrize("exponent", [-145, -140, -135, -100, 100, 140, 145])
+@pytest.mark.parametrize("together", [1, 2, 4])
+def test_values_are_exact_at_any_scale(exponent, together):
+    matrix = squares(40)
+    expected = torch.linalg.eigvalsh(matrix).flip(0)
+    for problem in Eigenproblem.solved([matrix * 10.0**exponent] * together):
+        found = problem.values / 10.0**exponent
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-13 * float(expected[0]))
+
+
+def test_entries_whose_squares_overflow_are_an_error():
+    with pytest.raises(ArithmeticError):
+        _ = Eigenproblem(squares(10) * 1e200).values
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("place", [(0, 0), (3, 7), (9, 9)])
 def test_a_matrix_without_values_is_an_error(bad, place):

@@ -13,7 +13,8 @@
 #define NEGLIGIBLE 0x1p-106
 #define NOTHING 0x1p-150
 
-// What is not to be divided by 0, and how often four sweeps may find no value of a block.
+// What is so small that it can still be told from 0, and how often four sweeps may find no value of a
+// block.
 #define LEAST 1e-290
 enum { PATIENCE = 10, FEW = 2 };
 
@@ -151,9 +152,9 @@ static void leading_values(const double *diagonal, const double *squares, double
 }
 
 // Find most eigenvalues of one matrix: of long blocks, several at a time. What is left is for single
-// sweeps, whose shifts never fail.
+// sweeps, whose shifts are known to converge.
 static void chase_all(double *diagonal, double *squares, int64_t n, double nothing) {
-    double floor = __builtin_fmax(nothing, LEAST), shifts[MATRICES];
+    double shifts[MATRICES];
     for (int64_t first = 0, tries = 0; first < n;) {
         int64_t last = end_of(diagonal, squares, n, nothing, first);
         if (last - first < SHORT || tries == PATIENCE) {
@@ -162,7 +163,7 @@ static void chase_all(double *diagonal, double *squares, int64_t n, double nothi
             continue;
         }
         leading_values(diagonal + first, squares + first, nothing, shifts);
-        chase(diagonal, squares, first, last, shifts, floor);
+        chase(diagonal, squares, first, last, shifts, nothing);
         tries++;
     }
 }
@@ -209,13 +210,15 @@ EXPORT int32_t tridiagonal_values(const double *const *diagonals, const double *
             lanes.squares[i][lane] = used ? next * next : 0;
             largest = __builtin_fmax(largest, __builtin_fmax(__builtin_fabs(entry), __builtin_fabs(next)));
         }
+        solved &= __builtin_isfinite(largest * largest);
         lanes.nothing[lane] = largest * largest * NOTHING;
         lanes.first[lane] = used ? 0 : n;
         lanes.last[lane] = used ? block_end(&lanes, lane, 0) : n;
     }
     // One matrix after the other: of more than these, all together are as quick.
     if (solved && count <= FEW)
-        for (int lane = 0; lane < count; lane++) chase_lane(&lanes, lane, (double *)(room + 2 * n));
+        for (int lane = 0; lane < count; lane++)
+            if (lanes.nothing[lane] > LEAST) chase_lane(&lanes, lane, (double *)(room + 2 * n));
     solved = solved && solve(&lanes);
     for (int64_t lane = 0; lane < count; lane++)
         for (int64_t i = 0; i < n; i++) values[lane * n + i] = lanes.diagonal[i][lane];

@@ -14,7 +14,7 @@ static inline doubles4 either(longs4 mask, doubles4 yes, doubles4 no) {
 }
 
 // Sweep from row `last` to `first`, at least SHORT rows above it, with each of MATRICES shifts in
-// turn. Squares beside the diagonal under `floor`, which is not 0, are taken for it.
+// turn. Squares beside the diagonal that are under `floor`, which is not 0, are taken for it.
 void chase(double *diagonal, double *squares, int64_t first, int64_t last, const double *shifts,
            double floor);
 
