@@ -31,7 +31,7 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def document(base_folder: Path, expert_folders: list[Path]) -> Callable[..., dict[str, Any]]:
     def build(method: str, **parameters: Any) -> dict[str, Any]:
         return {
-            "checkpoints": [str(expert) for expert in expert_folders],
+            "checkpoints": [str(expert) for expert in expert_folders[:2]],
             "base": str(base_folder),
             "method": method,
             "parameters": parameters,
@@ -49,13 +49,12 @@ def assert_alike(one: Path, other: Path) -> None:
         assert distance <= 1e-5 * tensor.float().norm(), name
 
 
-@pytest.mark.parametrize("way", ["directly", "by Gram matrices", "by row blocks"])
+@pytest.mark.parametrize("way", ["by Gram matrices", "by row blocks"])
 @pytest.mark.parametrize("method", SPECTRAL)
 def test_a_merge_on_a_gpu_is_that_on_the_cpu(
     method: str, way: str, make: Make, document: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if way != "directly":
-        monkeypatch.setattr(svd, "_DIRECT", 0)
+    monkeypatch.setattr(svd, "_DIRECT", 0)
     if way == "by row blocks":
         monkeypatch.setattr(subspace, "_LARGE", 0)
         monkeypatch.setattr(subspace, "_TALL", 2)
@@ -74,8 +73,8 @@ def test_a_merge_on_a_gpu_is_that_on_the_cpu(
         assert told[1]["tensors"][name].keys() == tensor.keys()
 
 
-@pytest.mark.parametrize("how", ["newton_schulz", "svd"])
-@pytest.mark.parametrize("method", ["tsv_m", "boosted_tsv_m", "iso_cts"])
+@pytest.mark.parametrize("how", ["polar", "newton_schulz", "svd"])
+@pytest.mark.parametrize("method", ["boosted_tsv_m", "iso_cts"])
 def test_every_way_to_orthogonalise_is_one_on_a_gpu(
     method: str, how: str, make: Make, document: Any
 ) -> None:
