@@ -62,7 +62,7 @@ class Inputs:
 
 _SCRATCH, _RESULTS = Scratch(), Scratch()
 # Entries of all outputs of a combination that are made before they are written.
-_RESULT_ENTRIES = 2**20
+_RESULT_ENTRIES = 2**22
 
 
 def _buffer(entries: int) -> torch.Tensor:
