@@ -24,6 +24,17 @@ _MOVING = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 _THERE = ("cuda", "meta")
 
 
+def _dispatched(
+    _: Any,
+    func: Any,
+    types: Any,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+) -> Any:
+    """Take an operation, as torch hands it to tensors and modes of their own kind."""
+    return _computed(func, args, kwargs or {})
+
+
 class OnGpu(torch.Tensor):
     """A tensor on the stand-in; `made` counts them."""
 
@@ -50,26 +61,11 @@ class OnGpu(torch.Tensor):
         """Raise: an address would be one of the GPU's memory."""
         raise RuntimeError(f"A kernel for the CPU was handed memory of {GPU}.")
 
-    @classmethod
-    def __torch_dispatch__(
-        cls,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        return _computed(func, args, kwargs or {})
+    __torch_dispatch__ = classmethod(_dispatched)  # type: ignore[assignment]
 
 
 class _Operations(TorchDispatchMode):
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        return _computed(func, args, kwargs or {})
+    __torch_dispatch__ = _dispatched  # type: ignore[assignment]
 
 
 class _Constants(TorchFunctionMode):

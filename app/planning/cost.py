@@ -20,6 +20,7 @@ _GRAM_BYTES = 8
 # A matrix merged whole: beside the inputs a sum or residual, the product, the result; per expert an
 # eigenproblem, and a few square matrices for making bases orthogonal.
 _WHOLE_COPIES, _EIGENPROBLEM, _SQUARES = 3, 2, 8
+# What a decomposition takes, in square matrices, where values are equal and it makes all vectors.
 _DECOMPOSED = 8
 
 
@@ -64,7 +65,7 @@ def spectral_cost_of(
     flops = (count + 2) * (_TALL_FLOPS * tall * thin**2 + _SQUARE_FLOPS * thin**3)
     if streamed:
         # Sums of one stretch: each expert's own products and those with the sum. Or the sum's
-        # alone, and what its decomposition by the same task takes where many values are equal.
+        # alone, which the same task decomposes.
         squares = 1 + _DECOMPOSED if of_sum else 2 * count + 1
         state = squares * thin**2 * _GRAM_BYTES
         block = (2 * count + 4) * min(entries, BLOCK_ENTRIES) * _WORKING_BYTES

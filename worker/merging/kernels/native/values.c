@@ -23,6 +23,11 @@ static inline doubles4 size(doubles4 x) {
     return (doubles4)(~sign & (longs4)x);
 }
 
+// Say whether what is beside two neighbours is as good as 0; its square is told.
+static inline bool is_negligible(double square, double one, double other, double nothing) {
+    return square <= NEGLIGIBLE * __builtin_fabs(one * other) + nothing;
+}
+
 typedef struct {
     doubles4 *diagonal, *squares;
     doubles4 nothing;
@@ -34,9 +39,8 @@ typedef struct {
 static int64_t block_end(const Lanes *lanes, int lane, int64_t from) {
     int64_t i = from;
     for (; i < lanes->n - 1; i++) {
-        double beside = lanes->squares[i][lane];
-        double product = lanes->diagonal[i][lane] * lanes->diagonal[i + 1][lane];
-        if (beside <= NEGLIGIBLE * __builtin_fabs(product) + lanes->nothing[lane]) break;
+        double here = lanes->diagonal[i][lane], next = lanes->diagonal[i + 1][lane];
+        if (is_negligible(lanes->squares[i][lane], here, next, lanes->nothing[lane])) break;
     }
     return i;
 }
@@ -107,8 +111,7 @@ static void sweep(Lanes *lanes) {
         double square = sine[lane] * p[lane], value = shift[lane] + gamma[lane];
         lanes->squares[l][lane] = square;
         lanes->diagonal[l][lane] = value;
-        double product = value * lanes->diagonal[l + 1][lane];
-        bool found = square <= NEGLIGIBLE * __builtin_fabs(product) + nothing[lane];
+        bool found = is_negligible(square, value, lanes->diagonal[l + 1][lane], nothing[lane]);
         lanes->last[lane] = found ? l : end[lane];
     }
 }
@@ -126,10 +129,7 @@ static bool solve(Lanes *lanes) {
 static int64_t end_of(const double *diagonal, const double *squares, int64_t n, double nothing,
                       int64_t from) {
     int64_t i = from;
-    for (; i < n - 1; i++) {
-        double product = __builtin_fabs(diagonal[i] * diagonal[i + 1]);
-        if (squares[i] <= NEGLIGIBLE * product + nothing) break;
-    }
+    while (i < n - 1 && !is_negligible(squares[i], diagonal[i], diagonal[i + 1], nothing)) i++;
     return i;
 }
 
