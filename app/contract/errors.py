@@ -41,6 +41,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+_LONGEST_MESSAGE = 4_000
+_LONGEST_PROBLEM = 1_000
+_LONGEST_PARAM = 300
+_MOST_PROBLEMS = 100
+
+
+def tellable(text: str, longest: int = _LONGEST_MESSAGE) -> str:
+    """Return text that any reader can be sent: valid Unicode without NUL, of bounded length.
+
+    Messages quote what strangers wrote, and end up in JSON, headers, logs and the database.
+    """
+    if len(text) > longest:
+        text = f"{text[: longest - 1]}…"
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -48,6 +63,11 @@ class Problem:
 
     message: str
     param: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", tellable(self.message, _LONGEST_PROBLEM))
+        if self.param is not None:
+            object.__setattr__(self, "param", tellable(self.param, _LONGEST_PARAM))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the problem as the API shows it."""
@@ -65,10 +85,11 @@ class AfluenteError(Exception):
     def __init__(
         self, message: str, *, param: str | None = None, problems: Sequence[Problem] = ()
     ) -> None:
+        message = tellable(message)
         super().__init__(message)
         self.message = message
-        self.param = param
-        self.problems = tuple(problems)
+        self.param = None if param is None else tellable(param, _LONGEST_PARAM)
+        self.problems = tuple(problems[:_MOST_PROBLEMS])
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle with the keyword arguments kept (process pools carry errors across)."""

@@ -9,10 +9,14 @@ from pydantic import BaseModel, ValidationError
 
 from app.contract.errors import Problem
 
+# A body of 1 MB may be wrong in 100,000 places; nobody reads more than the first of them.
+MOST_PROBLEMS = 100
+_LONGEST_WORD = 100
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ` Did you mean "x"?` for the known word nearest to `word`, or an empty string."""
-    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    near = get_close_matches(word[:_LONGEST_WORD], list(known), n=1, cutoff=0.6)
     return f' Did you mean "{near[0]}"?' if near else ""
 
 
@@ -30,9 +34,12 @@ def path_of(location: tuple[int | str, ...], prefix: str = "") -> str:
 def problems_of(
     error: ValidationError, model: type[BaseModel] | None = None, prefix: str = ""
 ) -> list[Problem]:
-    """Return one problem an error; `model`'s field names serve for suggestions at its top level."""
+    """Return a problem for each of the first errors.
+
+    `model`'s field names serve for suggestions at its top level.
+    """
     problems = []
-    items = error.errors(include_url=False)
+    items = error.errors(include_url=False)[:MOST_PROBLEMS]
     for item in items:
         location = tuple(item["loc"])
         if item["type"] == "too_short" and any(
@@ -49,11 +56,23 @@ def problems_of(
         elif item["type"] == "missing":
             message = "This field is required."
         elif item["type"] not in {"value_error", "json_invalid"}:
-            message += f" (given: {_shown(item['input'])})."
+            message += f" (given: {shown(item['input'])})."
         problems.append(Problem(message, path_of(location, prefix) or None))
     return problems
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def shown(value: object, longest: int = 60) -> str:
+    """Return a value as a message quotes it; the work does not grow with the value."""
+    if isinstance(value, str):
+        text = repr(value[:longest])
+    elif isinstance(value, int) and value.bit_length() > 4 * longest:
+        return "a number of too many digits"
+    elif value is None or isinstance(value, int | float):
+        text = repr(value)
+    elif isinstance(value, dict):
+        return f"an object of {len(value)} fields" if value else "{}"
+    elif isinstance(value, list | tuple):
+        return f"a list of {len(value)} entries" if value else "[]"
+    else:
+        text = repr(value)
+    return text if len(text) <= longest else text[: longest - 3] + "..."

@@ -83,20 +83,13 @@ def parse_request(document: Any, *, max_checkpoints: int = 32) -> ParsedRequest:
     """
     if is_mergekit(document):
         document = from_mergekit(document)
+    _refuse_too_many(document, max_checkpoints)
     try:
         request = MergeRequest.model_validate(document)
     except ValidationError as error:
         found = problems_of(error, MergeRequest)
         raise InvalidRequestError.of(found + _unknown_method(document)) from None
     problems: list[Problem] = []
-    if len(request.checkpoints) > max_checkpoints:
-        problems.append(
-            Problem(
-                f"{len(request.checkpoints)} checkpoints; at most {max_checkpoints} are taken "
-                "(AFLUENTE_MAX_CHECKPOINTS).",
-                "checkpoints",
-            )
-        )
     parameters = _checked_method(request, problems)
     rules = tuple(_checked_rule(request, index, problems) for index in range(len(request.rules)))
     names = _unique_names(request, problems)
@@ -117,6 +110,17 @@ def parse_request(document: Any, *, max_checkpoints: int = 32) -> ParsedRequest:
         output=request.output,
     )
     return ParsedRequest(request, recipe)
+
+
+def _refuse_too_many(document: Any, max_checkpoints: int) -> None:
+    """Raise InvalidRequestError for too many checkpoints, before any of them is looked at."""
+    given = document.get("checkpoints") if isinstance(document, Mapping) else None
+    if isinstance(given, list | tuple) and len(given) > max_checkpoints:
+        message = (
+            f"{len(given):,} checkpoints; at most {max_checkpoints} are taken "
+            "(AFLUENTE_MAX_CHECKPOINTS)."
+        )
+        raise InvalidRequestError.of([Problem(message, "checkpoints")])
 
 
 def _unknown_method(document: Any) -> list[Problem]:

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from app.contract.catalogue.method import MethodParameters
 from app.contract.catalogue.registry import CATALOGUE
 from app.contract.errors import InvalidRequestError, Problem
-from app.contract.problems import did_you_mean
+from app.contract.problems import MOST_PROBLEMS, did_you_mean
 
 _SYNONYMS = dict.fromkeys(("lambda", "alpha", "scale", "scaling"), "scaling_coefficient")
 _CANCELS = 1e-9
@@ -38,8 +38,8 @@ def parse_parameters(name: str, given: Any, *, param: str = "parameters") -> Met
     try:
         return method.model_validate(dict(given))
     except ValidationError as error:
-        problems = [_problem(method, item, param) for item in error.errors(include_url=False)]
-    raise InvalidRequestError.of(problems)
+        faults = error.errors(include_url=False)[:MOST_PROBLEMS]
+    raise InvalidRequestError.of([_problem(method, item, param) for item in faults])
 
 
 def validate_weights(

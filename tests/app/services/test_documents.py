@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -68,3 +69,56 @@ def test_the_place_of_a_fault_is_named():
         parse_document(b"a: 1\nb: [", "yaml")
     with pytest.raises(MalformedBodyError, match='"a" is given twice'):
         parse_document(b'{"a": 1, "b": {"a": 1}, "a": 2}', "json")
+
+
+HALF_A_MEGABYTE = 500_000
+
+
+def _fill(unit: str, around: str = "{}") -> str:
+    return around.replace("{}", unit * (HALF_A_MEGABYTE // len(unit)))
+
+
+HEAVY: dict[str, tuple[str, Literal["json", "yaml"]]] = {
+    "a key twice, at the end": (
+        "{" + ",".join(f'"k{i}":1' for i in range(40_000)) + ',"k39999":2}', "json",
+    ),
+    "the same in YAML": ("\n".join(f"k{i}: 1" for i in range(40_000)) + "\nk39999: 2", "yaml"),
+    "unlike directives": ("".join(f"%TAG !a{i}! x:\n" for i in range(30_000)) + "--- a", "yaml"),
+    "a long list": (_fill("a,", "[{}a]"), "yaml"),
+    "maps in a list": (_fill("- a: b\n"), "yaml"),
+    "a long list of numbers": (_fill("1,", "[{}1]"), "json"),
+    "brackets": (_fill("["), "json"),
+    "brackets in YAML": (_fill("["), "yaml"),
+    "question marks": (_fill("? "), "yaml"),
+    "a number": (_fill("9"), "json"),
+    "many long numbers": (_fill("9" * 4_000 + ",", "[{}1]"), "json"),
+    "almost a number": (_fill("1", "{}x"), "yaml"),
+    "blank lines": (_fill("\n", '"a{}"'), "yaml"),
+    "escapes": (_fill("\\u0041", '"{}"'), "json"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", HEAVY)
+def test_a_large_body_of_any_shape_is_read_in_linear_time(shape: str):
+    text, form = HEAVY[shape]
+    begun = time.process_time()
+    with suppress(MalformedBodyError):
+        parse_document(text.encode(), form)
+    # Quadratic ones took minutes; all together take one second.
+    assert time.process_time() - begun < 5
+
+
+def test_more_values_than_any_request_has_are_refused():
+    for form in ("json", "yaml"):
+        parse_document(b"[" + b"1," * 49_000 + b"1]", form)
+        with pytest.raises(MalformedBodyError, match="more than 50,000 values"):
+            parse_document(b"[" + b"1," * 120_000 + b"1]", form)
+
+
+@given(st.text(max_size=400))
+def test_a_refusal_can_always_be_sent(name: str):
+    twice = json.dumps(name)
+    with pytest.raises(MalformedBodyError) as refused:
+        parse_document(f"{{{twice}: 1, {twice}: 2}}".encode(), "json")
+    refused.value.message.encode()
+    assert "\0" not in refused.value.message
