@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     )
     require_api_key: bool = Field(
         False,
-        description="Ask for an API key even on loopback. Asked for anyway as soon as one key exists.",
+        description="Ask for an API key even on loopback. Asked for anyway once a key was made, even after the last is revoked.",
     )
     max_checkpoints: int = Field(32, ge=1, description="Most checkpoints a merge may name.")
     max_source_bytes: int = Field(

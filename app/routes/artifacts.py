@@ -28,12 +28,25 @@ _HEADERS = {
     "Cache-Control": "private, no-transform",
 }
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "All bytes.", "content": {"application/octet-stream": _BINARY}},
-    206: {"description": "The bytes of `Range`."},
-    304: {"description": "As `If-None-Match` has it."},
-    **problems(404, 416, 503),
-}
+
+
+def _responses(*media_types: str, several: str | None = None) -> dict[int | str, dict[str, Any]]:
+    content = dict.fromkeys(media_types, _BINARY)
+    return {
+        200: {"description": "All bytes.", "content": content},
+        206: {
+            "description": "The bytes of `Range`.",
+            "content": {**content, **({several: _BINARY} if several else {})},
+        },
+        304: {"description": "As `If-None-Match` has it."},
+        **problems(404, 416),
+    }
+
+
+_FILE = _responses(
+    "application/octet-stream", "application/json", "text/plain", several="multipart/byteranges"
+)
+_TAR = _responses("application/x-tar")
 
 
 @router.get("/artifacts", responses=problems(404))
@@ -42,25 +55,27 @@ def list_artifacts(backend: BackendDep, merge_id: str) -> ArtifactPage:
     return artifacts.list_all(backend, merge_id)
 
 
-@router.get("/artifacts/{name}", responses=_RESPONSES, response_model=None)
+@router.get("/artifacts/{name}", responses=_FILE, response_model=None, response_class=FileResponse)
 def get_artifact(request: Request, backend: BackendDep, merge_id: str, name: str) -> Response:
     """Download a file; `Range` resumes, the strong `ETag` is the file's sha256."""
     return _send_artifact(request, artifacts.get(backend, merge_id, name))
 
 
-@router.head("/artifacts/{name}", responses=_RESPONSES, response_model=None)
+@router.head("/artifacts/{name}", responses=_FILE, response_model=None, response_class=FileResponse)
 def head_artifact(request: Request, backend: BackendDep, merge_id: str, name: str) -> Response:
     """Return what a download would say of itself."""
     return _send_artifact(request, artifacts.get(backend, merge_id, name))
 
 
-@router.get("/artifacts.tar", responses=_RESPONSES, response_model=None)
+@router.get("/artifacts.tar", responses=_TAR, response_model=None, response_class=StreamingResponse)
 def get_archive(request: Request, backend: BackendDep, merge_id: str) -> Response:
     """Download the whole checkpoint directory; the same bytes every time."""
     return _send_archive(request, archive.get(backend, merge_id))
 
 
-@router.head("/artifacts.tar", responses=_RESPONSES, response_model=None)
+@router.head(
+    "/artifacts.tar", responses=_TAR, response_model=None, response_class=StreamingResponse
+)
 def head_archive(request: Request, backend: BackendDep, merge_id: str) -> Response:
     """Return what a download would say of itself."""
     return _send_archive(request, archive.get(backend, merge_id))

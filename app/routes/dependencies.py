@@ -9,6 +9,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.contract.errors import InvalidRequestError, Problem
 from app.contract.problems import did_you_mean
+from app.routes.origins import forwarded_names, host_of, refuse_other_sites
 from app.services.access import AccessControl
 from app.services.backend import Backend
 from app.services.idempotency import Caller
@@ -16,7 +17,7 @@ from app.services.idempotency import Caller
 _BEARER = HTTPBearer(
     scheme_name="bearerAuth",
     bearerFormat="afl_...",
-    description="An API key, from `afluente keys create`. Asked for as soon as one key exists.",
+    description="An API key, from `afluente keys create`. Asked for once a key was made.",
     auto_error=False,
 )
 _READING = frozenset({"GET", "HEAD"})
@@ -34,10 +35,12 @@ def authorize(
 ) -> None:
     """Let a caller in whose key has the scope: `read` for GET and HEAD, `write` for the rest."""
     access: AccessControl = request.app.state.access
+    host = host_of(request)
+    refuse_other_sites(request)
     scope = "read" if request.method in _READING else "write"
     secret = credentials.credentials if credentials else None
     address, _ = request.scope.get("server") or (None, None)
-    key = access.identify(secret, scope, request.url.hostname, address)
+    key = access.identify(secret, scope, (address, host, *forwarded_names(request)))
     request.state.api_key_id = key.id if key else "anonymous"
 
 

@@ -21,7 +21,7 @@ router = APIRouter(prefix="/merges/{merge_id}/evaluations", tags=["error rates"]
     responses={
         200: {"model": EvaluationResource, "description": "Made before by this Idempotency-Key."},
         202: {"model": EvaluationResource, "description": "Queued; `Location` says where it is."},
-        **problems(400, 404, 409, 410, 413, 415, 422, 503),
+        **problems(408, 404, 409, 410, 413, 415),
     },
     response_model=None,
     openapi_extra=body_of(EvaluationSpec),

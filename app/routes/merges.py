@@ -46,7 +46,7 @@ class ListQuery(BaseModel):
             "made before.",
         },
         202: {"model": MergeResource, "description": "Queued; `Location` says where it is."},
-        **problems(400, 409, 410, 413, 415, 422, 503),
+        **problems(408, 409, 410, 413, 415),
     },
     response_model=None,
     openapi_extra=body_of(MergeRequest),
@@ -70,7 +70,7 @@ def create_merge(
     return accepted(merge, is_new)
 
 
-@router.get("", responses=problems(422))
+@router.get("", responses=problems())
 def list_merges(backend: BackendDep, query: Annotated[ListQuery, Query()]) -> MergePage:
     """List merges, newest first."""
     return merges.list_page(backend, **dict(query))
@@ -94,7 +94,7 @@ def cancel_merge(backend: BackendDep, merge_id: str) -> MergeResource:
     responses={
         200: {"model": MergeResource, "description": "Made before by this Idempotency-Key."},
         202: {"model": MergeResource, "description": "Queued; `Location` says where it is."},
-        **problems(404, 409, 410, 422, 503),
+        **problems(404, 409, 410),
     },
     response_model=None,
 )
@@ -104,7 +104,9 @@ def retry_merge(backend: BackendDep, caller: CallerDep, merge_id: str) -> Respon
     return accepted(merge, is_new)
 
 
-@router.delete("/{merge_id}", status_code=204, responses=problems(404, 409))
+@router.delete(
+    "/{merge_id}", status_code=204, responses=problems(404, 409), response_class=Response
+)
 def delete_merge(backend: BackendDep, merge_id: str) -> None:
     """Delete a merge that has ended: its record, events, evaluations and artifacts."""
     merges.delete(backend, merge_id)

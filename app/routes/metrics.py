@@ -10,15 +10,24 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.routes.dependencies import BackendDep
+from app.routes.openapi import problems
 from app.services.metrics import Metrics
 
 router = APIRouter(tags=["service"])
+_METHODS = frozenset({"GET", "HEAD", "POST", "DELETE"})
 
 
 @router.get(
     "/metrics",
     response_model=None,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Prometheus's text format.",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        },
+        **problems(),
+    },
 )
 def get_metrics(request: Request, backend: BackendDep) -> Response:
     """Return merges by status, workers, the queue's depth and request times."""
@@ -50,5 +59,6 @@ class RequestTimer:
             await self._app(scope, receive, watch)
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
-            seconds = time.perf_counter() - started_at
-            self._metrics.observe(scope["method"], route, status, seconds)
+            # A label is kept for ever, and clients invent methods.
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self._metrics.observe(method, route, status, time.perf_counter() - started_at)

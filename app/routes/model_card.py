@@ -16,6 +16,7 @@ _TYPE = "text/markdown"
 @router.get(
     "/model-card",
     response_model=None,
+    response_class=Response,
     responses={
         200: {"description": "Markdown.", "content": {_TYPE: {"schema": {"type": "string"}}}},
         **problems(404),

@@ -26,10 +26,11 @@ TAGS = [
     {"name": "service", "description": "Health, readiness, metrics, version."},
 ]
 _REASONS = {
-    400: "The body cannot be read.",
+    400: "The Host header is not one name, or the body cannot be read.",
     401: "An API key is needed.",
-    403: "The API key lacks the scope.",
+    403: "The API key lacks the scope; or the call is not local, or from a page of another origin.",
     404: "There is no such resource.",
+    408: "The body did not arrive in time.",
     409: "The resource's state does not allow this.",
     410: "What the Idempotency-Key made has been deleted.",
     413: "The body is too large.",
@@ -69,7 +70,7 @@ _REFERENCE = "#/components/schemas/{model}"
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the refusals of a route, besides those that every route has."""
-    return {status: problem(status) for status in sorted({401, 403, *statuses})}
+    return {status: problem(status) for status in sorted({400, 401, 403, 422, 503, *statuses})}
 
 
 def problem(status: int) -> dict[str, Any]:

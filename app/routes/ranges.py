@@ -55,7 +55,8 @@ def requested_ranges(
     """Return the ranges to send as (start, stop), or None for all bytes.
 
     A Range header is ignored, as the RFC has it, with another method than GET, with an If-Range
-    that does not match, when it is malformed, and when it asks for very many ranges.
+    that does not match, when it is malformed, and when it asks for very many ranges, or for more
+    bytes than there are.
     """
     given = headers.get("range", "").strip()
     if_range = headers.get("if-range")
@@ -75,6 +76,8 @@ def requested_ranges(
             return None
         ranges.append(_bounds(match[1], match[2], size))
     satisfiable = [(start, stop) for start, stop in ranges if start < stop]
+    if sum(stop - start for start, stop in satisfiable) > size:
+        return None  # they overlap: sent one by one, a file would go over the wire 32 times
     return satisfiable or UnsatisfiableRange(size)
 
 

@@ -100,7 +100,7 @@ _EXAMPLE: dict[str, Any] = {
                 "text/html": {"schema": {"type": "string"}},
             },
         },
-        **problems(404, 422),
+        **problems(404),
     },
 )
 def get_wer(
@@ -160,7 +160,7 @@ def _selection(
                 "text/plain": {"schema": {"type": "string"}},
             },
         },
-        **problems(404, 422),
+        **problems(404),
     },
 )
 def get_utterances(

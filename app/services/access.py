@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import threading
 import time
+from collections.abc import Iterable
 
 from sqlalchemy import Engine
 
@@ -27,12 +28,12 @@ class AccessControl:
         self._checked_at = -_REMEMBER_SECONDS
 
     def identify(
-        self, secret: str | None, scope: str, host: str | None, address: str | None
+        self, secret: str | None, scope: str, names: Iterable[str | None]
     ) -> ApiKey | None:
         """Return the caller's key, or None where none is needed.
 
-        `host` is the name that the client called the service by, `address` the service's own end
-        of the connection. Raises UnauthorizedError and ForbiddenError.
+        `names` are all hosts and addresses that the request was addressed to or came through:
+        without a key each must be this machine. Raises UnauthorizedError and ForbiddenError.
         """
         if secret is not None:
             return self._known(secret, scope)
@@ -41,8 +42,8 @@ class AccessControl:
                 "Send an API key: `Authorization: Bearer afl_...`; the operator makes one with "
                 "`afluente keys create`."
             )
-        for name in (address, host):
-            # The client writes the name, but not the address that it reached. The name counts
+        for name in names:
+            # The client writes the names, but not the address that it reached. The names count
             # too: a web page can make its own resolve to 127.0.0.1, and without keys nothing
             # else tells its requests from the user's.
             if not is_loopback_name(name):
@@ -64,12 +65,13 @@ class AccessControl:
         return key
 
     def _key_needed(self) -> bool:
-        # An address beyond this machine was let through for a key that may be revoked by now.
+        # Once a key was made, calls need one for good: revoking the last opens nothing. An address
+        # beyond this machine was let through for a key, wherever that is kept by now.
         if self._settings.require_api_key or not is_loopback_name(self._settings.host):
             return True
         with self._lock:
             if time.monotonic() - self._checked_at >= _REMEMBER_SECONDS:
-                self._needed = keys.any_active(self._engine)
+                self._needed = keys.any_ever(self._engine)
                 self._checked_at = time.monotonic()
             return self._needed
 

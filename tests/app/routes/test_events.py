@@ -84,7 +84,7 @@ def test_a_stream_resumes_after_the_last_event_seen(client: TestClient, finished
     assert list(parse(iter(empty.text.split("\n")))) == whole
 
 
-@pytest.mark.parametrize("last", ["x", "-1", "1.5", "9" * 30, "²"])
+@pytest.mark.parametrize("last", ["x", "-1", "1.5", "9" * 30, "9" * 5000, "0" * 5000, "²", "é"])
 def test_an_id_that_is_none_is_refused(client: TestClient, finished: str, last: str):
     headers = {**STREAM, "Last-Event-ID": last.encode()}
     answer = client.get(f"/merges/{finished}/events", headers=headers)

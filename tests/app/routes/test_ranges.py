@@ -37,6 +37,12 @@ def test_any_header_is_ignored_refused_or_within_the_bytes(given: str, size: int
     found = ranges("bytes=" + given, size)
     if isinstance(found, list):
         assert all(0 <= start < stop <= size for start, stop in found)
+        assert sum(stop - start for start, stop in found) <= size
+
+
+def test_ranges_that_overlap_never_send_more_than_there_is():
+    assert ranges("bytes=0-,0-,0-", 10) is None
+    assert ranges("bytes=0-4,5-9", 10) == [(0, 5), (5, 10)]
 
 
 def test_other_methods_know_no_ranges():

@@ -100,6 +100,27 @@ def test_metrics_count_merges_and_requests(client: TestClient, merge_id: str):
     assert "/nowhere" not in text
 
 
+def test_nothing_that_a_client_invents_becomes_a_label(make_client: Callable[..., TestClient]):
+    client = make_client(require_api_key=True)
+
+    def series() -> int:
+        text = client.app.state.metrics.expose(client.app.state.backend)
+        return len(text.splitlines())
+
+    def strange(number: int) -> None:
+        client.request(f"M{number}{'A' * 100}", "/merges")
+        client.request("get", f"/{number}")
+        client.get(f"/merges/{number}?a={number}")
+        client.post(f"/docs-assets/{number}")
+        client.get("/merges", headers={"Host": f"h{number}"})
+
+    strange(0)
+    before = series()
+    for number in range(1, 30):
+        strange(number)
+    assert series() == before
+
+
 def test_methods_come_from_the_catalogue(client: TestClient):
     data = client.get("/methods").json()["data"]
     assert [method["name"] for method in data] == list(CATALOGUE)
