@@ -62,10 +62,14 @@ def check_readable(path: Path, policy: SourcePolicy, *, label: str | None = None
 
 def _download(uri: str, place: WebPlace, policy: SourcePolicy) -> Path:
     cache = BlobCache(policy)
+
+    def in_time(count: int) -> None:
+        policy.patience_seconds(uri)  # raises when the time is over
+
     with WebClient(policy, hub=False) as client:
         prefix = client.read_prefix(place.url, 1, uri)
         check_quota(uri, prefix.size, policy.max_source_bytes)
         file = SourceFile(place.name, prefix.size, url=place.url, etag=prefix.etag)
-        blob = cache.get(file, client, uri, lambda count: None)
+        blob = cache.get(file, client, uri, in_time)
     folder = link_snapshot(policy.cache_dir / "files" / blob.name, {place.name: blob})
     return folder / place.name

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from app.contract.errors import SourceUnreachableError
 
 ALL_SCHEMES = frozenset({"file", "hf", "https", "merge"})
 
@@ -27,6 +30,7 @@ class SourcePolicy:
             ConflictError where there is none.
         timeout_seconds: for a connection, and for each wait for bytes.
         retry_delays_seconds: the pauses between attempts at a server that fails.
+        give_up_at: when to stop waiting for any server, on `time.monotonic`'s clock; None: never.
 
     """
 
@@ -41,3 +45,17 @@ class SourcePolicy:
     merge_folder: Callable[[str], Path] | None = None
     timeout_seconds: float = 30.0
     retry_delays_seconds: tuple[float, ...] = (0.5, 1.0, 2.0)
+    give_up_at: float | None = None
+
+    def patience_seconds(self, label: str) -> float:
+        """Return how long one wait may take now; SourceUnreachableError when the time is over."""
+        if self.give_up_at is None:
+            return self.timeout_seconds
+        left = self.give_up_at - time.monotonic()
+        if left <= 0:
+            raise SourceUnreachableError(f"{label}: its server takes too long; try again later")
+        return min(self.timeout_seconds, left)
+
+    def may_wait(self, seconds: float) -> bool:
+        """Say whether there is time for a pause and an answer after it."""
+        return self.give_up_at is None or time.monotonic() + seconds < self.give_up_at

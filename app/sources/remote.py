@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from urllib.parse import quote
 
-import httpx2
+from pydantic import BaseModel, Field, ValidationError
 
 from app.contract.errors import (
     SourceNotAllowedError,
@@ -17,12 +16,13 @@ from app.contract.errors import (
 from app.sources.checkpoint import SourceFile
 from app.sources.policy import SourcePolicy
 from app.sources.uris import HubPlace
-from app.sources.web import PassingFaultError, WebClient, retrying
+from app.sources.web import WebClient
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 # One request tells whether a file is there, its size and what most of them begin with.
 _PROBE_BYTES = 64 * 1024
 _PROBES_AT_ONCE = 8
+# A repository with thousands of files has some hundred kilobytes.
+_MOST_INFO_BYTES = 8 * 2**20
 
 
 class WebFolder:
@@ -73,12 +73,10 @@ class HubFolder:
     ) -> None:
         self.label = label
         self._client = client
-        info = retrying(policy, lambda: _model_info(place, policy, label))
-        if not _COMMIT.fullmatch(info.sha or ""):
-            raise SourceUnreachableError(f"{label}: the hub did not say which commit this is")
+        info = _model_info(place, policy, client, label)
         self.resolved = f"hf://{place.repo}@{info.sha}"
-        self._place, self._commit, self._endpoint = place, info.sha, policy.hf_endpoint
-        self._siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+        self._root = f"{policy.hf_endpoint}/{place.repo}/resolve/{info.sha}"
+        self._siblings = {sibling.rfilename: sibling for sibling in info.siblings}
 
     def find(self, names: Iterable[str]) -> dict[str, SourceFile]:
         """Return the files of these names that the commit has."""
@@ -89,63 +87,53 @@ class HubFolder:
         assert file.url is not None
         return self._client.read_prefix(file.url, length, f"{self.label}: {file.name}").data
 
-    def _file(self, sibling: Any) -> SourceFile:
-        from huggingface_hub import hf_hub_url
-
-        name = sibling.rfilename
+    def _file(self, sibling: _Sibling) -> SourceFile:
         if sibling.size is None:
-            raise SourceUnreachableError(f"{self.label}: the hub does not state {name}'s size")
+            raise SourceUnreachableError(
+                f"{self.label}: the hub does not state {sibling.rfilename}'s size"
+            )
         return SourceFile(
-            name=name,
+            name=sibling.rfilename,
             size=sibling.size,
-            url=hf_hub_url(self._place.repo, name, revision=self._commit, endpoint=self._endpoint),
+            url=f"{self._root}/{quote(sibling.rfilename)}",
             sha256=sibling.lfs.sha256 if sibling.lfs else None,
             immutable=True,
         )
 
 
-def _model_info(place: HubPlace, policy: SourcePolicy, label: str) -> Any:
-    # Imported late: most requests name no model of the hub.
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+class _Lfs(BaseModel):
+    # It becomes the name of a file in the cache.
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
-    # False, not None: a login saved on the machine is not the service's to use.
-    api = HfApi(endpoint=policy.hf_endpoint, token=policy.hf_token or False)
+
+class _Sibling(BaseModel):
+    rfilename: str
+    size: int | None = Field(None, ge=0)
+    lfs: _Lfs | None = None
+
+
+class _ModelInfo(BaseModel):
+    """What the hub says of a model at a revision, as far as it matters here."""
+
+    sha: str = Field(pattern=r"^[0-9a-f]{40}$")
+    siblings: tuple[_Sibling, ...] = ()
+
+
+def _model_info(place: HubPlace, policy: SourcePolicy, client: WebClient, label: str) -> _ModelInfo:
+    """Ask the hub, over the client that checks every hop of a redirect."""
+    # The hub's own library follows redirects to any address.
+    url = f"{policy.hf_endpoint}/api/models/{place.repo}"
+    if place.revision:
+        url += f"/revision/{quote(place.revision, safe='')}"
     try:
-        return api.model_info(
-            place.repo,
-            revision=place.revision,
-            files_metadata=True,
-            timeout=policy.timeout_seconds,
-        )
-    except HfHubHTTPError as error:
-        raise _hub_error(error.response.status_code, place, policy, label) from None
-    except (httpx2.TransportError, OfflineModeIsEnabled) as error:
-        raise PassingFaultError(
-            f"{label}: the hub at {policy.hf_endpoint} cannot be reached ({type(error).__name__})"
-        ) from None
-    except (ValueError, TypeError, KeyError):
+        content = client.read_small(f"{url}?blobs=true", _MOST_INFO_BYTES, label)
+        return _ModelInfo.model_validate_json(content)
+    except SourceNotFoundError:
+        where = f"{place.repo} at revision {place.revision}" if place.revision else place.repo
+        raise SourceNotFoundError(f"{label}: the hub has no model {where}") from None
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise SourceUnreachableError(
             f"{label}: {policy.hf_endpoint} does not answer as the hub does"
+            f" ({where or 'no JSON'} is not what it should be)"
         ) from None
-
-
-def _hub_error(status: int, place: HubPlace, policy: SourcePolicy, label: str) -> Exception:
-    if status == 404:
-        where = f"{place.repo} at revision {place.revision}" if place.revision else place.repo
-        return SourceNotFoundError(f"{label}: the hub has no model {where}")
-    if status in (401, 403):
-        token = (
-            "the token in AFLUENTE_HF_TOKEN may not read it"
-            if policy.hf_token
-            else ("if it is private or gated, set AFLUENTE_HF_TOKEN to a token that may read it")
-        )
-        return SourceNotAllowedError(
-            f"{label}: the hub refuses access to {place.repo} ({status}): check the name; {token}"
-        )
-    message = f"{label}: the hub answered {status}"
-    return (
-        PassingFaultError(message)
-        if status >= 500 or status == 429
-        else (SourceUnreachableError(message))
-    )

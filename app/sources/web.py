@@ -92,7 +92,12 @@ class WebClient:
     ) -> Iterator[httpx2.Response]:
         for _ in range(_MAX_REDIRECTS + 1):
             self._check_hop(url, label)
-            request = self._client.build_request("GET", url, headers=self._headers(url, headers))
+            request = self._client.build_request(
+                "GET",
+                url,
+                headers=self._headers(url, headers),
+                timeout=self._policy.patience_seconds(label),
+            )
             response = self._client.send(request, stream=True)
             try:
                 if not response.has_redirect_location:
@@ -150,7 +155,7 @@ class WebClient:
             if self._policy.hf_token
             else ("set AFLUENTE_HF_TOKEN to a token that may read it")
         )
-        return f" The repository is private or gated: {has}."
+        return f" The repository is private or gated, or its name is wrong: {has}."
 
     def read_prefix(self, url: str, length: int, label: str) -> Prefix:
         """Return a remote file's first `length` bytes (1 at least) and its size."""
@@ -164,9 +169,24 @@ class WebClient:
 
         return retrying(self._policy, read)
 
+    def read_small(self, url: str, most: int, label: str) -> bytes:
+        """Return the whole of a remote document of up to `most` bytes."""
+
+        def read() -> bytes:
+            with self.open(url, label) as response:
+                content = self._first(response, most + 1, label)
+            if len(content) > most:
+                raise SourceUnreachableError(
+                    f"{label}: {response.url.host} answers with more than {most:,} bytes"
+                )
+            return content
+
+        return retrying(self._policy, read)
+
     def _first(self, response: httpx2.Response, length: int, label: str) -> bytes:
         # The client's timeout is for one wait; a server that drips must not hold a request.
-        deadline = time.monotonic() + _WAITS_FOR_A_PREFIX * self._policy.timeout_seconds
+        patience = self._policy.patience_seconds(label)
+        deadline = time.monotonic() + _WAITS_FOR_A_PREFIX * patience
         data = bytearray()
         for chunk in response.iter_raw():
             data += chunk
@@ -183,7 +203,10 @@ def retrying(policy: SourcePolicy, operation: Callable[[], _T]) -> _T:
         try:
             return operation()
         except PassingFaultError as fault:
-            time.sleep(max(delay, fault.retry_after_seconds))
+            pause = max(delay, fault.retry_after_seconds)
+            if not policy.may_wait(pause):
+                raise
+            time.sleep(pause)
     return operation()
 
 

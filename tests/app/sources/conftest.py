@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from math import prod
@@ -66,6 +68,26 @@ def checkpoint_files(
             whisper_tensors() if tensors is None else tensors, seed
         ),
     }
+
+
+@contextmanager
+def silent_server() -> Iterator[str]:
+    """Yield `host:port` of a server that accepts connections and never says anything."""
+    held: list[socket.socket] = []
+
+    def accept(server: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                held.append(server.accept()[0])
+
+    with socket.create_server(("127.0.0.1", 0), backlog=200) as server:
+        thread = threading.Thread(target=accept, args=(server,), daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        for connection in held:
+            connection.close()
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
 
 
 @pytest.fixture

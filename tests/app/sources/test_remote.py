@@ -23,6 +23,7 @@ from app.contract.errors import (
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import resolve
 from app.sources.web import WebClient
+from tests.app.sources.conftest import silent_server
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 Make = Callable[..., Path]
@@ -236,21 +237,98 @@ def test_a_remote_source_over_the_quota_is_refused(
         resolve("hf://org/m", small)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sha": "main"},
+        {"sha": None},
+        {"siblings": 7},
+        {"siblings": [{"rfilename": "config.json", "size": -1}]},
+        {"siblings": [{"rfilename": "config.json", "size": 10**30}]},
+        # A digest names a file of the cache.
+        {"siblings": [{"rfilename": "config.json", "size": 1, "lfs": {"sha256": "../../a.db"}}]},
+        {"siblings": [{"rfilename": "config.json", "size": 1, "lfs": {"sha256": "0" * 63}}]},
+        {"padding": "x" * 9_000_000},
+    ],
+)
+def test_what_the_hub_would_never_say_is_not_believed(
+    stand_in: Any, web_policy: SourcePolicy, files: dict[str, bytes], change: dict[str, Any]
+) -> None:
+    stand_in.add_model("org/m", files)
+    stand_in.documents["/api/models/org/m"] |= change
+    with pytest.raises((SourceUnreachableError, InvalidCheckpointError, SourceTooLargeError)):
+        resolve("hf://org/m", web_policy)
+
+
 def test_something_that_is_not_the_hub_is_told(stand_in: Any, web_policy: SourcePolicy) -> None:
     stand_in.files["/api/models/org/m"] = b"<html>"
     with pytest.raises(SourceUnreachableError, match="does not answer as the hub"):
         resolve("hf://org/m", web_policy)
-    stand_in.documents["/api/models/org/m"] = {"id": "org/m", "sha": "main"}
-    with pytest.raises(SourceUnreachableError, match="which commit"):
-        resolve("hf://org/m", web_policy)
 
 
-def test_the_hub_switched_off_by_its_library_is_told(
-    web_policy: SourcePolicy, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "target",
+    [
+        "https://169.254.169.254/latest/meta-data",
+        "http://169.254.169.254/latest/meta-data",
+        "https://127.0.0.1:1/api/models/org/m",
+        "https://[::ffff:10.0.0.1]/x",
+        "http://8.8.8.8/x",
+        "file:///etc/passwd",
+        "https://user:password@8.8.8.8/x",
+    ],
+)
+@pytest.mark.parametrize("path", ["/api/models/org/m", f"/org/m/resolve/{COMMIT}/config.json"])
+def test_no_answer_of_the_hub_leads_to_another_address_unchecked(
+    stand_in: Any, web_policy: SourcePolicy, files: dict[str, bytes], path: str, target: str
 ) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(SourceUnreachableError, match="OfflineModeIsEnabled"):
-        resolve("hf://org/m", web_policy)
+    stand_in.add_model("org/m", files)
+    stand_in.redirects[path] = target
+    strict = replace(web_policy, allow_private_addresses=False, hf_token="hf_secret")
+    with pytest.raises(SourceNotAllowedError) as refusal:
+        resolve("hf://org/m", strict)
+    assert "hf_secret" not in refusal.value.message
+
+
+def test_a_model_that_was_renamed_is_followed(
+    stand_in: Any, web_policy: SourcePolicy, files: dict[str, bytes]
+) -> None:
+    stand_in.add_model("org/new", files)
+    stand_in.redirects["/api/models/org/old"] = "/api/models/org/new"
+    for name in files:
+        stand_in.redirects[f"/org/old/resolve/{COMMIT}/{name}"] = (
+            f"/org/new/resolve/{COMMIT}/{name}"
+        )
+    assert resolve("hf://org/old", web_policy).resolved == f"hf://org/old@{COMMIT}"
+
+
+def test_settings_of_the_hubs_library_change_nothing(
+    stand_in: Any,
+    web_policy: SourcePolicy,
+    files: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand_in.add_model("org/m", files)
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "HF_ENDPOINT", "HF_TOKEN"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert resolve("hf://org/m", web_policy).tensors
+    assert not any("authorization" in headers for _, headers in stand_in.requests)
+
+
+def test_a_deadline_ends_all_waiting(web_policy: SourcePolicy) -> None:
+    with silent_server() as address:
+        soon = replace(
+            web_policy,
+            hf_endpoint=f"http://{address}",
+            retry_delays_seconds=(0.1, 5.0, 60.0),
+            give_up_at=time.monotonic() + 0.5,
+        )
+        begun = time.monotonic()
+        with pytest.raises(SourceUnreachableError):
+            resolve("hf://org/m", soon)
+        with pytest.raises(SourceUnreachableError, match="takes too long"):
+            resolve("hf://org/m", replace(soon, give_up_at=begun))
+        assert time.monotonic() - begun < 4
 
 
 @pytest.mark.parametrize("drip", [b"", b"x"])
