@@ -159,6 +159,11 @@ class EvaluationSpec(_Model):
             )
         return value
 
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """The URIs of the datasets' manifests."""
+        return tuple(dataset.uri for dataset in self.datasets)
+
     def decoding_of(self, dataset: DatasetSpec) -> DecodingOptions:
         """Return the decoding settings of one dataset, its own language and task first."""
         return DecodingOptions(

@@ -69,6 +69,14 @@ class ParsedRequest:
     recipe: Recipe
 
     @property
+    def uris(self) -> tuple[str, ...]:
+        """All that the request names: the base, the checkpoints, what it is evaluated on."""
+        named = [self.recipe.base] if self.recipe.base else []
+        evaluation = self.request.evaluation
+        measured = evaluation.uris if evaluation else ()
+        return (*(source.uri for source in (*named, *self.recipe.checkpoints)), *measured)
+
+    @property
     def fingerprint(self) -> str:
         """Digest of the validated request: equal for JSON and YAML that say the same."""
         document = self.request.model_dump(mode="json") | {"parameters": self.recipe.parameters}

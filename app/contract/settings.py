@@ -78,6 +78,11 @@ class Settings(BaseSettings):
     source_timeout_seconds: float = Field(
         30.0, gt=0, description="How long a remote source may take to answer."
     )
+    source_deadline_seconds: float = Field(
+        60.0,
+        gt=0,
+        description="How long a request may take to look at all its remote sources; then it is refused, to be sent again.",
+    )
     lease_seconds: float = Field(
         10.0, gt=0, description="How long a worker owns a job without renewing its lease."
     )

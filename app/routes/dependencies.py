@@ -23,7 +23,7 @@ _BEARER = HTTPBearer(
 _READING = frozenset({"GET", "HEAD"})
 
 
-def get_backend(request: Request) -> Backend:
+async def get_backend(request: Request) -> Backend:
     """Return the backend that the application opened when it started."""
     backend: Backend = request.app.state.backend
     return backend
@@ -44,7 +44,7 @@ def authorize(
     request.state.api_key_id = key.id if key else "anonymous"
 
 
-def refuse_unknown_query(request: Request) -> None:
+async def refuse_unknown_query(request: Request) -> None:
     """Raise InvalidRequestError for query parameters that the endpoint does not take.
 
     A misspelt `dry_run` must not queue a merge.
@@ -64,7 +64,7 @@ def _unknown(name: str, known: list[str]) -> Problem:
     return Problem(f"There is no such query parameter.{did_you_mean(name, known)}{listed}", name)
 
 
-def get_caller(
+async def get_caller(
     request: Request,
     idempotency_key: Annotated[
         str | None,

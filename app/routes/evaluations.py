@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
 from app.contract.evaluation import EvaluationSpec
 from app.routes.bodies import Document
 from app.routes.dependencies import BackendDep, CallerDep
 from app.routes.openapi import body_of, problems
-from app.services import evaluations
+from app.routes.pools import CHANGE, SUBMISSION, pool_for
+from app.services import evaluations, merges
 from app.services.resources import EvaluationPage, EvaluationResource
 
 router = APIRouter(prefix="/merges/{merge_id}/evaluations", tags=["error rates"])
@@ -26,11 +28,15 @@ router = APIRouter(prefix="/merges/{merge_id}/evaluations", tags=["error rates"]
     response_model=None,
     openapi_extra=body_of(EvaluationSpec),
 )
-def create_evaluation(
+async def create_evaluation(
     backend: BackendDep, caller: CallerDep, merge_id: str, document: Document
 ) -> Response:
     """Measure a finished merge on datasets, beside the base and the experts."""
-    evaluation, is_new = evaluations.submit(backend, merge_id, document, caller)
+    await run_in_threadpool(merges.find, backend, merge_id)
+    spec = await SUBMISSION.run(evaluations.parse, document)
+    evaluation, is_new = await pool_for(spec.uris).run(
+        evaluations.submit, backend, merge_id, spec, caller
+    )
     headers = {"Location": evaluation.links["self"]}
     return JSONResponse(evaluation.model_dump(mode="json"), 202 if is_new else 200, headers)
 
@@ -48,6 +54,7 @@ def get_evaluation(backend: BackendDep, merge_id: str, evaluation_id: str) -> Ev
 
 
 @router.post("/{evaluation_id}/cancel", status_code=202, responses=problems(404, 409))
+@CHANGE
 def cancel_evaluation(backend: BackendDep, merge_id: str, evaluation_id: str) -> EvaluationResource:
     """Cancel an evaluation that has not ended; safe to repeat."""
     return evaluations.cancel(backend, merge_id, evaluation_id)

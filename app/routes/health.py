@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from app.contract.errors import NotReadyError
 from app.routes.dependencies import BackendDep
 from app.routes.openapi import problem
+from app.routes.pools import PROBE
 from app.routes.problems import problem_response
 from app.services import health
 
@@ -40,6 +41,7 @@ async def get_health() -> dict[str, str]:
         503: problem(503),
     },
 )
+@PROBE
 def get_readiness(backend: BackendDep) -> JSONResponse:
     """Say whether merges can be made: database, broker, artifact store, a worker seen lately."""
     checks: dict[str, dict[str, Any]] = health.readiness(backend)

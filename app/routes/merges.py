@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
@@ -13,6 +14,7 @@ from app.contract.states import MergeStatus
 from app.routes.bodies import Document
 from app.routes.dependencies import BackendDep, CallerDep
 from app.routes.openapi import body_of, problems
+from app.routes.pools import CHANGE, SUBMISSION, pool_for
 from app.services import merges
 from app.services.resources import MergePage, MergeResource, PlanResource
 
@@ -51,7 +53,7 @@ class ListQuery(BaseModel):
     response_model=None,
     openapi_extra=body_of(MergeRequest),
 )
-def create_merge(
+async def create_merge(
     backend: BackendDep,
     caller: CallerDep,
     document: Document,
@@ -64,10 +66,12 @@ def create_merge(
     The checkpoints' configs and tensor headers are read before the answer: what is wrong with
     them is said at once, all of it.
     """
+    parsed = await SUBMISSION.run(merges.parse, backend, document)
+    pool = pool_for(parsed.uris)
     if dry_run:
-        return JSONResponse(merges.plan(backend, document).model_dump(mode="json"))
-    merge, is_new = merges.submit(backend, document, caller)
-    return accepted(merge, is_new)
+        plan = await pool.run(merges.plan, backend, parsed)
+        return JSONResponse(plan.model_dump(mode="json"))
+    return accepted(*await pool.run(merges.submit, backend, parsed, caller))
 
 
 @router.get("", responses=problems())
@@ -83,6 +87,7 @@ def get_merge(backend: BackendDep, merge_id: str) -> MergeResource:
 
 
 @router.post("/{merge_id}/cancel", status_code=202, responses=problems(404, 409))
+@CHANGE
 def cancel_merge(backend: BackendDep, merge_id: str) -> MergeResource:
     """Cancel a merge that has not ended; safe to repeat."""
     return merges.cancel(backend, merge_id)
@@ -98,15 +103,16 @@ def cancel_merge(backend: BackendDep, merge_id: str) -> MergeResource:
     },
     response_model=None,
 )
-def retry_merge(backend: BackendDep, caller: CallerDep, merge_id: str) -> Response:
+async def retry_merge(backend: BackendDep, caller: CallerDep, merge_id: str) -> Response:
     """Make a new merge of a failed one's recipe; it takes over what that one had finished."""
-    merge, is_new = merges.retry(backend, merge_id, caller)
-    return accepted(merge, is_new)
+    uris = await run_in_threadpool(merges.sources_of, backend, merge_id)
+    return accepted(*await pool_for(uris).run(merges.retry, backend, merge_id, caller))
 
 
 @router.delete(
     "/{merge_id}", status_code=204, responses=problems(404, 409), response_class=Response
 )
+@CHANGE
 def delete_merge(backend: BackendDep, merge_id: str) -> None:
     """Delete a merge that has ended: its record, events, evaluations and artifacts."""
     merges.delete(backend, merge_id)

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.routes.dependencies import BackendDep
 from app.routes.openapi import problems
+from app.routes.pools import PROBE
 from app.services.metrics import Metrics
 
 router = APIRouter(tags=["service"])
@@ -29,6 +30,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE"})
         **problems(),
     },
 )
+@PROBE
 def get_metrics(request: Request, backend: BackendDep) -> Response:
     """Return merges by status, workers, the queue's depth and request times."""
     metrics: Metrics = request.app.state.metrics

@@ -7,6 +7,7 @@ from fastapi.responses import Response
 
 from app.routes.dependencies import BackendDep
 from app.routes.openapi import problems
+from app.routes.pools import SCORING
 from app.services import model_card
 
 router = APIRouter(prefix="/merges/{merge_id}", tags=["artifacts"])
@@ -22,6 +23,7 @@ _TYPE = "text/markdown"
         **problems(404),
     },
 )
+@SCORING
 def get_model_card(backend: BackendDep, merge_id: str) -> Response:
     """Return a model card: recipe, inputs with digests, error rates so far."""
     return Response(model_card.get(backend, merge_id), media_type=_TYPE)

@@ -12,6 +12,7 @@ from app.contract.evaluation import NormalizerName
 from app.routes.dependencies import BackendDep
 from app.routes.negotiation import preferred
 from app.routes.openapi import problems
+from app.routes.pools import SCORING
 from app.services import wer
 from app.services.selection import MERGE
 from app.services.wer import Selection
@@ -103,6 +104,7 @@ _EXAMPLE: dict[str, Any] = {
         **problems(404),
     },
 )
+@SCORING
 def get_wer(
     request: Request,
     backend: BackendDep,
@@ -137,7 +139,7 @@ def _page_headers(policy: str) -> dict[str, str]:
     }
 
 
-def _selection(
+async def _selection(
     system: Annotated[
         str, Query(max_length=120, description='"merge", "base", an expert\'s name or a merge.')
     ] = MERGE,
@@ -163,6 +165,7 @@ def _selection(
         **problems(404),
     },
 )
+@SCORING
 def get_utterances(
     backend: BackendDep,
     merge_id: str,

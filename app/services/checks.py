@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from app.contract.errors import (
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from app.services.preparation import Prepared
 
 _MERGE = "merge://"
+_REMOTE = ("hf:", "http:", "https:")
 
 
 def check_sources(
@@ -65,6 +68,11 @@ def check_evaluation(
     _run_all(checks)
 
 
+def is_remote(uri: str) -> bool:
+    """Say whether a source is on another machine, whose answer takes as long as it takes."""
+    return uri.lower().startswith(_REMOTE)
+
+
 def named_merges(uris: Iterable[str]) -> dict[str, str]:
     """Return those of the URIs that are of merges, by the merge's identifier."""
     return {uri.removeprefix(_MERGE): uri for uri in uris if uri.startswith(_MERGE)}
@@ -94,7 +102,9 @@ def _policy(backend: Backend) -> SourcePolicy:
     # start.
     from app.services.preparation import source_policy
 
-    return source_policy(backend.settings, backend.engine)
+    # A client waits: the workers, who fetch the files, have no such limit.
+    give_up_at = time.monotonic() + backend.settings.source_deadline_seconds
+    return replace(source_policy(backend.settings, backend.engine), give_up_at=give_up_at)
 
 
 def _evaluation_checks(

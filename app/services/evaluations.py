@@ -26,14 +26,13 @@ from app.storage.leases import JobKind
 
 
 def submit(
-    backend: Backend, merge_id: str, document: Any, caller: Caller
+    backend: Backend, merge_id: str, spec: EvaluationSpec, caller: Caller
 ) -> tuple[EvaluationResource, bool]:
     """Check what is asked and queue the evaluation; return it, and whether it is new.
 
     ConflictError unless the merge has succeeded; AfluenteError with all that is wrong.
     """
     merge = find_merge(backend, merge_id)
-    spec = _parse(document)
     content = spec.model_dump(mode="json")
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     endpoint = f"POST /merges/{merge_id}/evaluations"
@@ -105,7 +104,8 @@ def _compared(spec: EvaluationSpec, sources: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _parse(document: Any) -> EvaluationSpec:
+def parse(document: Any) -> EvaluationSpec:
+    """Return what a body asks for; InvalidRequestError with all that is wrong."""
     try:
         return EvaluationSpec.model_validate(document)
     except ValidationError as error:

@@ -25,13 +25,17 @@ if TYPE_CHECKING:
     from app.services.preparation import Prepared
 
 
-def submit(backend: Backend, document: Any, caller: Caller) -> tuple[MergeResource, bool]:
-    """Check a request and queue its merge; return it, and whether it is new.
+def parse(backend: Backend, document: Any) -> ParsedRequest:
+    """Return what a body asks for; InvalidRequestError with all that is wrong."""
+    return parse_request(document, max_checkpoints=backend.settings.max_checkpoints)
+
+
+def submit(backend: Backend, parsed: ParsedRequest, caller: Caller) -> tuple[MergeResource, bool]:
+    """Check a request's sources and queue its merge; return it, and whether it is new.
 
     It is not new when the caller's Idempotency-Key made it before. Raises AfluenteError with
     everything that is wrong.
     """
-    parsed = _parse(backend, document)
     with claim(backend, caller, "POST /merges", parsed.fingerprint) as mine:
         if mine.made is not None:
             return get(backend, mine.made), False
@@ -51,9 +55,8 @@ def submit(backend: Backend, document: Any, caller: Caller) -> tuple[MergeResour
     return get(backend, merge_id), True
 
 
-def plan(backend: Backend, document: Any) -> PlanResource:
+def plan(backend: Backend, parsed: ParsedRequest) -> PlanResource:
     """Check a request and return what its merge would do; nothing is recorded."""
-    parsed = _parse(backend, document)
     prepared = check_sources(backend, parsed.recipe, parsed.request.evaluation)
     return PlanResource(
         method=parsed.recipe.method,
@@ -150,6 +153,13 @@ def retry(backend: Backend, merge_id: str, caller: Caller) -> tuple[MergeResourc
     return get(backend, new_id), True
 
 
+def sources_of(backend: Backend, merge_id: str) -> list[str]:
+    """Return the pinned URIs that a merge reads, and its evaluation's; NotFoundError without it."""
+    row = find(backend, merge_id)
+    evaluation = row["request"].get("evaluation") or {"datasets": ()}
+    return [*_pinned(row["sources"]), *(one["uri"] for one in evaluation["datasets"])]
+
+
 def delete(backend: Backend, merge_id: str) -> None:
     """Delete a merge with its events, evaluations and artifact.
 
@@ -193,10 +203,6 @@ def _pinned(sources: Mapping[str, Any]) -> list[str]:
 
 def _not_found(merge_id: str) -> NotFoundError:
     return NotFoundError(f"There is no merge {merge_id[:40]}.")
-
-
-def _parse(backend: Backend, document: Any) -> ParsedRequest:
-    return parse_request(document, max_checkpoints=backend.settings.max_checkpoints)
 
 
 def _present(backend: Backend, rows: list[RowMapping]) -> list[MergeResource]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, select
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -18,11 +19,18 @@ from sqlalchemy.types import Float
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _BUSY_SECONDS = 10.0
+# Of the connections of an engine, writers have no more than these: however long they wait for each
+# other, readers find one.
+_MOST_WRITERS = 8
+_CONNECTIONS = 20
 # How many values one IN (...) may have: well under what either database takes.
 MOST_PARAMETERS = 500
 
 # What is raised where it does not answer: it is away, locked, or starting up.
 AWAY = (InterfaceError, OperationalError)
+
+# A server that vanished is noticed in half a minute, not in TCP's quarter of an hour.
+_PATIENCE = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
 
 # Its notes on every start are not for the operator.
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -51,13 +59,29 @@ def connect(url: str) -> Engine:
     if parsed.get_backend_name() == "sqlite":
         if parsed.database and parsed.database != ":memory:":
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(parsed, connect_args={"timeout": _BUSY_SECONDS})
+        engine = create_engine(
+            parsed, connect_args={"timeout": _BUSY_SECONDS}, max_overflow=-1, **_writers()
+        )
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_immediate)
         return engine
     if parsed.drivername in {"postgresql", "postgres"}:
         parsed = parsed.set(drivername="postgresql+psycopg")
-    return create_engine(parsed, pool_pre_ping=True)
+    # Nothing here needs a session to stay with its connection, so that a pooler may stand between
+    # (pgbouncer's transaction pooling): no prepared statements, no SET, no LISTEN, no cursors on
+    # the server, and advisory locks end with their transaction.
+    return create_engine(
+        parsed,
+        pool_pre_ping=True,
+        pool_size=_CONNECTIONS // 2,
+        max_overflow=_CONNECTIONS - _CONNECTIONS // 2,
+        connect_args={"prepare_threshold": None, **_PATIENCE},
+        **_writers(),
+    )
+
+
+def _writers() -> dict[str, Any]:
+    return {"execution_options": {"writers": threading.BoundedSemaphore(_MOST_WRITERS)}}
 
 
 def _configure_sqlite(connection: sqlite3.Connection, record: object) -> None:
@@ -85,9 +109,18 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """Yield a connection in a write transaction, committed at the end."""
-    with engine.begin() as connection:
-        yield connection
+    """Yield a connection in a write transaction, committed at the end.
+
+    Raises sqlalchemy's TimeoutError if too many writers of this process wait for the database.
+    """
+    writers = engine.get_execution_options()["writers"]
+    if not writers.acquire(timeout=_BUSY_SECONDS):
+        raise TimeoutError(f"{_MOST_WRITERS} writers have waited for {_BUSY_SECONDS:.0f} s")
+    try:
+        with engine.begin() as connection:
+            yield connection
+    finally:
+        writers.release()
 
 
 def clock(engine: Engine) -> float:
@@ -98,6 +131,9 @@ def clock(engine: Engine) -> float:
 
 def migrate(engine: Engine) -> None:
     """Bring the schema to the newest revision; safe when several processes do so at once."""
+    with reading(engine) as connection:
+        if _is_newest(connection):
+            return  # without a wait for whoever writes
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7267001)")
