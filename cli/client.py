@@ -20,6 +20,7 @@ from app.contract.errors import (
     RequestRefusedError,
     UnauthorizedError,
 )
+from app.contract.hosts import is_loopback_name
 
 _DEFAULT_URL = "http://127.0.0.1:8000"
 # The stream sends a comment every 15 s: longer silence means that the connection is dead.
@@ -33,8 +34,7 @@ class Client:
 
     def __init__(self, url: str | None = None, api_key: str | None = None) -> None:
         self.url = (url or _running_here() or _DEFAULT_URL).rstrip("/")
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = httpx2.Client(base_url=self.url, headers=headers, timeout=_SILENCE_SECONDS)
+        self._http = _open(self.url, api_key)
 
     def __enter__(self) -> Client:
         return self
@@ -49,7 +49,7 @@ class Client:
 
     def get(self, path: str, **query: str | None) -> Any:
         """Return the JSON document at a path."""
-        return self._call("GET", path, params=_given(query)).json()
+        return self._document("GET", path, params=_given(query))
 
     def get_text(self, path: str, **query: str | None) -> str:
         """Return the text at a path."""
@@ -62,7 +62,7 @@ class Client:
     def post(self, path: str, body: Mapping[str, Any], *, idempotency_key: str) -> Any:
         """Post a document and return the answer; the key makes it safe to post again."""
         headers = {"Idempotency-Key": idempotency_key}
-        return self._call("POST", path, json=body, headers=headers).json()
+        return self._document("POST", path, json=body, headers=headers)
 
     def events(self, path: str, *, patience_seconds: float = 60.0) -> Iterator[tuple[str, Any]]:
         """Yield (type, data) of a merge's events until the stream's end.
@@ -87,7 +87,7 @@ class Client:
         with self._http.stream("GET", path, headers=headers) as answer:
             if answer.status_code >= 500:
                 raise httpx2.RemoteProtocolError(f"it answers {answer.status_code}")
-            if answer.is_error:
+            if not answer.is_success:
                 answer.read()
                 raise _refusal(answer)
             yield from httpx2.EventSource(answer)
@@ -100,13 +100,49 @@ class Client:
                 f"{self.url} cannot be reached ({error}); start the service with `afluente up`, or "
                 "say where it is with --url."
             ) from None
-        if answer.is_error:
+        if not answer.is_success:
             raise _refusal(answer)
         return answer
+
+    def _document(self, method: str, path: str, **options: Any) -> Any:
+        answer = self._call(method, path, **options)
+        try:
+            return answer.json()
+        except ValueError:
+            raise NotReadyError(
+                f"{self.url} does not answer as the service does; say where it is with --url."
+            ) from None
+
+
+def _open(url: str, api_key: str | None) -> httpx2.Client:
+    """Return the HTTP client; AfluenteError says what is wrong with the URL or the key.
+
+    The key goes to this URL only: redirects are not followed, and to this machine there is no
+    proxy, whatever HTTP_PROXY and its like say.
+    """
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    try:
+        return httpx2.Client(
+            base_url=url,
+            headers=headers,
+            timeout=_SILENCE_SECONDS,
+            follow_redirects=False,
+            trust_env=not is_loopback_name(httpx2.URL(url).host),
+        )
+    except UnicodeEncodeError:
+        raise UnauthorizedError("The API key has characters that no key has.") from None
+    except (httpx2.InvalidURL, ValueError, ImportError) as error:
+        # A proxy that HTTP_PROXY or ALL_PROXY names in a way that cannot be used, too.
+        raise NotReadyError(f"{url} cannot be called: {error}.") from None
 
 
 def _refusal(answer: httpx2.Response) -> AfluenteError:
     """Return the error that a problem document describes."""
+    if answer.has_redirect_location:
+        return NotReadyError(
+            f"{answer.url} redirects to {answer.headers['location'][:200]}; if that is the service,"
+            " name it with --url (the API key is not sent there by itself)."
+        )
     try:
         problem = answer.json()
         text = str(problem["detail"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import threading
 import time
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from collections.abc import Iterable
 from sqlalchemy import Engine
 
 from app.contract.errors import ForbiddenError, UnauthorizedError
+from app.contract.hosts import is_loopback_name
 from app.contract.settings import Settings
 from app.storage import keys
 from app.storage.keys import ApiKey
@@ -84,16 +84,3 @@ def refuse_open_exposure(settings: Settings, engine: Engine) -> None:
         f"The API would listen on {settings.host}, open to anyone who reaches it. Make an API "
         "key first (`afluente keys create NAME`), or listen on 127.0.0.1."
     )
-
-
-def is_loopback_name(host: str | None) -> bool:
-    """Say whether a host name or address can only mean this machine."""
-    if host is None:
-        return False
-    name = host.rstrip(".").lower()
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return False
