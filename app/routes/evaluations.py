@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
@@ -42,9 +44,16 @@ async def create_evaluation(
 
 
 @router.get("", responses=problems(404))
-def list_evaluations(backend: BackendDep, merge_id: str) -> EvaluationPage:
+def list_evaluations(
+    backend: BackendDep,
+    merge_id: str,
+    page_size: Annotated[int, Query(ge=1, le=100)] = 20,
+    page_token: Annotated[
+        str | None, Query(max_length=500, description="`next_page_token` of the page before.")
+    ] = None,
+) -> EvaluationPage:
     """List the evaluations of a merge, newest first."""
-    return evaluations.list_all(backend, merge_id)
+    return evaluations.list_page(backend, merge_id, page_size=page_size, page_token=page_token)
 
 
 @router.get("/{evaluation_id}", responses=problems(404))

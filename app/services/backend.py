@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
@@ -22,6 +25,9 @@ from app.storage.database import connect, migrate
 from app.storage.leases import JobKind
 from app.storage.queue import Queue
 
+# Rows are the truth: what is left out here is sent by the sweeper, or looked for by its readers.
+_MOST_ERRANDS = 200
+_ERRAND_SECONDS = 0.2
 _LOG = logging.getLogger(__name__)
 DATABASE_ERRORS = (OperationalError, InterfaceError, TimeoutError)
 
@@ -34,6 +40,7 @@ class Backend:
     engine: Engine
     store: ArtifactStore
     queue: Queue | None
+    errands: Errands
 
     def announce(self, kind: JobKind, job_id: str, merge_id: str) -> None:
         """Tell the workers of a queued job, and wake the readers of its merge's events.
@@ -41,21 +48,49 @@ class Backend:
         Call it after the commit: whatever fails here, the job is accepted. Nothing is lost
         without a broker (the sweeper sends it later) or a note (it is sent again).
         """
-        if self.queue is not None and self.queue.send(kind, job_id):
+        if self.queue is not None:
+            queue = self.queue
+            self.errands.run(lambda: self._send(queue, kind, job_id, merge_id))
+
+    def wake(self, merge_id: str) -> None:
+        """Wake the readers of a merge's events; they look by themselves if this is lost."""
+        if self.queue is not None:
+            queue = self.queue
+            self.errands.run(lambda: queue.wake(merge_id))
+
+    def close(self) -> None:
+        """Close the database's connections."""
+        self.errands.close()
+        self.engine.dispose()
+
+    def _send(self, queue: Queue, kind: JobKind, job_id: str, merge_id: str) -> None:
+        if queue.send(kind, job_id):
             try:
                 leases.mark_sent(self.engine, kind, job_id)
             except SQLAlchemyError as error:
                 _LOG.warning("%s %s was sent, but not noted as sent: %s", kind, job_id, error)
-        self.wake(merge_id)
+        queue.wake(merge_id)
 
-    def wake(self, merge_id: str) -> None:
-        """Wake the readers of a merge's events."""
-        if self.queue is not None:
-            self.queue.wake(merge_id)
+
+class Errands:
+    """Messages to the queue, sent by one thread in the background: hints, of which some may go."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="errands")
+        self._places = threading.BoundedSemaphore(_MOST_ERRANDS)
+
+    def run(self, errand: Callable[[], None]) -> None:
+        """Run an errand soon; return when it is done, or after a moment: clients do not wait."""
+        if not self._places.acquire(blocking=False):
+            _LOG.debug("the queue is away, and too many messages wait for it: one is left out")
+            return
+        done = self._thread.submit(errand)
+        done.add_done_callback(lambda _: self._places.release())
+        wait([done], timeout=_ERRAND_SECONDS)
 
     def close(self) -> None:
-        """Close the database's connections."""
-        self.engine.dispose()
+        """Forget the errands that were not begun."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 def open_backend(settings: Settings) -> Backend:
@@ -63,7 +98,7 @@ def open_backend(settings: Settings) -> Backend:
     engine = connect(settings.database)
     migrate(engine)
     queue = Queue(settings.broker) if settings.broker else None
-    return Backend(settings, engine, ArtifactStore(settings.artifacts), queue)
+    return Backend(settings, engine, ArtifactStore(settings.artifacts), queue, Errands())
 
 
 def database_problem(error: Exception) -> AfluenteError | None:

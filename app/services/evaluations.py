@@ -18,6 +18,7 @@ from app.services.backend import Backend
 from app.services.checks import check_evaluation, named_merges, refuse_deleted
 from app.services.idempotency import Caller, claim
 from app.services.merges import find as find_merge
+from app.services.pages import decode_time_token, encode_token
 from app.services.presentation import evaluation_resource
 from app.services.resources import EvaluationPage, EvaluationResource
 from app.storage import evaluations, leases, merges
@@ -57,12 +58,20 @@ def submit(
     return get(backend, merge_id, evaluation_id), True
 
 
-def list_all(backend: Backend, merge_id: str) -> EvaluationPage:
-    """Return all evaluations of a merge, newest first."""
+def list_page(
+    backend: Backend, merge_id: str, *, page_size: int = 20, page_token: str | None = None
+) -> EvaluationPage:
+    """Return a page of a merge's evaluations, newest first; NotFoundError without the merge."""
+    before = decode_time_token(page_token)
     find_merge(backend, merge_id)
-    rows = evaluations.of_merge(backend.engine, merge_id)
+    rows = evaluations.page(backend.engine, merge_id, before=before, size=page_size + 1)
+    shown = rows[:page_size]
+    last = shown[-1] if len(rows) > page_size else None
     time = clock(backend.engine)
-    return EvaluationPage(data=[evaluation_resource(row, time) for row in rows])
+    return EvaluationPage(
+        data=[evaluation_resource(row, time) for row in shown],
+        next_page_token=encode_token(last["created_at"], last["id"]) if last else None,
+    )
 
 
 def get(backend: Backend, merge_id: str, evaluation_id: str) -> EvaluationResource:

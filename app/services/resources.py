@@ -161,7 +161,7 @@ class EvaluationPage(BaseModel):
     """A merge's evaluations, newest first."""
 
     data: list[EvaluationResource]
-    next_page_token: str | None = None
+    next_page_token: str | None = Field(description="For the next page; null on the last one.")
 
 
 class EventPage(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, RowMapping, delete, insert, select
+from sqlalchemy import Connection, Engine, RowMapping, delete, func, insert, select, tuple_
 
 from app.contract.identifiers import EVALUATION, new_id
 from app.storage import events
@@ -50,13 +50,36 @@ def of_merge(engine: Engine, merge_id: str) -> list[RowMapping]:
         return list(connection.execute(query).mappings())
 
 
-def latest(engine: Engine, merge_ids: Sequence[str]) -> dict[str, RowMapping]:
-    """Return the newest evaluation of each of these merges that has one."""
+def page(
+    engine: Engine, merge_id: str, *, before: tuple[float, str] | None, size: int
+) -> list[RowMapping]:
+    """Return up to `size` evaluations of a merge, newest first, after the last one seen."""
     query = (
         select(evaluations)
-        .where(evaluations.c.merge_id.in_(list(merge_ids)))
-        .order_by(evaluations.c.created_at, evaluations.c.id)
+        .where(evaluations.c.merge_id == merge_id)
+        .order_by(evaluations.c.created_at.desc(), evaluations.c.id.desc())
+        .limit(size)
     )
+    if before is not None:
+        query = query.where(tuple_(evaluations.c.created_at, evaluations.c.id) < before)
+    with reading(engine) as connection:
+        return list(connection.execute(query).mappings())
+
+
+def latest(engine: Engine, merge_ids: Sequence[str]) -> dict[str, RowMapping]:
+    """Return the newest evaluation of each of these merges that has one."""
+    age = func.row_number().over(
+        partition_by=evaluations.c.merge_id,
+        order_by=(evaluations.c.created_at.desc(), evaluations.c.id.desc()),
+    )
+    # Among the identifiers alone: a merge may have thousands, each with a long spec.
+    ranked = (
+        select(evaluations.c.id, age.label("age"))
+        .where(evaluations.c.merge_id.in_(list(merge_ids)))
+        .subquery()
+    )
+    query = select(evaluations).join(ranked, ranked.c.id == evaluations.c.id)
+    query = query.where(ranked.c.age == 1)
     with reading(engine) as connection:
         return {str(row["merge_id"]): row for row in connection.execute(query).mappings()}
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 
+from app.contract.evaluation import EvaluationSpec
 from app.services.backend import Backend
 from app.storage import evaluations
 from app.storage.database import writing
@@ -99,6 +100,32 @@ def test_an_evaluation_is_queued_listed_shown_and_cancelled(
         cancelled = client.post(f"{url}/cancel")
         assert (cancelled.status_code, cancelled.json()["status"]) == (202, "cancelled")
     assert client.get(f"/merges/{finished}").json()["status"] == "succeeded"
+
+
+def test_thousands_of_evaluations_come_in_pages(
+    client: TestClient, backend: Backend, finished: str, spec: dict[str, Any]
+):
+    asked = EvaluationSpec.model_validate(spec).model_dump(mode="json")
+    with writing(backend.engine) as connection:
+        made = [evaluations.create(connection, finished, asked) for _ in range(250)]
+    url = f"/merges/{finished}/evaluations"
+    seen: list[str] = []
+    token: str | None = None
+    while token is not None or not seen:
+        query = {"page_size": 100} | ({"page_token": token} if token else {})
+        answer = client.get(url, params=query)
+        seen += [evaluation["id"] for evaluation in answer.json()["data"]]
+        token = answer.json()["next_page_token"]
+    assert len(seen) == len(made)
+    assert set(seen) == set(made)
+    first = client.get(url)
+    assert [evaluation["id"] for evaluation in first.json()["data"]] == seen[:20]
+    merge = client.get(f"/merges/{finished}")
+    assert merge.json()["evaluation"]["id"] == seen[0]
+    assert len(merge.content) < 5_000
+    assert client.get("/merges").json()["data"][0] == merge.json()
+    for wrong in ({"page_token": "x"}, {"page_size": 101}, {"page_size": 0}):
+        refusal(client.get(url, params=wrong), 422, "invalid_request")
 
 
 def test_an_evaluation_that_ended_cannot_be_cancelled(

@@ -97,6 +97,21 @@ def test_while_another_holds_the_write_lock_reads_do_not_wait(
     assert statuses <= {202, 204, 404, 409, 503}
 
 
+def test_without_a_queue_a_submission_takes_no_longer(
+    make_settings: Callable[..., Settings], recipe: dict[str, Any], hub: str
+):
+    """The row is enough: the message is a hint, sent in the background."""
+    for broker in (hub.replace("http", "redis"), "redis://127.0.0.1:9/0"):
+        with serve(make_settings(broker_url=broker)) as (url, _):
+            call(url, "POST", "/merges?dry_run=true", json=recipe)  # imports
+            for _ in range(3):
+                status, seconds, merge = call(url, "POST", "/merges", json=recipe)
+                assert (status, seconds < 2) == (202, True), broker
+            status, seconds, _ = call(url, "POST", f"/merges/{merge['id']}/cancel")
+            assert (status, seconds < 2) == (202, True), broker
+            assert call(url, "GET", "/readyz")[1] < 6
+
+
 def test_an_api_starts_while_another_process_writes(tmp_path: Path):
     url = f"sqlite:///{tmp_path / 'a.db'}"
     engine = connect(url)
