@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from app.contract.errors import InvalidCheckpointError, Problem, SourceTooLargeError
 from app.contract.tensors import TensorHeader
+from app.sources import generation
 from app.sources.checkpoint import SourceFile
 from app.sources.safetensors import parse_header
 
@@ -71,6 +72,8 @@ def read_contents(folder: SourceFolder, max_bytes: int) -> Contents:
     with _collecting(problems):
         contents.config = _read_config(folder, found)
     with _collecting(problems):
+        problems += _generation_problems(folder, found, contents.config)
+    with _collecting(problems):
         weights, weight_map = _weight_files(folder, found)
     used = [file for name, file in found.items() if name in COMPANIONS]
     if weight_map is not None:
@@ -120,10 +123,23 @@ def _read_config(folder: SourceFolder, found: Mapping[str, SourceFile]) -> dict[
     return _read_json(folder, found["config.json"])
 
 
-def _read_json(folder: SourceFolder, file: SourceFile) -> dict[str, Any]:
+def _generation_problems(
+    folder: SourceFolder, found: Mapping[str, SourceFile], config: Mapping[str, Any]
+) -> list[str]:
+    if generation.FILE in found:
+        document = _read_json(folder, found[generation.FILE], generation.MAX_BYTES)
+        messages = generation.generation_problems(document, config)
+    else:
+        messages = generation.generation_problems(config, config, "config.json")
+    return [f"{folder.label}: {message}" for message in messages]
+
+
+def _read_json(
+    folder: SourceFolder, file: SourceFile, most_bytes: int = _MAX_JSON_BYTES
+) -> dict[str, Any]:
     label = f"{folder.label}: {file.name}"
-    if file.size > _MAX_JSON_BYTES:
-        raise InvalidCheckpointError(f"{label} has {file.size:,} bytes, over {_MAX_JSON_BYTES:,}")
+    if file.size > most_bytes:
+        raise InvalidCheckpointError(f"{label} has {file.size:,} bytes, over {most_bytes:,}")
     try:
         document = json.loads(folder.read_prefix(file, file.size).decode("utf-8"))
     except (ValueError, RecursionError):

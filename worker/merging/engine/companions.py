@@ -17,13 +17,15 @@ import torch
 from app.contract.errors import InvalidCheckpointError
 from app.contract.tensors import DTYPE_NAMES
 from app.planning.layout import INDEX_FILE, index_document
+from app.sources import generation
 from app.sources.layout import COMPANIONS
 
 if TYPE_CHECKING:
     from worker.merging.engine.run import Job
 
-_CONFIG, _TOKENIZER_CONFIG, _PROCESSOR, _PREPROCESSOR = (
+_CONFIG, _GENERATION, _TOKENIZER_CONFIG, _PROCESSOR, _PREPROCESSOR = (
     "config.json",
+    generation.FILE,
     "tokenizer_config.json",
     "processor_config.json",
     "preprocessor_config.json",
@@ -32,7 +34,7 @@ _CONFIG, _TOKENIZER_CONFIG, _PROCESSOR, _PREPROCESSOR = (
 _COPIED = tuple(
     name
     for name in COMPANIONS
-    if name not in {_CONFIG, _TOKENIZER_CONFIG, _PROCESSOR, _PREPROCESSOR}
+    if name not in {_CONFIG, _GENERATION, _TOKENIZER_CONFIG, _PROCESSOR, _PREPROCESSOR}
 )
 _FEATURE_EXTRACTOR = "feature_extractor"
 
@@ -48,7 +50,7 @@ class Companions:
         self._paths = job.all[0].paths
         self._read = {
             name: _load(job.labels[0], self._paths[name])
-            for name in (_TOKENIZER_CONFIG, _PROCESSOR, _PREPROCESSOR)
+            for name in (_GENERATION, _TOKENIZER_CONFIG, _PROCESSOR, _PREPROCESSOR)
             if name in self._paths
         }
 
@@ -58,6 +60,10 @@ class Companions:
         if len(job.plan.files) > 1:
             _dump(folder / INDEX_FILE, index_document(job.plan.files))
         _dump(folder / _CONFIG, _config(job.all[0].resolved.config, _dtype(job)))
+        if _GENERATION in self._read:
+            config = job.all[0].resolved.config
+            kept = generation.generation_config_of(self._read[_GENERATION], config)
+            _dump(folder / _GENERATION, kept)
         for name in _COPIED:
             self._copy(name, folder)
         self._write_tokenizer_config(folder)
