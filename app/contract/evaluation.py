@@ -28,6 +28,7 @@ NormalizerName = Literal[
     "basic",
     "english",
     "english_spelled",
+    "open_asr",
     "brazilian_portuguese",
     "dutch",
     "french",
@@ -106,8 +107,8 @@ class EvaluationSpec(_Model):
     task: Task = Field("transcribe", description="transcribe, or translate into English.")
     normalizer: NormalizerName = Field(
         "basic",
-        description="How texts are made comparable: none, basic and english (Whisper's), or a "
-        "language's name: basic, with digits spelled out.",
+        description="How texts are made comparable: none, basic and english (Whisper's), open_asr "
+        "(the Open ASR Leaderboard's), or a language's name: basic, with numbers spelled out.",
     )
     num_beams: int = Field(5, ge=1, le=20, description="1 decodes greedily.")
     batch_size: int = Field(16, ge=1, le=256, description="Utterances decoded at once.")

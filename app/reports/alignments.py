@@ -36,16 +36,20 @@ Alignment = tuple[Chunk, ...]
 
 def align_words(references: Iterable[str], hypotheses: Iterable[str]) -> list[Alignment]:
     """Return the alignment of each pair of texts by words."""
-    # Words by number: RapidFuzz would compare strings by their hashes.
-    numbers: dict[str, int] = {}
-
-    def numbered(text: str) -> list[int]:
-        return [numbers.setdefault(word, len(numbers)) for word in text.split()]
-
     return [
-        _align(numbered(reference), numbered(hypothesis))
+        align_numbered(reference.split(), hypothesis.split())
         for reference, hypothesis in zip(references, hypotheses, strict=True)
     ]
+
+
+def align_numbered(reference: Sequence[str], hypothesis: Sequence[str]) -> Alignment:
+    """Return the alignment of two lists of words."""
+    # Words by number: RapidFuzz would compare strings by their hashes.
+    numbers: dict[str, int] = {}
+    return _align(
+        [numbers.setdefault(word, len(numbers)) for word in reference],
+        [numbers.setdefault(word, len(numbers)) for word in hypothesis],
+    )
 
 
 def align_characters(references: Iterable[str], hypotheses: Iterable[str]) -> list[Alignment]:

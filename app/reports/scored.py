@@ -8,12 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from app.contract.evaluation import EvaluatedDataset, NormalizerName
+from app.contract.evaluation import EvaluatedDataset, NormalizerName, SkippedUtterance
 from app.reports.alignments import Metric
 from app.reports.averages import DatasetRate
 from app.reports.confidence import Counts, Floats, Sampling, describe, rates, sampling
 from app.reports.normalizers import Normalizer, find_normalizer
 from app.reports.scoring import UtteranceScore, metric_for, score, total
+
+# Of one text, as it is and normalised: what is longer is skipped by name.
+MOST_CHARACTERS = 100_000
+# What a character becomes at most: a ligature 18 letters, a fraction three numbers in words.
+_GROWTH = 20
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,41 @@ def score_dataset(
     evaluated: EvaluatedDataset, normalizer: NormalizerName | None = None
 ) -> ScoredDataset:
     """Return the dataset's scores under its own normaliser, or the one given."""
-    chosen = find_normalizer(normalizer or evaluated.normalizer)
-    metric = metric_for(evaluated.result.language)
+    language = evaluated.result.language
+    chosen = find_normalizer(normalizer or evaluated.normalizer, language)
+    metric = metric_for(language)
+    evaluated = _without_endless(evaluated, chosen)
     scores = score(evaluated.result.utterances, chosen, metric=metric)
     return ScoredDataset(evaluated, chosen, metric, scores)
+
+
+def _without_endless(evaluated: EvaluatedDataset, normalizer: Normalizer) -> EvaluatedDataset:
+    """Return the result, utterances with a text too long to be aligned among the skipped.
+
+    Aligning takes quadratic time: at the limit, which two hours of speech reach, half a second.
+    """
+    kept, skipped = [], list(evaluated.result.skipped)
+    for utterance in evaluated.result.utterances:
+        endless = [
+            side
+            for side in ("reference", "hypothesis")
+            if _is_endless(getattr(utterance, side), normalizer)
+        ]
+        if endless:
+            reason = f"its {endless[0]} has over {MOST_CHARACTERS} characters to compare"
+            skipped.append(
+                SkippedUtterance(index=utterance.index, audio=utterance.audio, reason=reason)
+            )
+        else:
+            kept.append(utterance)
+    if len(kept) == len(evaluated.result.utterances):
+        return evaluated
+    update = {"utterances": tuple(kept), "skipped": tuple(skipped)}
+    result = evaluated.result.model_copy(update=update)
+    return evaluated.model_copy(update={"result": result})
+
+
+def _is_endless(text: str, normalizer: Normalizer) -> bool:
+    if len(text) * _GROWTH <= MOST_CHARACTERS:
+        return False
+    return len(text) > MOST_CHARACTERS or len(normalizer(text)) > MOST_CHARACTERS

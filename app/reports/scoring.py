@@ -15,6 +15,7 @@ from app.reports.alignments import (
     count_characters,
     count_errors,
 )
+from app.reports.compounds import align_compounds
 from app.reports.normalizers import Normalizer
 
 # Languages written without spaces between words (by Whisper's codes): words cannot be counted.
@@ -55,7 +56,11 @@ def score(
     """
     references = [normalizer(utterance.reference) for utterance in utterances]
     hypotheses = [normalizer(utterance.hypothesis) for utterance in utterances]
-    words = align_words(references, hypotheses)
+    if normalizer.joins_compounds:
+        pairs = zip(references, hypotheses, strict=True)
+        words = [align_compounds(spoken.split(), heard.split()) for spoken, heard in pairs]
+    else:
+        words = align_words(references, hypotheses)
     spoken, heard = references, hypotheses
     if metric == "cer":
         spoken, heard = _joined(references), _joined(hypotheses)

@@ -163,7 +163,7 @@ def _entries(
                 score.reference, score.hypothesis, score.alignment, scored.metric
             ),
         }
-        for utterance, score in zip(evaluated.result.utterances, scored.scores, strict=True)
+        for utterance, score in zip(scored.evaluated.result.utterances, scored.scores, strict=True)
     ]
 
 

@@ -1,0 +1,436 @@
+"""How each language reads aloud what stands beside numbers: signs, money, hours, abbreviations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+# Singular and plural, or what follows 1, 2 to 4, and 5 in Slavic languages.
+Forms = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Money:
+    """A currency; `cents` joins {whole}, {unit}, {cents} and {cent_unit}, None where unclear."""
+
+    unit: Forms
+    cent_unit: Forms = ()
+    cents: str | None = None
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Hours of the day: `signs` is their pattern, with the groups `minute` and `long`.
+
+    `whole` is without minutes, `minutes` with them, `long_minutes` where "min" is written too;
+    `one` is the hour of 1.
+    """
+
+    whole: Forms
+    minutes: str
+    one: str
+    signs: str
+    long_minutes: str = ""
+
+
+@dataclass(frozen=True)
+class Ordinals:
+    """Signs of ordinal numbers, as a pattern with the groups `feminine` and `plural`."""
+
+    signs: str
+    highest: int
+    feminine: tuple[str, str] = ("", "")
+    irregular: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A language: `code` is num2words'; `plural` says which of three forms a number takes.
+
+    `abbreviations` are patterns on lower-case text. `alike` are words that become another on both
+    sides, since digits do not say which was meant (genders); `alike_phrases` are patterns.
+    `one` is ("1" before a masculine noun, before a feminine one), which the patterns
+    `feminine_nouns` and, first, `masculine_nouns` tell apart.
+    """
+
+    code: str
+    percent: Forms
+    per_mille: str
+    degree: Forms
+    minus: str
+    decimal: str = ","
+    thousands: str = ". '"
+    plural: Literal["two", "slavic", "polish", "romanian"] = "two"
+    money: Mapping[str, Money] = field(default_factory=dict)
+    scales: tuple[str, ...] = ()
+    of: str = ""
+    clock: Clock | None = None
+    ordinals: Ordinals | None = None
+    abbreviations: Mapping[str, str] = field(default_factory=dict)
+    alike: Mapping[str, str] = field(default_factory=dict)
+    alike_phrases: Mapping[str, str] = field(default_factory=dict)
+    one: tuple[str, str] | None = None
+    feminine_nouns: str = ""
+    masculine_nouns: str = ""
+    # Digits with this after them are left to another rule.
+    left_alone: str = ""
+
+
+_MINUTE = r"(?P<minute>[0-5][0-9])(?![0-9])"
+_COLON = r":(?P<minute>[0-5][0-9])(?!:?[0-9])"
+_H_CLOCK = rf"\s?h(?:\s?{_MINUTE}(?P<long>\s?m(?:in)?\b)?|\b)|{_COLON}(?:\s?h\b)?"
+
+
+def _worded(hour: str) -> str:
+    return rf"{_COLON}(?:\s?{hour}\b)?|\.{_MINUTE}\s?{hour}\b"
+
+
+_IBERIAN_SIGNS = (
+    r"\.?\s?(?:[º°](?!\s?[cf]\b)|(?P<feminine>ª))(?P<plural>s)?"
+    r"|\.?(?:o|(?P<feminine>a))(?P<plural>s)?\b"
+)
+_PORTUGUESE_HUNDREDS = ("duz", "trez", "quatroc", "quinh", "seisc", "setec", "oitoc", "novec")
+_PORTUGUESE_ABBREVIATIONS = {
+    r"\bsr\.?ª(s?)\.?": r"senhora\1",
+    r"\bsra(s?)\b\.?": r"senhora\1",
+    r"\bsr(?:t|\.t)a(s?)\b\.?": r"senhorita\1",
+    r"\bsr\.?s\b\.?": "senhores",
+    r"\bsr\b\.?": "senhor",
+    r"\bdr\.?ª(s?)\.?": r"doutora\1",
+    r"\bdra(s?)\b\.?": r"doutora\1",
+    r"\bdr\.?s\b\.?": "doutores",
+    r"\bdr\b\.?": "doutor",
+    r"\bv\.?\s?ex(?:\.?ª|a\.|\.a)(s?)\.?": r"vossa excelência\1",
+    r"\bex\.?m\.?[oº](s?)(?!\w)\.?": r"excelentíssimo\1",
+    r"\bex\.?m\.?[aª](s?)(?!\w)\.?": r"excelentíssima\1",
+    r"\bil\.?m\.?[oº](s?)(?!\w)\.?": r"ilustríssimo\1",
+    r"\bil\.?m\.?[aª](s?)(?!\w)\.?": r"ilustríssima\1",
+    r"\bd\.?ª": "dona",
+    r"\bprof\.?(?:ª|a\b\.?)": "professora",
+    r"\bprof\.º?": "professor",
+    r"\beng\.?(?:ª|a\b\.)": "engenheira",
+    r"\beng\.º?": "engenheiro",
+    r"\barq\.?ª": "arquiteta",
+    r"\barq\.º?": "arquiteto",
+    r"\bn\.?\s?[º°](s?)\.?": r"número\1 ",
+    r"\bn\.[oº](s?)\b\.?(?=\s*[0-9])": r"número\1 ",
+    r"\bn\.\s?(?=[0-9])": "número ",
+    r"\bart\.?[º°]": "artigo ",
+    r"\bart(s?)\.": r"artigo\1 ",
+    r"\bp[áa]g(s?)\.": r"página\1 ",
+    r"\bav\.": "avenida ",
+    r"\bséc\.": "século ",
+    r"\btel\.": "telefone ",
+    r"\bdto\.": "direito ",
+    r"\blda\b\.?": "limitada ",
+    r"\bsto\.": "santo ",
+    r"\bsta\.": "santa ",
+    r"\bp\.\s?ex\.": "por exemplo ",
+}
+_PORTUGUESE_ALIKE = {
+    "duas": "dois",
+    "porcento": "por cento",
+    **{f"{stem}entas": f"{stem}entos" for stem in _PORTUGUESE_HUNDREDS},
+}
+_PORTUGUESE_PHRASES = {
+    r"\b(vinte|\w+enta|\w+entos|cento|mil) e uma\b": r"\1 e um",
+    r"\bterceira feira\b": "terça feira",
+}
+_PORTUGUESE_CENTS = "{whole} {unit} e {cents} {cent_unit}"
+_PORTUGUESE_CLOCK = Clock(
+    ("hora", "horas"),
+    "{hour} e {minute}",
+    "uma",
+    _H_CLOCK,
+    long_minutes="{hour} {unit} e {minute} minutos",
+)
+_FEMININE = (
+    r"\w+(?:as?|ção|ções|são|sões|dades?|gem|gens|ices?|tudes?)|vez|vezes|noites?|partes?|tardes?"
+    r"|mulher|mulheres|mãe|mães|leis?|chaves?|fases?|frases?|classes?|bases?|cidades?|redes?"
+)
+# Masculine in spite of their ending.
+_MASCULINE = r"\w*(?:ema|grama|oma|ima)s?|\w+ista|dias?|mapas?|planetas?|cometas?"
+
+
+def _portuguese(code: str, cent: str) -> Reading:
+    cents = (cent, f"{cent}s")
+
+    def money(one: str, many: str) -> Money:
+        return Money((one, many), cents, _PORTUGUESE_CENTS)
+
+    return Reading(
+        code,
+        percent=("por cento",),
+        per_mille="por mil",
+        degree=("grau", "graus"),
+        minus="menos",
+        money={
+            "€": money("euro", "euros"),
+            "r$": money("real", "reais"),
+            "us$": money("dólar", "dólares"),
+            "$": money("dólar", "dólares"),
+            "£": Money(("libra", "libras"), ("péni", "pence"), _PORTUGUESE_CENTS),
+        },
+        scales=(
+            "mil milhões", "milhões", "milhão", "mil", "bilhões", "bilhão", "biliões", "bilião",
+        ),
+        of="de",
+        clock=_PORTUGUESE_CLOCK,
+        ordinals=Ordinals(_IBERIAN_SIGNS, 1999, ("o", "a")),
+        abbreviations=_PORTUGUESE_ABBREVIATIONS,
+        alike=_PORTUGUESE_ALIKE,
+        alike_phrases=_PORTUGUESE_PHRASES,
+        one=("um", "uma"),
+        feminine_nouns=_FEMININE,
+        masculine_nouns=_MASCULINE,
+    )  # fmt: skip
+
+
+_ENGLISH_CENTS = "{whole} {unit} and {cents} {cent_unit}"
+ENGLISH = Reading(
+    "en",
+    percent=("percent",),
+    per_mille="per mille",
+    degree=("degree", "degrees"),
+    minus="minus",
+    decimal=".",
+    thousands=",' ",
+    money={
+        "$": Money(("dollar", "dollars"), ("cent", "cents"), _ENGLISH_CENTS),
+        "£": Money(("pound", "pounds")),
+        "€": Money(("euro", "euros"), ("cent", "cents"), _ENGLISH_CENTS),
+    },
+    scales=("thousand", "million", "billion", "trillion"),
+    # Whisper's English normaliser reads ordinals itself.
+    left_alone=r"(?:st|nd|rd|th|s)\b",
+)  # fmt: skip
+
+READINGS: Mapping[str, Reading] = {
+    "portuguese": _portuguese("pt", "cêntimo"),
+    "brazilian_portuguese": _portuguese("pt_BR", "centavo"),
+    "spanish": Reading(
+        "es",
+        percent=("por ciento",),
+        per_mille="por mil",
+        degree=("grado", "grados"),
+        minus="menos",
+        money={
+            "€": Money(("euro", "euros"), ("céntimo", "céntimos"), "{whole} {unit} con {cents}"),
+            "$": Money(("dólar", "dólares"), ("centavo", "centavos"), "{whole} {unit} con {cents}"),
+            "£": Money(("libra", "libras")),
+        },
+        scales=("mil millones", "millones", "millón", "mil"),
+        of="de",
+        clock=Clock(("hora", "horas"), "{hour} y {minute}", "una", _H_CLOCK),
+        ordinals=Ordinals(
+            _IBERIAN_SIGNS + r"|\.?(?P<short>er)\b",
+            100,
+            ("o", "a"),
+            {11: "undécimo", 12: "duodécimo"},
+        ),
+        abbreviations={
+            r"\bsra(s?)\b\.?": r"señora\1",
+            r"\bsrta(s?)\b\.?": r"señorita\1",
+            r"\bsres\b\.?": "señores",
+            r"\bsr\b\.?": "señor",
+            r"\bdra(s?)\b\.?": r"doctora\1",
+            r"\bdr\b\.?": "doctor",
+            r"\b(?:vd|ud)(s?)\.": r"usted\1",
+            r"\bn\.?\s?[º°](s?)\.?": r"número\1 ",
+            r"\bnúm\.": "número ",
+            r"\bpág\.": "página ",
+            r"\bav(?:da)?\.": "avenida ",
+        },
+        alike={
+            "veintiuna": "veintiuno",
+            "veintiún": "veintiuno",
+            **{
+                f"{stem}ientas": f"{stem}ientos"
+                for stem in ("dosc", "tresc", "cuatroc", "seisc", "setec", "ochoc", "novec")
+            },
+            "quinientas": "quinientos",
+        },
+        alike_phrases={r"\b(treinta|\w+enta) y una?\b": r"\1 y uno"},
+        one=("un", "una"),
+        feminine_nouns=r"\w+(?:as?|ción|ciones|dad|dades)|vez|veces|noches?|partes?|mujer|tardes?",
+        masculine_nouns=r"\w*(?:ema|grama|oma|ima)s?|\w+ista|días?|mapas?|planetas?|cometas?",
+    ),
+    "french": Reading(
+        "fr",
+        percent=("pour cent",),
+        per_mille="pour mille",
+        degree=("degré", "degrés"),
+        minus="moins",
+        money={
+            "€": Money(("euro", "euros"), ("centime", "centimes"), "{whole} {unit} {cents}"),
+            "$": Money(("dollar", "dollars"), ("cent", "cents"), "{whole} {unit} {cents}"),
+            "£": Money(("livre", "livres")),
+        },
+        scales=("mille", "million", "millions", "milliard", "milliards"),
+        of="de",
+        clock=Clock(("heure", "heures"), "{hour} {unit} {minute}", "une", _H_CLOCK),
+        ordinals=Ordinals(
+            r"(?:er|(?P<feminine>[eè]?re)|i?[eè]me|e)(?P<plural>s)?\b",
+            1999,
+            ("premier", "première"),
+        ),
+        abbreviations={
+            r"\bmmes\b\.?": "mesdames",
+            r"\bmme\b\.?": "madame",
+            r"\bmlle(s?)\b\.?": r"mademoiselle\1",
+            r"\bmm\.": "messieurs",
+            r"\bdr\b\.?": "docteur",
+            r"\bn\.?\s?[º°](s?)\.?": r"numéro\1 ",
+        },
+        alike_phrases={
+            r"\b(vingt|trente|quarante|cinquante|soixante) et une\b": r"\1 et un",
+        },
+    ),
+    "german": Reading(
+        "de",
+        percent=("prozent",),
+        per_mille="promille",
+        degree=("grad",),
+        minus="minus",
+        money={
+            "€": Money(("euro",), ("cent",), "{whole} {unit} {cents}"),
+            "$": Money(("dollar",), ("cent",), "{whole} {unit} {cents}"),
+            "£": Money(("pfund",)),
+        },
+        one=("ein", "eine"),
+        scales=("tausend", "million", "millionen", "milliarde", "milliarden"),
+        clock=Clock(("uhr",), "{hour} uhr {minute}", "ein", _worded("uhr")),
+        abbreviations={
+            r"\bdr\b\.?": "doktor",
+            r"\bprof\.": "professor",
+            r"\bhr\.": "herr",
+            r"\bnr\.": "nummer ",
+            r"\bz\.\s?b\.": "zum beispiel ",
+            r"\bd\.\s?h\.": "das heißt ",
+            r"\bu\.\s?a\.": "unter anderem ",
+            r"\bbzw\.": "beziehungsweise ",
+            r"\busw\.": "und so weiter ",
+        },
+    ),
+    "italian": Reading(
+        "it",
+        percent=("per cento",),
+        per_mille="per mille",
+        degree=("grado", "gradi"),
+        minus="meno",
+        money={
+            "€": Money(("euro",), ("centesimo", "centesimi"), "{whole} {unit} e {cents}"),
+            "$": Money(
+                ("dollaro", "dollari"), ("centesimo", "centesimi"), "{whole} {unit} e {cents}"
+            ),
+            "£": Money(("sterlina", "sterline")),
+        },
+        scales=("mila", "milione", "milioni", "miliardo", "miliardi"),
+        of="di",
+        clock=Clock(("ora", "ore"), "{hour} e {minute}", "una", _H_CLOCK),
+        ordinals=Ordinals(r"\.?\s?(?:[º°](?!\s?[cf]\b)|(?P<feminine>ª))", 1999, ("o", "a")),
+        abbreviations={
+            r"\bsig\.?ra\b\.?": "signora",
+            r"\bsig\.?na\b\.?": "signorina",
+            r"\bsigg\.": "signori",
+            r"\bsig\.": "signor ",
+            r"\bdott\.?ssa\b\.?": "dottoressa",
+            r"\bdott\.": "dottor ",
+            r"\bn\.?\s?[º°]\.?": "numero ",
+        },
+        alike={"percento": "per cento"},
+        one=("un", "una"),
+        feminine_nouns=r"\w+(?:a|zione|zioni|tà|gione)|volta|notte|parte",
+        masculine_nouns=r"\w*(?:ema|gramma|oma|ima)|\w+ista",
+    ),
+    "dutch": Reading(
+        "nl",
+        percent=("procent",),
+        per_mille="promille",
+        degree=("graad", "graden"),
+        minus="min",
+        money={
+            "€": Money(("euro",), ("cent",), "{whole} {unit} {cents}"),
+            "$": Money(("dollar",), ("cent",), "{whole} {unit} {cents}"),
+            "£": Money(("pond",)),
+        },
+        scales=("duizend", "miljoen", "miljard"),
+        clock=Clock(("uur",), "{hour} uur {minute}", "één", _worded("uur")),
+        ordinals=Ordinals(r"(?:ste|de|e)\b", 1999),
+        abbreviations={r"\bnr\.": "nummer ", r"\bmevr\.": "mevrouw ", r"\bbijv\.": "bijvoorbeeld "},
+        alike={"een": "één"},
+    ),
+    "polish": Reading(
+        "pl",
+        percent=("procent",),
+        per_mille="promili",
+        degree=("stopień", "stopnie", "stopni"),
+        minus="minus",
+        plural="polish",
+        money={
+            "€": Money(("euro",)),
+            "$": Money(("dolar", "dolary", "dolarów")),
+            "£": Money(("funt", "funty", "funtów")),
+            "zł": Money(("złoty", "złote", "złotych")),
+        },
+        alike={"dwie": "dwa"},
+    ),
+    "romanian": Reading(
+        "ro",
+        percent=("la sută",),
+        per_mille="la mie",
+        degree=("grad", "grade", "de grade"),
+        minus="minus",
+        plural="romanian",
+        money={
+            "€": Money(("euro", "euro", "de euro")),
+            "$": Money(("dolar", "dolari", "de dolari")),
+            "£": Money(("liră", "lire", "de lire")),
+        },
+        alike={"două": "doi", "douăsprezece": "doisprezece"},
+    ),
+    "russian": Reading(
+        "ru",
+        percent=("процент", "процента", "процентов"),
+        per_mille="промилле",
+        degree=("градус", "градуса", "градусов"),
+        minus="минус",
+        plural="slavic",
+        money={
+            "€": Money(("евро",)),
+            "$": Money(("доллар", "доллара", "долларов")),
+            "£": Money(("фунт", "фунта", "фунтов")),
+            "₽": Money(("рубль", "рубля", "рублей")),
+        },
+        alike={"две": "два"},
+    ),
+    "ukrainian": Reading(
+        "uk",
+        percent=("відсоток", "відсотки", "відсотків"),
+        per_mille="проміле",
+        degree=("градус", "градуси", "градусів"),
+        minus="мінус",
+        plural="slavic",
+        money={
+            "€": Money(("євро",)),
+            "$": Money(("долар", "долари", "доларів")),
+            "£": Money(("фунт", "фунти", "фунтів")),
+            "₴": Money(("гривня", "гривні", "гривень")),
+        },
+        alike={"дві": "два"},
+    ),
+    "swedish": Reading(
+        "sv",
+        percent=("procent",),
+        per_mille="promille",
+        degree=("grad", "grader"),
+        minus="minus",
+        money={
+            "€": Money(("euro",)),
+            "$": Money(("dollar",)),
+            "£": Money(("pund",)),
+        },
+        ordinals=Ordinals(r":[ae]\b", 1999),
+    ),
+}
