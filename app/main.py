@@ -1,6 +1,14 @@
-"""The API as an ASGI application: `uvicorn app.main:app`, or `create_app` with settings."""
+"""The API as an ASGI application: `uvicorn app.main:app`, or `create_app` with settings.
+
+`afluente api` serves it without looking into the working directory. uvicorn puts that first, so
+that a folder `app` there would be taken for this one; nothing else from there is.
+"""
 
 from __future__ import annotations
+
+from app.isolation import isolate  # isort: split
+
+isolate()
 
 import asyncio
 from collections.abc import AsyncIterator

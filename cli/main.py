@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from app.isolation import isolate  # isort: split
+
+isolate()
+
 import sys
 from typing import Annotated
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 
 from sqlalchemy import Engine
 
@@ -11,7 +12,8 @@ from app.contract.errors import OutOfMemoryError, WorkerLostError
 from app.contract.settings import Settings
 from app.storage import fleet, merges, parts
 from app.storage.artifacts import ArtifactStore, merge_of
-from app.storage.leases import abandon, mark_sent, owners, recover, waiting
+from app.storage.leases import Hold, JobKind, abandon, held, mark_sent, recover, waiting
+from app.storage.observer import Observer
 from app.storage.queue import Queue
 from worker.invitations import invite
 from worker.processes.owners import is_known_dead
@@ -36,26 +38,44 @@ class Sweeper:
 
     def sweep(self) -> bool:
         """Sweep once if elected; return whether it was."""
-        if not fleet.elect(self.engine, _ROLE, self.owner, self.settings.sweep_seconds * 2):
+        # Those that are not elected watch too, so as to know when the elected one is gone.
+        run_out = self.run_out()
+        if not self._election.stand():
             return False
-        self.recover()
+        self.recover(run_out)
         self.resend()
         invite(self.engine, self.queue)
         self.tidy()
         return True
 
-    def recover(self) -> None:
-        """Put the jobs of dead workers back into the queue, or end them."""
+    def run_out(self) -> dict[tuple[JobKind, str], Hold]:
+        """Return the leases that nobody has renewed for their length."""
+        holds = held(self.engine)
         # A worker of this machine that is gone cannot come back: no need to wait for its lease.
-        for owner in filter(is_known_dead, owners(self.engine)):
+        for owner in {hold.owner for hold in holds.values() if is_known_dead(hold.owner)}:
             abandon(self.engine, owner)
+        unchanged = self._observer.unchanged(holds)
+        length = self.settings.lease_seconds
+        return {job: holds[job] for job, seconds in unchanged.items() if seconds >= length}
+
+    @cached_property
+    def _observer(self) -> Observer:
+        return Observer(longest_round_seconds=self.settings.sweep_seconds * 2)
+
+    @cached_property
+    def _election(self) -> fleet.Election:
+        seconds = self.settings.sweep_seconds * 2
+        return fleet.Election(self.engine, _ROLE, self.owner, seconds, is_known_dead)
+
+    def recover(self, run_out: dict[tuple[JobKind, str], Hold] | None = None) -> None:
+        """Put the jobs of dead workers back into the queue, or end them."""
         most = self.settings.max_crashes
         lost = WorkerLostError(f"The worker died {most} times while it did this; see its log.")
         killed = OutOfMemoryError(
             f"The worker was killed {most} times while it did this, most likely because the host's "
             "memory ran out: give the worker more, or set AFLUENTE_THREADS=1."
         )
-        for job in recover(self.engine, most, lost.as_record(), killed.as_record()):
+        for job in recover(self.engine, most, lost.as_record(), killed.as_record(), run_out):
             _LOG.warning("%s lost its worker: %s", job.id, job.status)
 
     def resend(self) -> None:

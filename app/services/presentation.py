@@ -148,8 +148,10 @@ def _maybe(seconds: float | None) -> str | None:
 def _progress(row: Row, since: float | None, clock: float | None) -> ProgressResource:
     done, total = row["progress_done"], row["progress_total"]
     eta = None
-    if row["status"] == "running" and clock is not None and since and done and total:
-        eta = round(max(clock - since, 0.0) * max(total - done, 0) / done, 1)
+    # A beginning ahead of the clock is from before the clock was set back.
+    elapsed = clock - since if clock is not None and since else -1.0
+    if row["status"] == "running" and elapsed >= 0 and done and total:
+        eta = round(elapsed * max(total - done, 0) / done, 1)
     return ProgressResource(**progress(done, total, row["progress_unit"]), eta_seconds=eta)
 
 

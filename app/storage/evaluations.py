@@ -13,18 +13,26 @@ from app.storage.database import now, reading
 from app.storage.merges import lock
 from app.storage.tables import evaluation_results, evaluations
 
+# Between two evaluations of a merge, so that their order shows in their times.
+_LEAST_SECONDS = 0.001
+
 
 def create(connection: Connection, merge_id: str, spec: Mapping[str, Any]) -> str:
     """Insert a queued evaluation of a merge and return its identifier."""
     evaluation_id = new_id(EVALUATION)
     lock(connection, merge_id)  # before the insert, whose foreign key would take a weaker one
+    # The newest is the one that counts, also after the clock was set back.
+    newest = func.max(evaluations.c.created_at)
+    last, moment = connection.execute(
+        select(newest, now()).where(evaluations.c.merge_id == merge_id)
+    ).one()
     connection.execute(
         insert(evaluations).values(
             id=evaluation_id,
             merge_id=merge_id,
             status="queued",
             spec=dict(spec),
-            created_at=now(),
+            created_at=max(moment, last + _LEAST_SECONDS) if last else moment,
         )
     )
     data = {"id": evaluation_id, "status": "queued"}

@@ -3,46 +3,38 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Engine, RowMapping, delete, insert, or_, select, update
+from sqlalchemy import Connection, Engine, RowMapping, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.storage.database import now, reading, writing
+from app.storage.observer import Observer
 from app.storage.tables import elections, workers
 
 _FORGET_SECONDS = 3600.0
-
-
-def enlist(engine: Engine, worker_id: str, host: str) -> None:
-    """Note that a worker has started; forget those that have been silent for an hour."""
-    with writing(engine) as connection:
-        connection.execute(delete(workers).where(workers.c.seen_at < now() - _FORGET_SECONDS))
-        connection.execute(
-            insert(workers).values(id=worker_id, host=host, started_at=now(), seen_at=now())
-        )
+# How far ahead of the clock a time may be before the clock must have been set back.
+_AHEAD_SECONDS = 60.0
 
 
 def seen(engine: Engine, worker_id: str, host: str | None = None) -> None:
-    """Note that the worker is alive; one that was forgotten is enlisted again.
+    """Note that the worker can take a job now; forget those that have been silent for an hour.
 
     `host` is where it runs: this machine, if not given.
     """
     with writing(engine) as connection:
-        connection.execute(
-            _dialect(engine)
-            .insert(workers)
-            .values(
-                id=worker_id, host=host or socket.gethostname(), started_at=now(), seen_at=now()
-            )
-            .on_conflict_do_update(index_elements=[workers.c.id], set_={"seen_at": now()})
+        silent = or_(
+            workers.c.seen_at < now() - _FORGET_SECONDS, workers.c.seen_at > now() + _AHEAD_SECONDS
         )
+        connection.execute(delete(workers).where(silent, workers.c.id != worker_id))
+        _note(engine, connection, worker_id, host, seen_at=now())
 
 
 def stop(engine: Engine, worker_id: str) -> None:
     """Tell the worker's children to put their job back."""
     with writing(engine) as connection:
-        connection.execute(update(workers).where(workers.c.id == worker_id).values(stopping=True))
+        _note(engine, connection, worker_id, None, stopping=True)
 
 
 def dismiss(engine: Engine, worker_id: str) -> None:
@@ -53,34 +45,69 @@ def dismiss(engine: Engine, worker_id: str) -> None:
 
 def alive(engine: Engine, within_seconds: float) -> list[RowMapping]:
     """Return the workers seen this recently that were not told to stop."""
-    query = select(workers).where(
-        workers.c.seen_at > now() - within_seconds, workers.c.stopping.is_(False)
-    )
+    # A time ahead of the clock is from before the clock was set back.
+    recent = func.abs(now() - workers.c.seen_at) < within_seconds
+    query = select(workers).where(recent, workers.c.stopping.is_(False))
     with reading(engine) as connection:
         return list(connection.execute(query).mappings())
 
 
-def elect(engine: Engine, role: str, owner: str, seconds: float) -> bool:
-    """Take or keep a role until `seconds` from now; False while another has it."""
-    with writing(engine) as connection:
-        mine = connection.execute(
-            update(elections)
-            .where(
-                elections.c.role == role,
-                or_(elections.c.owner == owner, elections.c.expires_at < now()),
+class Election:
+    """A candidate for a role that one at a time has: who has it renews it by standing again."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        role: str,
+        owner: str,
+        seconds: float,
+        is_dead: Callable[[str], bool] = lambda owner: False,
+    ) -> None:
+        """Take the role from who has not renewed it for `seconds`, or is known to be dead."""
+        self._engine, self._role, self._owner = engine, role, owner
+        self._seconds, self._is_dead = seconds, is_dead
+        self._observer = Observer(seconds)
+
+    def stand(self) -> bool:
+        """Take or keep the role; False while another has it. Call it every now and then."""
+        mine = {"owner": self._owner, "expires_at": now() + self._seconds}
+        with writing(self._engine) as connection:
+            query = select(elections).where(elections.c.role == self._role).with_for_update()
+            row = connection.execute(query).one_or_none()
+            if row is None:
+                first = connection.execute(
+                    _dialect(self._engine)
+                    .insert(elections)
+                    .values(role=self._role, **mine)
+                    .on_conflict_do_nothing()
+                    .returning(elections.c.role)
+                )
+                return first.first() is not None
+            if row.owner != self._owner:
+                held = self._observer.unchanged({self._role: (row.owner, row.expires_at)})
+                if held[self._role] < self._seconds and not self._is_dead(row.owner):
+                    return False
+            connection.execute(
+                update(elections).where(elections.c.role == self._role).values(**mine)
             )
-            .values(owner=owner, expires_at=now() + seconds)
-        )
-        if mine.rowcount == 1:
             return True
-        first = connection.execute(
-            _dialect(engine)
-            .insert(elections)
-            .values(role=role, owner=owner, expires_at=now() + seconds)
-            .on_conflict_do_nothing()
-            .returning(elections.c.role)
+
+
+def _note(
+    engine: Engine, connection: Connection, worker_id: str, host: str | None, **values: Any
+) -> None:
+    """Write this of a worker; one that is not known is added."""
+    connection.execute(
+        _dialect(engine)
+        .insert(workers)
+        .values(
+            id=worker_id,
+            host=host or socket.gethostname(),
+            started_at=now(),
+            **{"seen_at": now(), **values},
         )
-        return first.first() is not None
+        .on_conflict_do_update(index_elements=[workers.c.id], set_=values)
+    )
 
 
 def _dialect(engine: Engine) -> Any:

@@ -48,7 +48,8 @@ def reserve(engine: Engine, key: IdempotencyKey, keep_seconds: float) -> Reserva
         row = connection.execute(select(table).where(*_match(key)).with_for_update()).one_or_none()
         if row is not None and row.resource_id is not None:
             return _made(connection, key, row)
-        if row is not None and row.created_at < moment - _DEAD_AFTER_SECONDS:
+        # Likewise one from far ahead of the clock, which was set back since.
+        if row is not None and abs(moment - row.created_at) > _DEAD_AFTER_SECONDS:
             connection.execute(
                 update(table)
                 .where(*_match(key))

@@ -1,8 +1,11 @@
-"""Who works on a job: leases with a fencing number, on the database's clock.
+"""Who works on a job: leases with a fencing number.
 
 A merge (or an evaluation, or a part of one) belongs to whoever took its row last: taking raises
 `fence`, and every later write of that attempt says `where fence = ...`. An attempt that lost its
 lease can therefore change nothing, however late it wakes up.
+
+A lease has run out when its `lease_expires_at` has not changed for its length, as a sweeper saw
+it (`observer.py`), or is null. The time itself is for people: clocks jump.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -27,7 +30,7 @@ from sqlalchemy import (
 
 from app.contract.states import FINAL, OPEN, origins
 from app.storage import events
-from app.storage.database import now, reading, writing
+from app.storage.database import MOST_PARAMETERS, now, reading, writing
 from app.storage.tables import evaluation_parts, evaluations, merges, workers
 
 
@@ -56,12 +59,21 @@ UNOWNED: Mapping[str, Any] = {
     "lease_expires_at": None,
     "sent_at": None,
 }
+_UNDER_WAY = ("running", "cancelling")
 # Those that messages name, and that clients hear of. Parts are claimed through their evaluation.
 _ANNOUNCED = (JobKind.MERGE, JobKind.EVALUATION)
 
 
 class LeaseLostError(Exception):
     """The attempt no longer owns its job and must go away without a trace."""
+
+
+class Hold(NamedTuple):
+    """What a job's row says of its lease; every renewal changes it."""
+
+    owner: str
+    fence: int
+    expires_at: float | None
 
 
 @dataclass(frozen=True)
@@ -121,9 +133,7 @@ def write(connection: Connection, lease: Lease, values: Mapping[str, Any]) -> No
     """Write into the job's row in the caller's transaction; LeaseLostError if it is not ours."""
     table = lease.kind.table
     done = connection.execute(
-        update(table)
-        .where(lease._mine, table.c.status.in_(("running", "cancelling")))
-        .values(**values)
+        update(table).where(lease._mine, table.c.status.in_(_UNDER_WAY)).values(**values)
     )
     if done.rowcount != 1:
         raise LeaseLostError(lease.id)
@@ -143,7 +153,7 @@ def look(engine: Engine, lease: Lease, worker_id: str | None = None) -> str:
         query = query.join(evaluations, evaluations.c.id == table.c.evaluation_id).where(wanted)
     with reading(engine) as connection:
         row = connection.execute(query).one_or_none()
-    if row is None or row.status not in {"running", "cancelling"}:
+    if row is None or row.status not in _UNDER_WAY:
         raise LeaseLostError(lease.id)
     if row.status == "running" and row.stopping:
         return "stopping"
@@ -196,15 +206,23 @@ def give_back(engine: Engine, lease: Lease) -> None:
         _announce(connection, lease.kind, lease.id, lease.merge_id, "queued")
 
 
-def owners(engine: Engine) -> set[str]:
-    """Return the owners of all leases that have not run out."""
-    found: set[str] = set()
+def held(engine: Engine) -> dict[tuple[JobKind, str], Hold]:
+    """Return the leases of all jobs that are under way and were not abandoned."""
+    found: dict[tuple[JobKind, str], Hold] = {}
     with reading(engine) as connection:
         for kind in JobKind:
-            owner = kind.table.c.lease_owner
-            query = select(owner).where(owner.is_not(None), kind.table.c.lease_expires_at > now())
-            found |= set(connection.execute(query).scalars())
+            table = kind.table
+            query = select(table.c.id, *_hold(table)).where(
+                table.c.status.in_(_UNDER_WAY), table.c.lease_expires_at.is_not(None)
+            )
+            for job_id, *hold in connection.execute(query):
+                found[kind, job_id] = Hold(*hold)
     return found
+
+
+def owners(engine: Engine) -> set[str]:
+    """Return the owners of all jobs that are under way and were not abandoned."""
+    return {hold.owner for hold in held(engine).values()}
 
 
 def abandon(engine: Engine, owner_prefix: str, *, killed: bool = False) -> None:
@@ -216,9 +234,9 @@ def abandon(engine: Engine, owner_prefix: str, *, killed: bool = False) -> None:
                 update(table)
                 .where(
                     table.c.lease_owner.startswith(owner_prefix, autoescape=True),
-                    table.c.status.in_(("running", "cancelling")),
+                    table.c.status.in_(_UNDER_WAY),
                 )
-                .values(lease_expires_at=now(), killed=killed)
+                .values(lease_expires_at=None, killed=True if killed else table.c.killed)
             )
 
 
@@ -232,28 +250,44 @@ class Recovered:
 
 
 def recover(
-    engine: Engine, max_crashes: int, lost: Mapping[str, Any], killed: Mapping[str, Any]
+    engine: Engine,
+    max_crashes: int,
+    lost: Mapping[str, Any],
+    killed: Mapping[str, Any],
+    run_out: Mapping[tuple[JobKind, str], Hold] | None = None,
 ) -> list[Recovered]:
     """Requeue the jobs whose lease ran out; end those cancelled or tried too often.
 
-    `lost` and `killed` are the error records of a job whose last worker vanished, or was killed
-    outright. Raising the fence here shuts out an attempt that is only slow. A part ends nothing: it
-    is left to its evaluation's lead, whose crashes count.
+    `run_out` are leases that were not renewed for their length; one that was renewed since stays.
+    Leases that were abandoned need no naming. `lost` and `killed` are the error records of a job
+    whose last worker vanished, or was killed outright. Raising the fence here shuts out an attempt
+    that is only slow. A part ends nothing: it is left to its evaluation's lead, whose crashes
+    count.
     """
     outcome = []
     with writing(engine) as connection:
         for kind in JobKind:
             table = kind.table
+            seen = [job_id for of, job_id in run_out or () if of is kind][:MOST_PARAMETERS]
             rows = connection.execute(
-                select(*_identity(table), table.c.status, table.c.crashes, table.c.killed)
+                select(
+                    *_identity(table),
+                    table.c.status,
+                    table.c.crashes,
+                    table.c.killed,
+                    *_hold(table),
+                )
                 .where(
-                    table.c.status.in_(("running", "cancelling")),
-                    or_(table.c.lease_expires_at.is_(None), table.c.lease_expires_at < now()),
+                    table.c.status.in_(_UNDER_WAY),
+                    or_(table.c.lease_expires_at.is_(None), table.c.id.in_(seen)),
                 )
                 # Locked, or a renewal or an end could come between this and the update.
                 .with_for_update(skip_locked=True)
             ).all()
             for row in rows:
+                hold = Hold(*row[-3:])
+                if hold.expires_at is not None and (run_out or {}).get((kind, row.id)) != hold:
+                    continue  # renewed, or taken by another
                 target = "queued"
                 values: dict[str, Any] = {}
                 if row.status == "cancelling":
@@ -294,20 +328,29 @@ def waiting(engine: Engine, *, unsent_seconds: float | None) -> list[tuple[JobKi
             table = kind.table
             unsent: ColumnElement[bool] = table.c.sent_at.is_(None)
             if unsent_seconds is not None:
-                unsent = or_(unsent, table.c.sent_at < now() - unsent_seconds)
+                # A time ahead of the clock is from before the clock was set back.
+                age = now() - table.c.sent_at
+                unsent = or_(unsent, age > unsent_seconds, age < 0.0)
             query = select(table.c.id, table.c.created_at).where(table.c.status == "queued", unsent)
             found += [(row.created_at, kind, row.id) for row in connection.execute(query)]
     return [(kind, job_id) for _, kind, job_id in sorted(found)]
 
 
 def interrupted(engine: Engine) -> tuple[JobKind, str] | None:
-    """Return the oldest queued job that was begun before: it goes first, whatever the message."""
+    """Return the oldest queued job that was begun before: it goes first, whatever the message.
+
+    Not one that was killed, or lost its worker twice: what it did may be done to the next worker
+    too, so it waits its turn.
+    """
     found: list[tuple[float, JobKind, str]] = []
     with reading(engine) as connection:
         for kind in _ANNOUNCED:
             table = kind.table
             query = select(table.c.id, table.c.started_at).where(
-                table.c.status == "queued", table.c.attempt > 0
+                table.c.status == "queued",
+                table.c.attempt > 0,
+                table.c.killed.is_(False),
+                table.c.crashes < 2,
             )
             found += [(row.started_at, kind, row.id) for row in connection.execute(query)]
     if not found:
@@ -390,6 +433,10 @@ def _first(table: Table) -> Any:
 def _identity(table: Table) -> tuple[Any, Any]:
     merge_id = table.c.id if table is merges else table.c.merge_id
     return table.c.id, merge_id.label("merge_id")
+
+
+def _hold(table: Table) -> tuple[Any, Any, Any]:
+    return table.c.lease_owner, table.c.fence, table.c.lease_expires_at
 
 
 def _announce(

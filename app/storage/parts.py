@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Engine,
     Select,
-    and_,
-    case,
     delete,
     func,
     insert,
@@ -117,7 +114,6 @@ def claim(
     with writing(engine) as connection:
         if _lock(connection, evaluation_id) not in _WANTED:
             return None
-        _recover(connection, evaluation_id)
         own = parts.c.evaluation_id == evaluation_id, parts.c.device_type == device_type
         query = _free(select(parts), leading=leading).where(*own)
         query = query.order_by(parts.c.lead_only.desc(), parts.c.position).limit(1)
@@ -172,10 +168,9 @@ def leave_to_lead(engine: Engine, lease: Lease) -> None:
 
 
 def statuses(engine: Engine, evaluation_id: str) -> Counter[str]:
-    """Return how many of an evaluation's parts are in each status; a lost worker's are queued."""
-    status = case((_lost(), "queued"), else_=parts.c.status)
+    """Return how many of an evaluation's parts are in each status."""
     own = parts.c.evaluation_id == evaluation_id
-    counts = select(status, func.count()).where(own).group_by(status)
+    counts = select(parts.c.status, func.count()).where(own).group_by(parts.c.status)
     with reading(engine) as connection:
         return Counter({str(status): int(count) for status, count in connection.execute(counts)})
 
@@ -199,19 +194,6 @@ def tidy(engine: Engine) -> None:
     ended = select(evaluations_table.c.id).where(evaluations_table.c.status.in_(sorted(FINAL)))
     with writing(engine) as connection:
         connection.execute(delete(parts).where(parts.c.evaluation_id.in_(ended)))
-
-
-def _lost() -> ColumnElement[bool]:
-    return and_(parts.c.status == "running", parts.c.lease_expires_at < now())
-
-
-def _recover(connection: Connection, evaluation_id: str) -> None:
-    """Do for the parts of an evaluation what `leases.recover` does, without waiting for a sweep."""
-    connection.execute(
-        update(parts)
-        .where(parts.c.evaluation_id == evaluation_id, _lost())
-        .values(**UNOWNED, fence=parts.c.fence + 1, crashes=parts.c.crashes + 1, lead_only=True)
-    )
 
 
 def _free(query: Select[Any], *, leading: bool) -> Select[Any]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import redis
 import redis.asyncio
 
 from app.contract.tasks import EVALUATE_TASK, MERGE_TASK, QUEUE, events_channel
+from app.isolation import forget_variables
 from app.storage.leases import JobKind
 
 if TYPE_CHECKING:
@@ -24,13 +27,28 @@ _VISIBILITY_SECONDS = 7 * 24 * 3600
 
 @lru_cache(maxsize=8)
 def celery_app(broker_url: str) -> Celery:
-    """Return the Celery application on this broker: JSON only, no results, no prefetching."""
-    from celery import Celery  # slow to import, and an API may never send anything
+    """Return the Celery application on this broker: JSON only, no results, no prefetching.
 
-    application = Celery("afluente", broker=broker_url)
+    Nothing else configures it: no variable, no `celeryconfig.py`, no Django project.
+    """
+    forget_variables()
+    from celery import Celery  # slow to import, and an API may never send anything
+    from celery.loaders.app import AppLoader
+
+    class Loader(AppLoader):
+        """Imports as Python does: Celery's own puts the working directory first meanwhile."""
+
+        def import_from_cwd(
+            self, module: str, imp: Any = None, package: str | None = None
+        ) -> ModuleType:
+            return importlib.import_module(module, package)
+
+    application = Celery("afluente", broker=broker_url, loader=Loader, fixups=[])
     application.conf.update(
         accept_content=["json"],
         task_serializer="json",
+        broker_read_url=broker_url,
+        broker_write_url=broker_url,
         result_backend=None,
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,

@@ -38,6 +38,7 @@ def api(
         log_level=settings.log_level,
         access_log=settings.log_level == "debug",
         server_header=False,
+        workers=1,  # or uvicorn takes WEB_CONCURRENCY, which is another application's
         # Event streams never end by themselves.
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )

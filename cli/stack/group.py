@@ -18,13 +18,14 @@ from app.contract.errors import NotReadyError
 from app.contract.settings import Settings
 from cli.stack import readiness
 from cli.stack.valkey import Valkey
-from worker.processes.children import Child, stop
+from worker.processes.children import Child, reap_orphans, stop
 
 _TICK_SECONDS = 0.1
 _API_GRACE_SECONDS = 10.0
 # What a worker needs to end on top of the time it has for putting its job back.
 _WORKER_MARGIN_SECONDS = 8.0
-_PATIENCE_SECONDS = 60.0
+# The first start of a worker imports torch from a cold disk.
+_PATIENCE_SECONDS = 120.0
 _STATE_FILE = "up.json"
 
 
@@ -124,6 +125,7 @@ class Group:
         if self._stopping:
             return
         news = [text for child in self._every() if (text := child.watch())]
+        reap_orphans(self._every())
         for text in news:
             self.say(text)
         if news and self._state_path.exists():

@@ -39,14 +39,18 @@ def _environment(more: dict[str, str]) -> dict[str, str]:
 class Stack:
     """An `afluente up`, a client of its API, and its processes."""
 
-    def __init__(self, data: Path, workers: int = 1, **environment: str) -> None:
+    def __init__(
+        self, data: Path, workers: int = 1, *, cwd: Path | None = None, **environment: str
+    ) -> None:
         self.data = data
-        command = [sys.executable, "-m", "cli.main", "up", "--port", "0", "--data-dir", str(data)]
+        command = [sys.executable, "-P", "-m", "cli.main", "up", "--port", "0"]
+        command += ["--data-dir", str(data)]
         self.log = data.with_suffix(".log")
         with self.log.open("a") as log:
             self.up = subprocess.Popen(
                 [*command, "--workers", str(workers)],
                 env=_environment(environment),
+                cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -135,9 +139,11 @@ class Stack:
 
 
 @contextmanager
-def running(data: Path, workers: int = 1, **environment: str) -> Iterator[Stack]:
+def running(
+    data: Path, workers: int = 1, *, cwd: Path | None = None, **environment: str
+) -> Iterator[Stack]:
     """Run a stack, and leave nothing of it behind."""
-    stack = Stack(data, workers, **environment)
+    stack = Stack(data, workers, cwd=cwd, **environment)
     try:
         yield stack
     finally:

@@ -48,6 +48,8 @@ def take(engine: Engine, merge_id: str, store: ArtifactStore, seconds: float) ->
     """Take the merge and open the attempt's folder."""
     lease = leases.take(engine, JobKind.MERGE, merge_id, "wrk_1:elsewhere:1:1", seconds)
     assert lease is not None
+    if seconds < 0:
+        leases.abandon(engine, lease.owner)
     folder = store.attempt_folder(merge_id, lease.fence)
     folder.mkdir(parents=True)
     (folder / "tensors").write_bytes(bytes(1000))

@@ -165,8 +165,9 @@ def begun(service: Service, spec: dict[str, Any]) -> Iterator[Begun]:
     answer = service.client.post(f"/merges/{merge_id}/evaluations", json=spec)
     evaluation_id, url = str(answer.json()["id"]), answer.headers["location"]
     engine = connect(service.settings.database)
-    lead = leases.take(engine, JobKind.EVALUATION, evaluation_id, "wrk_dead:x:1:1", -1)
+    lead = leases.take(engine, JobKind.EVALUATION, evaluation_id, "wrk_dead:x:1:1", 10)
     assert lead is not None
+    leases.abandon(engine, lead.owner)
     divided = Bench.of(service.settings, engine, evaluation_id).divide()
     assert [(part.system, part.utterances) for part in divided] == [
         (system, UTTERANCES) for system in ("merge", "base", "telephone", "fast")

@@ -32,8 +32,9 @@ def test_an_attempt_that_has_taken_over_what_others_finished_keeps_only_its_own(
     engine, store = connect(service.settings.database), ArtifactStore(service.settings.artifacts)
     crashed = []
     for _ in range(3):
-        lease = leases.take(engine, JobKind.MERGE, merge_id, "wrk_dead:x:1:1", -1)
+        lease = leases.take(engine, JobKind.MERGE, merge_id, "wrk_dead:x:1:1", 10)
         assert lease is not None
+        leases.abandon(engine, lease.owner)
         crashed.append(store.attempt_folder(merge_id, lease.fence))
         crashed[-1].mkdir(parents=True)
         (crashed[-1] / "tensors").write_bytes(bytes(1000))

@@ -13,7 +13,7 @@ from app.contract.settings import Settings
 from app.storage import evaluations, fleet, merges, parts
 from app.storage.artifacts import ArtifactStore
 from app.storage.database import connect, migrate, writing
-from app.storage.leases import JobKind, finish, interrupted, mark_sent, take
+from app.storage.leases import JobKind, abandon, finish, interrupted, mark_sent, take
 from app.storage.parts import PlannedPart
 from app.storage.queue import Queue
 from app.storage.tables import merges as merges_table
@@ -96,7 +96,8 @@ def test_a_dead_workers_job_is_queued_again_and_goes_first(
     queued(engine)
     merge_id = queued(engine)
     assert interrupted(engine) is None
-    take(engine, MERGE, merge_id, "wrk_0:elsewhere:1:1", -1.0)
+    take(engine, MERGE, merge_id, "wrk_0:elsewhere:1:1", 10.0)
+    abandon(engine, "wrk_0")
     sweeper.recover()
     assert status(engine, merge_id) == "queued"
     assert interrupted(engine) == (MERGE, merge_id)
@@ -105,7 +106,8 @@ def test_a_dead_workers_job_is_queued_again_and_goes_first(
 def test_a_job_whose_workers_all_die_fails_and_says_why(sweeper: Sweeper, engine: Engine) -> None:
     merge_id = queued(engine)
     for _ in range(2):
-        take(engine, MERGE, merge_id, "wrk_0:elsewhere:1:1", -1.0)
+        take(engine, MERGE, merge_id, "wrk_0:elsewhere:1:1", 10.0)
+        abandon(engine, "wrk_0")
         sweeper.recover()
     row = merges.get(engine, merge_id)
     assert row is not None
@@ -128,7 +130,7 @@ def test_idle_workers_are_called_to_an_evaluation_that_has_parts_to_spare(
         engine, lead, "cpu", [PlannedPart("merge", x, "0" * 64, x, utterances=1) for x in lanes]
     )
     for worker in ("wrk_1", "wrk_2", "wrk_3"):  # the first has the evaluation
-        fleet.enlist(engine, worker, "host")
+        fleet.seen(engine, worker, "host")
     sweeper.sweep()
     assert queue.depth() == 2
     sweeper.sweep()

@@ -95,6 +95,20 @@ class Child:
         self.process = None
 
 
+def reap_orphans(children: Sequence[Child]) -> None:
+    """Collect ended processes that came to this one because their parent died.
+
+    That is the first process of a container, if nothing else is. The children themselves are left
+    to `Child.watch`.
+    """
+    own = {child.pid for child in children}
+    with contextlib.suppress(ChildProcessError):
+        while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if ended.si_pid in own:
+                return
+            os.waitpid(ended.si_pid, os.WNOHANG)
+
+
 def stop(children: Sequence[Child]) -> list[str]:
     """Stop these children at the same time; return the names of those that had to be killed."""
     now = time.monotonic()

@@ -79,7 +79,7 @@ def test_readiness_with_everything_there(
 ):
     client = make_client(broker_url=valkey_url)
     backend: Backend = client.app.state.backend
-    fleet.enlist(backend.engine, "wrk_1", "host")
+    fleet.seen(backend.engine, "wrk_1", "host")
     answer = client.get("/readyz")
     assert answer.status_code == 200
     assert answer.json()["status"] == "ready"

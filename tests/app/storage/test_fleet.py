@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from sqlalchemy import Engine
 
 from app.storage import fleet
+from app.storage.fleet import Election
 
 
 def test_of_many_candidates_one_is_elected(engine: Engine):
@@ -15,23 +17,34 @@ def test_of_many_candidates_one_is_elected(engine: Engine):
 
         def stand(number: int, role=role, barrier=barrier) -> bool:
             barrier.wait()
-            return fleet.elect(engine, role, f"owner-{number}", 30)
+            return Election(engine, role, f"owner-{number}", 30).stand()
 
         with ThreadPoolExecutor(6) as pool:
             assert sum(pool.map(stand, range(6))) == 1
 
 
-def test_a_role_is_kept_by_its_owner_and_free_after_its_time(engine: Engine):
-    assert fleet.elect(engine, "sweeper", "a", 30)
-    assert not fleet.elect(engine, "sweeper", "b", 30)
-    assert fleet.elect(engine, "sweeper", "a", -1)
-    assert fleet.elect(engine, "sweeper", "b", 30)
-    assert not fleet.elect(engine, "sweeper", "a", 30)
+def test_a_role_is_its_owners_for_as_long_as_that_stands_again(engine: Engine):
+    mine, other = (Election(engine, "sweeper", name, 0.2) for name in "ab")
+    for _ in range(6):
+        assert mine.stand()
+        assert not other.stand()
+        time.sleep(0.05)
+    deadline = time.monotonic() + 10
+    while not other.stand():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not mine.stand()
+
+
+def test_the_role_of_one_that_is_known_to_be_dead_is_free(engine: Engine):
+    assert Election(engine, "sweeper", "dead", 30).stand()
+    assert not Election(engine, "sweeper", "a", 30, lambda owner: False).stand()
+    assert Election(engine, "sweeper", "b", 30, lambda owner: owner == "dead").stand()
 
 
 def test_alive_are_those_seen_lately_that_were_not_told_to_stop(engine: Engine):
     for name in ("wrk_1", "wrk_2", "wrk_3"):
-        fleet.enlist(engine, name, "host")
+        fleet.seen(engine, name, "host")
     fleet.stop(engine, "wrk_2")
     fleet.dismiss(engine, "wrk_3")
     fleet.seen(engine, "wrk_1")
@@ -46,8 +59,13 @@ def test_a_worker_that_was_forgotten_returns(engine: Engine):
     assert found == {"wrk_1": "host", "wrk_2": socket.gethostname()}
 
 
+def test_a_worker_that_is_told_to_stop_before_it_was_seen_is_not_alive(engine: Engine):
+    fleet.stop(engine, "wrk_1")
+    assert fleet.alive(engine, 15) == []
+
+
 def test_being_seen_changes_nothing_else(engine: Engine):
-    fleet.enlist(engine, "wrk_1", "host")
+    fleet.seen(engine, "wrk_1", "host")
     fleet.stop(engine, "wrk_1")
     fleet.seen(engine, "wrk_1", "another")
     assert fleet.alive(engine, 15) == []

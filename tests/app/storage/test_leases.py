@@ -19,6 +19,8 @@ KILLED = {"code": "out_of_memory", "message": "m", "param": None, "retryable": T
 def take(engine: Engine, merge_id: str, seconds: float = 30.0, owner: str = "a") -> Lease:
     lease = leases.take(engine, JobKind.MERGE, merge_id, owner, seconds)
     assert lease is not None
+    if seconds < 0:
+        leases.abandon(engine, owner)
     return lease
 
 
@@ -81,10 +83,13 @@ def _finish(engine: Engine, lease: Lease, status: str) -> None:
 
 
 def test_a_lease_that_is_renewed_is_not_recovered(engine: Engine, merge_id: str):
-    lease = take(engine, merge_id, seconds=-1)
+    lease = take(engine, merge_id)
+    seen = leases.held(engine)
     leases.renew(engine, lease, 30)
-    assert recover(engine) == []
+    assert leases.recover(engine, 5, LOST, KILLED, seen) == []
     assert leases.look(engine, lease) == "running"
+    [found] = leases.recover(engine, 5, LOST, KILLED, leases.held(engine))
+    assert (found.id, found.status) == (merge_id, "queued")
 
 
 def test_a_merge_whose_workers_keep_dying_fails_in_the_end(engine: Engine, merge_id: str):
@@ -198,6 +203,24 @@ def test_only_unsent_jobs_wait_for_the_sweeper_oldest_first(engine: Engine):
     found = [job_id for _, job_id in leases.waiting(engine, unsent_seconds=60)]
     assert found == [first, second]
     assert len(leases.waiting(engine, unsent_seconds=-1)) == 3
+
+
+@pytest.mark.parametrize(
+    ("crashes", "killed", "goes_first"), [(0, False, True), (1, False, True), (1, True, False),
+                                          (2, False, False)]
+)  # fmt: skip
+def test_what_may_do_to_the_next_worker_what_it_did_to_the_last_waits_its_turn(
+    engine: Engine, merge_id: str, crashes: int, killed: bool, goes_first: bool
+):
+    make_merge(engine)
+    for _ in range(crashes):
+        take(engine, merge_id)
+        leases.abandon(engine, "a", killed=killed)
+        assert recover(engine) == ["queued"]
+    if not crashes:
+        leases.give_back(engine, take(engine, merge_id))
+    first = leases.interrupted(engine)
+    assert first == ((JobKind.MERGE, merge_id) if goes_first else None)
 
 
 def test_the_log_ends_when_the_last_evaluation_has(engine: Engine, merge_id: str):
