@@ -41,14 +41,15 @@ FROM runtime AS worker
 COPY --from=build-worker /opt/afluente /opt/afluente
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
-HEALTHCHECK --interval=15s --timeout=10s --start-period=30s \
+HEALTHCHECK --interval=15s --timeout=10s --start-period=60s \
     CMD ["afluente", "worker", "--check"]
 CMD ["worker"]
 
 FROM runtime AS api
 COPY --from=build-api /opt/afluente /opt/afluente
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
-    CMD ["python", "-c", "from http.client import HTTPConnection as C; c = C('127.0.0.1', 8000, timeout=2); c.request('GET', '/healthz'); exit(c.getresponse().status != 200)"]
+# -I: nothing in the working directory, the volume, is taken for Python's own.
+HEALTHCHECK --interval=15s --timeout=10s --start-period=60s \
+    CMD ["python", "-I", "-c", "import http.client as http; c = http.HTTPConnection('127.0.0.1', 8000, timeout=8); c.request('GET', '/readyz'); raise SystemExit(c.getresponse().status != 200)"]
 # Others can reach it: it starts once there is an API key (`docker compose run --rm api keys create`).
 CMD ["api", "--host", "0.0.0.0", "--port", "8000"]

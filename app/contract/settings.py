@@ -142,9 +142,9 @@ class Settings(BaseSettings):
         return self.data_dir.expanduser().absolute()
 
     @cached_property
-    def database(self) -> str:
-        """The database's URL."""
-        return self.database_url or f"sqlite:///{self.data / 'afluente.db'}"
+    def database(self) -> str | Path:
+        """The database's URL, or the path of SQLite's file in the data folder."""
+        return self.database_url or self.data / "afluente.db"
 
     @cached_property
     def broker(self) -> str | None:

@@ -24,7 +24,10 @@ _READING = frozenset({"GET", "HEAD"})
 
 
 async def get_backend(request: Request) -> Backend:
-    """Return the backend that the application opened when it started."""
+    """Return the backend that the application opened when it started.
+
+    Asynchronous, so that it takes no thread of those that requests share.
+    """
     backend: Backend = request.app.state.backend
     return backend
 

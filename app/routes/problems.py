@@ -153,8 +153,9 @@ def _allowed_methods(request: Request) -> list[str]:
 
 
 async def _on_database_error(request: Request, error: Exception) -> JSONResponse:
-    _LOG.error("%s %s: %s", request.method, request.url.path, error)
-    return problem_response(database_problem(error) or _internal())
+    problem = database_problem(request.app.state.backend, error)
+    _LOG.error("%s %s: %s", request.method, request.url.path, error, exc_info=problem is None)
+    return problem_response(problem or _internal())
 
 
 async def _on_bug(request: Request, error: Exception) -> JSONResponse:

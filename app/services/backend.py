@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from sqlalchemy import Engine
-from sqlalchemy.exc import (
-    DBAPIError,
-    InterfaceError,
-    OperationalError,
-    SQLAlchemyError,
-    TimeoutError,
-)
+from sqlalchemy import Engine, RowMapping
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, TimeoutError
 
 from app.contract.errors import AfluenteError, NotReadyError
 from app.contract.settings import Settings
+from app.services.health import Readiness
 from app.storage import leases
 from app.storage.artifacts import ArtifactStore
-from app.storage.database import connect, migrate
+from app.storage.database import DAMAGED, connect, migrate, reason
 from app.storage.leases import JobKind
 from app.storage.queue import Queue
 
@@ -29,7 +24,8 @@ from app.storage.queue import Queue
 _MOST_ERRANDS = 200
 _ERRAND_SECONDS = 0.2
 _LOG = logging.getLogger(__name__)
-DATABASE_ERRORS = (OperationalError, InterfaceError, TimeoutError)
+# What the database, its driver and the pool of connections raise.
+DATABASE_ERRORS = (DBAPIError, TimeoutError)
 
 
 @dataclass(frozen=True)
@@ -41,6 +37,7 @@ class Backend:
     store: ArtifactStore
     queue: Queue | None
     errands: Errands
+    readiness: Readiness
 
     def announce(self, kind: JobKind, job_id: str, merge_id: str) -> None:
         """Tell the workers of a queued job, and wake the readers of its merge's events.
@@ -57,6 +54,11 @@ class Backend:
         if self.queue is not None:
             queue = self.queue
             self.errands.run(lambda: queue.wake(merge_id))
+
+    def obstacle(self, rows: Iterable[RowMapping]) -> str | None:
+        """Return what the service lacks to do those of these jobs that are queued, if anything."""
+        queued = any(row["status"] == "queued" for row in rows)
+        return self.readiness.obstacle() if queued else None
 
     def close(self) -> None:
         """Close the database's connections."""
@@ -98,12 +100,13 @@ def open_backend(settings: Settings) -> Backend:
     engine = connect(settings.database)
     migrate(engine)
     queue = Queue(settings.broker) if settings.broker else None
-    return Backend(settings, engine, ArtifactStore(settings.artifacts), queue, Errands())
+    readiness = Readiness(settings, engine, queue)
+    return Backend(settings, engine, ArtifactStore(settings.artifacts), queue, Errands(), readiness)
 
 
-def database_problem(error: Exception) -> AfluenteError | None:
-    """Return the error that clients see when the database is away or too busy, else None."""
-    gone = isinstance(error, DBAPIError) and error.connection_invalidated
-    if gone or isinstance(error, DATABASE_ERRORS):
-        return NotReadyError("The database does not answer just now; try again in a few seconds.")
-    return None
+def database_problem(backend: Backend, error: Exception) -> AfluenteError | None:
+    """Return the error that tells clients what the database lacks; None for a fault of ours."""
+    why = reason(error)
+    if why == DAMAGED:
+        backend.readiness.note_damage()
+    return None if why is None else NotReadyError(why)

@@ -68,8 +68,9 @@ def list_page(
     shown = rows[:page_size]
     last = shown[-1] if len(rows) > page_size else None
     time = clock(backend.engine)
+    obstacle = backend.obstacle(shown)
     return EvaluationPage(
-        data=[evaluation_resource(row, time) for row in shown],
+        data=[evaluation_resource(row, time, obstacle) for row in shown],
         next_page_token=encode_token(last["created_at"], last["id"]) if last else None,
     )
 
@@ -77,7 +78,7 @@ def list_page(
 def get(backend: Backend, merge_id: str, evaluation_id: str) -> EvaluationResource:
     """Return an evaluation of this merge; NotFoundError if there is none."""
     row = find(backend, merge_id, evaluation_id)
-    return evaluation_resource(row, clock(backend.engine))
+    return evaluation_resource(row, clock(backend.engine), backend.obstacle([row]))
 
 
 def find(backend: Backend, merge_id: str, evaluation_id: str) -> RowMapping:

@@ -209,4 +209,5 @@ def _present(backend: Backend, rows: list[RowMapping]) -> list[MergeResource]:
     newest = evaluations.latest(backend.engine, [row["id"] for row in rows]) if rows else {}
     running = any(row["status"] == "running" for row in rows)
     time = clock(backend.engine) if running else None
-    return [merge_resource(row, newest.get(row["id"]), time) for row in rows]
+    obstacle = backend.obstacle(rows)
+    return [merge_resource(row, newest.get(row["id"]), time, obstacle) for row in rows]

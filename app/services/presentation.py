@@ -24,8 +24,13 @@ Row = Mapping[Any, Any]
 _MEDIA_TYPES = {".safetensors": "application/octet-stream", ".json": "application/json"}
 
 
-def merge_resource(row: Row, evaluation: Row | None, clock: float | None) -> MergeResource:
-    """Return a merge; `clock` is the database's time, for the estimate of a running one."""
+def merge_resource(
+    row: Row, evaluation: Row | None, clock: float | None, obstacle: str | None = None
+) -> MergeResource:
+    """Return a merge; `clock` is the database's time, for the estimate of a running one.
+
+    `obstacle` is what keeps the service from doing one that is queued.
+    """
     recipe, sources = row["recipe"], row["sources"]
     return MergeResource(
         id=row["id"],
@@ -45,6 +50,7 @@ def merge_resource(row: Row, evaluation: Row | None, clock: float | None) -> Mer
         warnings=row["warnings"],
         attempt=row["attempt"],
         continues=row["continues"],
+        queued_because=obstacle if row["status"] == "queued" else None,
         created_at=timestamp(row["created_at"]),
         started_at=_maybe(row["started_at"]),
         finished_at=_maybe(row["finished_at"]),
@@ -54,8 +60,10 @@ def merge_resource(row: Row, evaluation: Row | None, clock: float | None) -> Mer
     )
 
 
-def evaluation_resource(row: Row, clock: float | None) -> EvaluationResource:
-    """Return an evaluation."""
+def evaluation_resource(
+    row: Row, clock: float | None, obstacle: str | None = None
+) -> EvaluationResource:
+    """Return an evaluation; `clock` and `obstacle` as for a merge."""
     merge_url = f"/merges/{row['merge_id']}"
     own_url = f"{merge_url}/evaluations/{row['id']}"
     return EvaluationResource(
@@ -67,6 +75,7 @@ def evaluation_resource(row: Row, clock: float | None) -> EvaluationResource:
         gate=gate_of(row["spec"], row["status"], row["verdict"]),
         warnings=row["warnings"],
         attempt=row["attempt"],
+        queued_because=obstacle if row["status"] == "queued" else None,
         created_at=timestamp(row["created_at"]),
         started_at=_maybe(row["started_at"]),
         finished_at=_maybe(row["finished_at"]),

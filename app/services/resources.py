@@ -9,6 +9,10 @@ from pydantic import BaseModel, Field
 from app.contract.states import EvaluationStatus, MergeStatus, Phase
 
 _TIME = "ISO 8601, UTC."
+_QUEUED_BECAUSE = (
+    "While it is queued: what the service lacks to do it, as `/readyz` says; null if it only waits "
+    "its turn."
+)
 
 
 class ProgressResource(BaseModel):
@@ -114,6 +118,7 @@ class MergeResource(BaseModel):
     warnings: list[WarningResource]
     attempt: int = Field(description="How often a worker has taken it up.")
     continues: str | None = Field(description="The failed merge that this one is a retry of.")
+    queued_because: str | None = Field(None, description=_QUEUED_BECAUSE)
     created_at: str = Field(description=_TIME)
     started_at: str | None = Field(description=_TIME)
     finished_at: str | None = Field(description=_TIME)
@@ -134,6 +139,7 @@ class EvaluationResource(BaseModel):
     gate: GateResource | None = Field(description="Null if none was asked for.")
     warnings: list[WarningResource]
     attempt: int
+    queued_because: str | None = Field(None, description=_QUEUED_BECAUSE)
     created_at: str = Field(description=_TIME)
     started_at: str | None = Field(description=_TIME)
     finished_at: str | None = Field(description=_TIME)

@@ -18,6 +18,10 @@ from pathlib import Path
 from app.contract.errors import StorageError
 
 _SCRATCH, _PUBLISHED = "scratch", "published"
+_SETTING = "AFLUENTE_ARTIFACT_DIR"
+# What a disk must have left to be of use: rows, journals and messages still go on it.
+_LEAST_FREE_BYTES = 10_000_000
+_PROBE_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -112,15 +116,6 @@ class ArtifactStore:
             removed.append(folder)
         return removed
 
-    def check(self) -> None:
-        """Raise StorageError unless the store can be written."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root, prefix=".probe-"):
-                pass
-        except OSError as error:
-            raise storage_error(error, self.root) from error
-
     def _entries(self, kind: str) -> list[Path]:
         folder = self.root / kind
         return sorted(folder.iterdir()) if folder.is_dir() else []
@@ -131,16 +126,34 @@ def merge_of(folder: Path) -> str:
     return folder.name.removeprefix(".removed-").split(".")[0]
 
 
-def storage_error(error: OSError, path: Path) -> StorageError:
+def check_disk(folder: Path, setting: str = _SETTING) -> None:
+    """Raise StorageError unless a file can be written in the folder, with some space left after it.
+
+    The folder is made if it is missing; `setting` is the variable that names it.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder, prefix=".probe-") as file:
+            # Quotas and limits show only in what is written.
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            status = os.fstatvfs(file.fileno())
+        if status.f_bavail * status.f_frsize < _LEAST_FREE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise storage_error(error, folder, setting) from error
+
+
+def storage_error(error: OSError, path: Path, setting: str = _SETTING) -> StorageError:
     """Return the error that tells the operator what the artifact store lacks."""
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         return StorageError(
-            f"The disk of {path} is full; free space, or point AFLUENTE_ARTIFACT_DIR elsewhere, "
-            "and retry the merge."
+            f"The disk of {path} is full; free space, or point {setting} elsewhere, and retry the "
+            "merge."
         )
     return StorageError(
-        f"{path} cannot be written: {error.strerror or error}; check the folder that "
-        "AFLUENTE_ARTIFACT_DIR names, and retry the merge."
+        f"{path} cannot be written: {error.strerror or error}; check the folder that {setting} "
+        "names, and retry the merge."
     )
 
 

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, select
-from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, select
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Float
+
+from app.contract.errors import InvalidRequestError, NotReadyError, Problem
+from app.storage.tables import metadata
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _BUSY_SECONDS = 10.0
@@ -37,7 +50,7 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 class now(FunctionElement[float]):  # noqa: N801 - reads as SQL does
-    """The database's own time in seconds since 1970, the only clock that leases go by."""
+    """The database's own time in seconds since 1970, the only one that rows are dated by."""
 
     type = Float()
     inherit_cache = True
@@ -53,35 +66,64 @@ def _now_postgresql(element: now, compiler: SQLCompiler, **options: Any) -> str:
     return "extract(epoch from clock_timestamp())::double precision"
 
 
-def connect(url: str) -> Engine:
-    """Return an engine for a SQLite or PostgreSQL URL; creates SQLite's folder."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        if parsed.database and parsed.database != ":memory:":
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+def connect(place: str | Path) -> Engine:
+    """Return an engine for the path of a SQLite file, or for a SQLite or PostgreSQL URL.
+
+    A new SQLite file, and a folder made for it, are the owner's alone. Raises InvalidRequestError
+    for what is no such URL, NotReadyError if the folder cannot be made.
+    """
+    # Never by way of a text: there `?` and `%41` would not be part of the path.
+    path = place if isinstance(place, Path) else None
+    url = URL.create("sqlite", database=str(path)) if path else _parse(str(place))
+    if url.get_backend_name() == "sqlite":
+        if url.database and url.database != ":memory:" and not url.database.startswith("file:"):
+            _make_private(Path(url.database))
         engine = create_engine(
-            parsed, connect_args={"timeout": _BUSY_SECONDS}, max_overflow=-1, **_writers()
+            url, connect_args={"timeout": _BUSY_SECONDS}, max_overflow=-1, **_writers()
         )
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_immediate)
         return engine
-    if parsed.drivername in {"postgresql", "postgres"}:
-        parsed = parsed.set(drivername="postgresql+psycopg")
     # Nothing here needs a session to stay with its connection, so that a pooler may stand between
     # (pgbouncer's transaction pooling): no prepared statements, no SET, no LISTEN, no cursors on
-    # the server, and advisory locks end with their transaction.
+    # the server, and advisory locks end with their transaction. The encoding is said, or the
+    # driver would go by the server's.
     return create_engine(
-        parsed,
+        url.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
         pool_size=_CONNECTIONS // 2,
         max_overflow=_CONNECTIONS - _CONNECTIONS // 2,
-        connect_args={"prepare_threshold": None, **_PATIENCE},
+        connect_args={"client_encoding": "utf8", "prepare_threshold": None, **_PATIENCE},
         **_writers(),
     )
 
 
 def _writers() -> dict[str, Any]:
     return {"execution_options": {"writers": threading.BoundedSemaphore(_MOST_WRITERS)}}
+
+
+def _parse(text: str) -> URL:
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        url = None
+    if url is None or url.get_backend_name() not in {"sqlite", "postgresql", "postgres"}:
+        message = "Give a SQLAlchemy URL of SQLite or PostgreSQL, as postgresql://user@host/name."
+        raise InvalidRequestError.of([Problem(message, "AFLUENTE_DATABASE_URL")])
+    return url
+
+
+def _make_private(file: Path) -> None:
+    """Make a SQLite file that only its owner reads; SQLite gives its companions the same rights."""
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            os.close(os.open(file, os.O_CREAT | os.O_EXCL, 0o600))
+    except OSError as error:
+        raise NotReadyError(
+            f"The database {file} cannot be made: {error.strerror}; choose another folder with "
+            "AFLUENTE_DATA_DIR or AFLUENTE_DATABASE_URL."
+        ) from None
 
 
 def _configure_sqlite(connection: sqlite3.Connection, record: object) -> None:
@@ -115,7 +157,7 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """
     writers = engine.get_execution_options()["writers"]
     if not writers.acquire(timeout=_BUSY_SECONDS):
-        raise TimeoutError(f"{_MOST_WRITERS} writers have waited for {_BUSY_SECONDS:.0f} s")
+        raise PoolTimeoutError(f"{_MOST_WRITERS} writers have waited for {_BUSY_SECONDS:.0f} s")
     try:
         with engine.begin() as connection:
             yield connection
@@ -130,24 +172,145 @@ def clock(engine: Engine) -> float:
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the schema to the newest revision; safe when several processes do so at once."""
+    """Bring the schema to the newest revision; safe when several processes do so at once.
+
+    Raises NotReadyError for a database that cannot be used, and says why.
+    """
+    try:
+        with reading(engine) as connection:
+            if engine.dialect.name == "postgresql":
+                _check_encoding(connection)
+            if _revision(connection) == _newest_revision():
+                return  # without a wait for whoever writes
+        with engine.begin() as connection:
+            if engine.dialect.name == "postgresql":
+                connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7267001)")
+            revision = _revision(connection)
+            if revision is None or revision < _newest_revision():
+                _upgrade(connection)
+            elif revision > _newest_revision():
+                raise NotReadyError(_other_schema(revision))
+    except SQLAlchemyError as error:
+        if why := reason(error):
+            raise NotReadyError(why) from error
+        raise
+
+
+def check(engine: Engine) -> None:
+    """Raise NotReadyError unless every table can be read, and is as this version knows it.
+
+    What the database raises else comes through; `reason` explains it.
+    """
     with reading(engine) as connection:
-        if _is_newest(connection):
-            return  # without a wait for whoever writes
-    with engine.begin() as connection:
+        revision = _revision(connection)
+        if revision != _newest_revision():
+            raise NotReadyError(_other_schema(revision))
         if engine.dialect.name == "postgresql":
-            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7267001)")
-        if not _is_newest(connection):
-            _upgrade(connection)
+            _check_writable(connection)
+        for table in metadata.sorted_tables:
+            # Both ends of each, through the key's index: a file that was cut short lacks one.
+            keys = list(table.primary_key)
+            column = next(column for column in table.c if column not in keys)
+            for order in (keys, [key.desc() for key in keys]):
+                connection.execute(select(column).order_by(*order).limit(1)).all()
 
 
-def _is_newest(connection: Connection) -> bool:
-    """Say whether there is nothing to do, without Alembic: importing it takes half a second."""
+def reason(error: BaseException) -> str | None:
+    """Return why the database did not do what it was asked to, for anyone to read.
+
+    None if the fault is in what was asked.
+    """
+    if isinstance(error, PoolTimeoutError):
+        return "All connections to the database are in use; try again in a few seconds."
+    if not isinstance(error, DBAPIError):
+        return None
+    code = getattr(error.orig, "sqlite_errorname", None) or getattr(error.orig, "sqlstate", None)
+    text = f"{code or ''} {error.orig}"
+    for pattern, why in _REASONS:
+        if pattern.search(text):
+            return why
+    if error.connection_invalidated or isinstance(error, AWAY):
+        return "The database does not answer just now; try again in a few seconds."
+    return None
+
+
+DAMAGED = "The database is damaged: it has to be restored from a copy, or repaired."
+# The first that fits `CODE text`: SQLite's name of the error or PostgreSQL's SQLSTATE, if any, and
+# what was said. Nothing of the text is passed on: it may hold hosts, paths and statements.
+_REASONS = [
+    (re.compile(pattern), why)
+    for pattern, why in (
+        (r"^SQLITE_(CORRUPT|NOTADB)|^XX00[12] ", DAMAGED),
+        (r"^SQLITE_FULL|^53100 |No space left", "The disk of the database is full."),
+        (r"^SQLITE_IOERR", "The disk of the database cannot be read or written."),
+        (r"^SQLITE_CANTOPEN", "The database's file cannot be opened."),
+        (r"^SQLITE_READONLY|^25006 ", "The database takes no changes: it is read-only."),
+        (
+            r"^SQLITE_(BUSY|LOCKED|PROTOCOL)|^(55P03|40001|40P01|57014) ",
+            "The database is busy; try again in a few seconds.",
+        ),
+        (
+            r"no such (table|column)|^42(P01|703) ",
+            "The database lacks a table of this version; restart the service, which makes it.",
+        ),
+        (r"^(53300|53400) |too many (clients|connections)", "The database has no connection left."),
+        (r"^53200 ", "The database's memory is used up."),
+        (
+            r"^57P0|starting up|shutting down|recovery mode",
+            "The database is starting or stopping; try again in a few seconds.",
+        ),
+        (
+            r"^(28|42501)|authentication failed|no password supplied|no pg_hba.conf entry",
+            "The database refuses the service's user or password (AFLUENTE_DATABASE_URL).",
+        ),
+        (
+            r"^3D000 |database .* does not exist",
+            "The database that AFLUENTE_DATABASE_URL names does not exist.",
+        ),
+        (
+            r"Connection refused|could not translate|failed to resolve|timeout expired|No route",
+            "The database cannot be reached.",
+        ),
+    )
+]
+
+
+def _check_encoding(connection: Connection) -> None:
+    encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
+    if encoding != "UTF8":
+        raise NotReadyError(
+            f"The database's encoding is {encoding}, which cannot hold every text; make one with "
+            "CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0."
+        )
+
+
+def _check_writable(connection: Connection) -> None:
+    # Its default, not this transaction's.
+    if connection.exec_driver_sql("SHOW default_transaction_read_only").scalar() == "on" or (
+        connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar()
+    ):
+        raise NotReadyError("The database takes no changes: it is a standby, or read-only.")
+
+
+def _revision(connection: Connection) -> str | None:
+    """Return the schema's revision, without Alembic: importing it takes half a second."""
     if not inspect(connection).has_table("alembic_version"):
-        return False
-    revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        return None
+    found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    return None if found is None else str(found)
+
+
+@cache
+def _newest_revision() -> str:
     newest = max(path.name for path in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
-    return bool(revision == newest.partition("_")[0])
+    return newest.partition("_")[0]
+
+
+def _other_schema(revision: str | None) -> str:
+    return (
+        f"The database's schema is of revision {revision or 'none'}, this version of Afluente "
+        f"works with {_newest_revision()}; run one version everywhere."
+    )
 
 
 def _upgrade(connection: Connection) -> None:
@@ -155,6 +318,6 @@ def _upgrade(connection: Connection) -> None:
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")

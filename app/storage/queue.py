@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import importlib
 import logging
+import time
 from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import redis
 import redis.asyncio
+from redis import exceptions
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
+from app.contract.errors import InvalidRequestError, Problem
 from app.contract.tasks import EVALUATE_TASK, MERGE_TASK, QUEUE, events_channel
 from app.isolation import forget_variables
 from app.storage.leases import JobKind
@@ -20,6 +25,19 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _CONNECT_SECONDS = 2.0
+# How long a broker that did not answer is left alone.
+_AWAY_SECONDS = 3.0
+# Why Redis or Valkey refuses a message.
+_PROBLEMS: dict[type[redis.RedisError], str] = {
+    exceptions.AuthenticationError: (
+        "The broker refuses the service's user or password (AFLUENTE_BROKER_URL)."
+    ),
+    exceptions.NoPermissionError: "The broker does not let the service's user write.",
+    exceptions.ReadOnlyError: "The broker takes no changes: it is a replica.",
+    exceptions.BusyLoadingError: "The broker is starting; try again in a few seconds.",
+    exceptions.OutOfMemoryError: "The broker's memory is full.",
+    exceptions.ResponseError: "The broker takes no message; its log says why.",
+}
 # Above the longest job: a message is redelivered only when its worker is long gone, and the
 # sweeper has acted on the row hours before.
 _VISIBILITY_SECONDS = 7 * 24 * 3600
@@ -78,15 +96,26 @@ def celery_app(broker_url: str) -> Celery:
 
 
 class Queue:
-    """Sends hints to the workers and wakes the readers of events; never the only copy."""
+    """Sends hints to the workers and wakes the readers of events; never the only copy.
+
+    A broker that is away costs one call its patience; for the next seconds nobody asks it.
+    """
 
     def __init__(self, broker_url: str) -> None:
+        """Connect when first needed; raises InvalidRequestError for what is no redis:// URL."""
         self._url = broker_url
-        self._redis = redis.Redis.from_url(
-            broker_url,
-            socket_connect_timeout=_CONNECT_SECONDS,
-            socket_timeout=_CONNECT_SECONDS,
-        )
+        self._away_until = 0.0
+        try:
+            self._redis = redis.Redis.from_url(
+                broker_url,
+                socket_connect_timeout=_CONNECT_SECONDS,
+                socket_timeout=_CONNECT_SECONDS,
+                # A connection that an earlier server left behind is made anew, once and at once.
+                retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+            )
+        except ValueError:
+            message = "Give a URL as redis://:password@host:6379/0."
+            raise InvalidRequestError.of([Problem(message, "AFLUENTE_BROKER_URL")]) from None
 
     def send(self, kind: JobKind, job_id: str) -> bool:
         """Tell the workers of a queued job; False if the broker is away (the sweeper will)."""
@@ -95,26 +124,54 @@ class Queue:
         name = MERGE_TASK if kind is JobKind.MERGE else EVALUATE_TASK
         try:
             # Celery would try again for six seconds, and a client waits for its answer.
-            self._redis.ping()
+            if not self._is_there():
+                return False
             celery_app(self._url).send_task(name, args=[job_id], queue=QUEUE, retry=False)
         except (OperationalError, redis.RedisError, OSError) as error:
+            self._avoid()
             _LOG.warning("the broker did not take a message for %s: %s", job_id, error)
             return False
         return True
 
     def wake(self, merge_id: str) -> None:
         """Wake the readers of a merge's events; they look by themselves if this is lost."""
+        if time.monotonic() < self._away_until:
+            return
         try:
             self._redis.publish(events_channel(merge_id), "")
         except redis.RedisError as error:
+            self._avoid()
             _LOG.debug("nobody was woken for %s: %s", merge_id, error)
 
     def depth(self) -> int | None:
         """Return the number of messages that wait, or None if the broker is away."""
+        if time.monotonic() < self._away_until:
+            return None
         try:
             return int(self._redis.llen(QUEUE))
         except redis.RedisError:
+            self._avoid()
             return None
+
+    def problem(self) -> str | None:
+        """Return why the broker would not take a message now, for anyone to read; None if it would.
+
+        This always asks.
+        """
+        try:
+            self._redis.set(f"{QUEUE}.probe", "", ex=60)  # one that is full answers, but not this
+        except redis.RedisError as error:
+            self._avoid()
+            known = (why for kind, why in _PROBLEMS.items() if isinstance(error, kind))
+            return next(known, "The broker does not answer.")
+        self._away_until = 0.0
+        return None
+
+    def _is_there(self) -> bool:
+        return time.monotonic() >= self._away_until and bool(self._redis.ping())
+
+    def _avoid(self) -> None:
+        self._away_until = time.monotonic() + _AWAY_SECONDS
 
     def subscriber(self) -> redis.asyncio.Redis:
         """Return an asynchronous client for listening to event channels."""

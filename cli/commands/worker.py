@@ -18,7 +18,7 @@ def worker(
     threads: Threads = None,
     log_level: LogLevel = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Only say whether a worker of this host is alive.")
+        bool, typer.Option("--check", help="Only say whether a worker of this host takes jobs.")
     ] = False,
 ) -> None:
     """Run one worker (AFLUENTE_DATABASE_URL, AFLUENTE_BROKER_URL): one job at a time."""
@@ -40,19 +40,20 @@ def worker(
 
 
 def _check(settings: Settings) -> None:
-    """Raise NotReadyError unless a worker of this host was seen a moment ago."""
+    """Raise NotReadyError unless a worker of this host takes jobs, and has what they need."""
     import socket
 
     from app.contract.errors import NotReadyError
-    from app.storage import fleet
+    from app.services.health import Readiness, lacks
     from app.storage.database import connect
+    from app.storage.queue import Queue
 
     engine = connect(settings.database)
     try:
-        rounds = 5 * settings.sweep_seconds
-        hosts = {row["host"] for row in fleet.alive(engine, rounds)}
+        queue = Queue(settings.broker) if settings.broker else None
+        outcomes = Readiness(settings, engine, queue, socket.gethostname()).outcomes()
     finally:
         engine.dispose()
-    if socket.gethostname() not in hosts:
-        raise NotReadyError(f"No worker of {socket.gethostname()} was seen in {rounds:.0f} s.")
-    typer.echo("a worker is alive")
+    if lacking := lacks(outcomes):
+        raise NotReadyError(f"Not ready. {lacking}")
+    typer.echo("a worker is alive, and takes jobs")

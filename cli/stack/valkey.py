@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 from dataclasses import dataclass
@@ -56,7 +57,8 @@ class Valkey:
             "bind": _HOST,
             "port": self.port,
             "requirepass": self.password,
-            "dir": f'"{self.folder}"',
+            # Byte by byte: a folder's name may hold what a quoted text may not.
+            "dir": '"' + "".join(f"\\x{byte:02x}" for byte in os.fsencode(self.folder)) + '"',
             "logfile": "valkey.log",
             "appendonly": "yes",
             "appendfsync": "everysec",
