@@ -9,6 +9,7 @@ AfluenteError
 │   ├── UnauthorizedError          401 unauthorized
 │   ├── ForbiddenError             403 forbidden
 │   ├── NotFoundError              404 not_found
+│   ├── RequestTimeoutError        408 request_timeout
 │   ├── ConflictError              409 conflict
 │   ├── IdempotencyConflictError   409 idempotency_in_progress
 │   ├── IdempotencyMismatchError   422 idempotency_mismatch
@@ -185,6 +186,15 @@ class NotFoundError(RequestRefusedError):
     status = 404
     code = "not_found"
     title = "Not found"
+
+
+class RequestTimeoutError(RequestRefusedError):
+    """The body did not arrive in time."""
+
+    status = 408
+    code = "request_timeout"
+    title = "The request did not arrive in time"
+    retryable = True
 
 
 class ConflictError(RequestRefusedError):

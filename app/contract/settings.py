@@ -75,6 +75,11 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         1_000_000, ge=1, description="Most bytes a request's body may have."
     )
+    request_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="How long a client may take to send the head of a request, and then its body.",
+    )
     source_timeout_seconds: float = Field(
         30.0, gt=0, description="How long a remote source may take to answer."
     )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import quote
 
+import anyio
 from fastapi import APIRouter, Request
-from fastapi.responses import FileResponse, Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from fastapi.responses import Response, StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
 
 from app.routes.dependencies import BackendDep
 from app.routes.openapi import problems
+from app.routes.pools import FILES
 from app.routes.problems import problem_response
 from app.routes.ranges import (
     UnsatisfiableRange,
@@ -19,9 +24,13 @@ from app.routes.ranges import (
     strong_etag,
 )
 from app.services import archive, artifacts
+from app.services.downloads import Download, Part
 from app.services.resources import ArtifactPage
 
 router = APIRouter(prefix="/merges/{merge_id}", tags=["artifacts"])
+_CHUNK_BYTES = 1024**2
+# A client that takes nothing for so long is gone, or holds the files open on purpose.
+_STALLED_SECONDS = 60.0
 _HEADERS = {
     "Accept-Ranges": "bytes",
     # Bytes must arrive as they are: their digest is checked.
@@ -47,6 +56,7 @@ _FILE = _responses(
     "application/octet-stream", "application/json", "text/plain", several="multipart/byteranges"
 )
 _TAR = _responses("application/x-tar")
+_OPTIONS: dict[str, Any] = {"response_model": None, "response_class": StreamingResponse}
 
 
 @router.get("/artifacts", responses=problems(404))
@@ -55,93 +65,119 @@ def list_artifacts(backend: BackendDep, merge_id: str) -> ArtifactPage:
     return artifacts.list_all(backend, merge_id)
 
 
-@router.get("/artifacts/{name}", responses=_FILE, response_model=None, response_class=FileResponse)
+@router.get("/artifacts/{name}", responses=_FILE, **_OPTIONS)
+@FILES
 def get_artifact(request: Request, backend: BackendDep, merge_id: str, name: str) -> Response:
     """Download a file; `Range` resumes, the strong `ETag` is the file's sha256."""
-    return _send_artifact(request, artifacts.get(backend, merge_id, name))
+    return _send_artifact(request, artifacts.open_artifact(backend, merge_id, name))
 
 
-@router.head("/artifacts/{name}", responses=_FILE, response_model=None, response_class=FileResponse)
+@router.head("/artifacts/{name}", responses=_FILE, **_OPTIONS)
+@FILES
 def head_artifact(request: Request, backend: BackendDep, merge_id: str, name: str) -> Response:
     """Return what a download would say of itself."""
-    return _send_artifact(request, artifacts.get(backend, merge_id, name))
+    return _send_artifact(request, artifacts.open_artifact(backend, merge_id, name))
 
 
-@router.get("/artifacts.tar", responses=_TAR, response_model=None, response_class=StreamingResponse)
+@router.get("/artifacts.tar", responses=_TAR, **_OPTIONS)
+@FILES
 def get_archive(request: Request, backend: BackendDep, merge_id: str) -> Response:
     """Download the whole checkpoint directory; the same bytes every time."""
-    return _send_archive(request, archive.get(backend, merge_id))
+    return _send(request, archive.open_archive(backend, merge_id), {}, several=False)
 
 
-@router.head(
-    "/artifacts.tar", responses=_TAR, response_model=None, response_class=StreamingResponse
-)
+@router.head("/artifacts.tar", responses=_TAR, **_OPTIONS)
+@FILES
 def head_archive(request: Request, backend: BackendDep, merge_id: str) -> Response:
     """Return what a download would say of itself."""
-    return _send_archive(request, archive.get(backend, merge_id))
+    return _send(request, archive.open_archive(backend, merge_id), {}, several=False)
 
 
-def _send_artifact(request: Request, artifact: artifacts.Artifact) -> Response:
-    etag = strong_etag(artifact.sha256)
-    headers = {**_HEADERS, "ETag": etag, "Repr-Digest": repr_digest(artifact.sha256)}
+def _send_artifact(request: Request, download: Download) -> Response:
+    # The digest of the tar would need all of its bytes.
+    digest = {"Repr-Digest": repr_digest(download.sha256)}
+    return _send(request, download, digest, several=True)
+
+
+def _send(
+    request: Request, download: Download, extra: dict[str, str], *, several: bool
+) -> Response:
+    """Return the answer; without `several`, more than one range is answered with everything."""
+    etag = strong_etag(download.sha256)
+    headers = {**_HEADERS, **extra, "ETag": etag, "Content-Disposition": _attachment(download.name)}
     if is_unmodified(request.headers, etag):
+        download.close()
         return Response(status_code=304, headers=headers)
-    size = artifact.status.st_size
-    ranges = requested_ranges(request.method, request.headers, etag, size)
+    ranges = requested_ranges(request.method, request.headers, etag, download.size)
     if isinstance(ranges, UnsatisfiableRange):
+        download.close()
         return problem_response(ranges.as_error(), ranges.headers)
-    return _ArtifactResponse(ranges, artifact, headers)
+    if ranges is not None and len(ranges) > 1 and not several:
+        ranges = None
+    if ranges is None:
+        sent = download
+    elif len(ranges) == 1:
+        start, stop = ranges[0]
+        headers["Content-Range"] = _content_range(start, stop, download.size)
+        sent = _replaced(download, [Part(download, start, stop)], download.media_type)
+    else:
+        sent = _multipart(download, ranges)
+    headers["Content-Length"] = str(sent.size)
+    status = 200 if ranges is None else 206
+    if request.method == "HEAD":
+        sent.close()
+        return Response(status_code=status, headers=headers, media_type=sent.media_type)
+    return _DownloadResponse(sent, status, headers)
 
 
-class _ArtifactResponse(FileResponse):
-    """A file response that serves the ranges it is given, not those the client wrote."""
-
-    def __init__(
-        self,
-        ranges: list[tuple[int, int]] | None,
-        artifact: artifacts.Artifact,
-        headers: dict[str, str],
-    ) -> None:
-        super().__init__(
-            artifact.path,
-            headers=headers,
-            media_type=artifact.media_type,
-            filename=artifact.name,
-            stat_result=artifact.status,
+def _multipart(download: Download, ranges: list[tuple[int, int]]) -> Download:
+    """Return the ranges in parts (RFC 9110, 15.3.7.2)."""
+    boundary = secrets.token_hex(13)
+    stretches: list[bytes | Part] = []
+    for start, stop in ranges:
+        head = (
+            f"--{boundary}\r\nContent-Type: {download.media_type}\r\n"
+            f"Content-Range: {_content_range(start, stop, download.size)}\r\n\r\n"
         )
-        self._ranges = ranges
+        stretches += [head.encode(), Part(download, start, stop), b"\r\n"]
+    stretches.append(f"--{boundary}--".encode())
+    return _replaced(download, stretches, f"multipart/byteranges; boundary={boundary}")
+
+
+def _replaced(download: Download, stretches: list[Any], media_type: str) -> Download:
+    return Download(download.name, media_type, download.sha256, stretches)
+
+
+def _content_range(start: int, stop: int, size: int) -> str:
+    return f"bytes {start}-{stop - 1}/{size}"
+
+
+def _attachment(name: str) -> str:
+    quoted = quote(name)
+    given = f'filename="{name}"' if quoted == name else f"filename*=utf-8''{quoted}"
+    return f"attachment; {given}"
+
+
+class _DownloadResponse(StreamingResponse):
+    """Streams a download, and closes its files however that ends."""
+
+    def __init__(self, download: Download, status: int, headers: dict[str, str]) -> None:
+        super().__init__(_chunks(download), status, headers, media_type=download.media_type)
+        self._download = download
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the file, or its ranges."""
-        kept = [
-            (name, value)
-            for name, value in scope["headers"]
-            if name.lower() not in {b"range", b"if-range"}
-        ]
-        if self._ranges is not None:
-            wanted = ",".join(f"{start}-{stop - 1}" for start, stop in self._ranges)
-            kept.append((b"range", f"bytes={wanted}".encode()))
-        await super().__call__({**scope, "headers": kept}, receive, send)
+        """Send everything; TimeoutError if the client takes nothing for a minute."""
+
+        async def send_in_time(message: Message) -> None:
+            with anyio.fail_after(_STALLED_SECONDS):
+                await send(message)
+
+        try:
+            await super().__call__(scope, receive, send_in_time)
+        finally:
+            self._download.close()
 
 
-def _send_archive(request: Request, found: archive.Archive) -> Response:
-    etag = strong_etag(found.sha256)
-    headers = {
-        **_HEADERS,
-        "ETag": etag,
-        "Content-Disposition": f'attachment; filename="{found.name}"',
-    }
-    if is_unmodified(request.headers, etag):
-        return Response(status_code=304, headers=headers)
-    ranges = requested_ranges(request.method, request.headers, etag, found.size)
-    if isinstance(ranges, UnsatisfiableRange):
-        return problem_response(ranges.as_error(), ranges.headers)
-    status, start, stop = 200, 0, found.size
-    if ranges is not None and len(ranges) == 1:  # several at once are answered with everything
-        status, (start, stop) = 206, ranges[0]
-        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{found.size}"
-    headers["Content-Length"] = str(stop - start)
-    if request.method == "HEAD":
-        return Response(status_code=status, headers=headers, media_type="application/x-tar")
-    body = archive.read(found, start, stop)
-    return StreamingResponse(body, status, headers, media_type="application/x-tar")
+async def _chunks(download: Download) -> AsyncIterator[bytes]:
+    for start in range(0, download.size, _CHUNK_BYTES):
+        yield await FILES.run(download.read, start, min(start + _CHUNK_BYTES, download.size))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Request
 
-from app.contract.errors import BodyTooLargeError, UnsupportedMediaTypeError
+from app.contract.errors import (
+    BodyTooLargeError,
+    RequestTimeoutError,
+    UnsupportedMediaTypeError,
+)
 from app.routes.dependencies import BackendDep
 from app.services.documents import parse_document
 
@@ -38,13 +43,20 @@ async def _read(request: Request, backend: BackendDep) -> tuple[_Form, bytes]:
     form, limit = _form_of(request), backend.settings.max_body_bytes
     announced = request.headers.get("content-length", "")
     content = bytearray()
+    seconds = backend.settings.request_seconds
     if not (announced.isdecimal() and int(announced[:20]) > limit):
-        async for chunk in request.stream():
-            content += chunk
-            if len(content) > limit:
-                break
-        else:
-            return form, bytes(content)
+        try:
+            async with asyncio.timeout(seconds):
+                async for chunk in request.stream():
+                    content += chunk
+                    if len(content) > limit:
+                        break
+                else:
+                    return form, bytes(content)
+        except TimeoutError:
+            raise RequestTimeoutError(
+                f"The body was not sent within {seconds:g} s (AFLUENTE_REQUEST_SECONDS)."
+            ) from None
     raise BodyTooLargeError(
         f"The body has more than {limit:,} bytes (AFLUENTE_MAX_BODY_BYTES); a request names files "
         "by URI, it does not carry them."

@@ -100,6 +100,8 @@ def _field_problems(error: AfluenteError) -> list[dict[str, Any]]:
 def _headers(error: AfluenteError) -> dict[str, str]:
     if error.status == 401:
         return {"WWW-Authenticate": 'Bearer realm="afluente"'}
+    if error.status in {408, 413}:
+        return {"Connection": "close"}  # what is left of the body is not waited for
     if error.retryable and error.status in {409, 503}:
         return {"Retry-After": _RETRY_AFTER_SECONDS if error.status == 503 else "1"}
     return {}

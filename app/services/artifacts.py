@@ -1,27 +1,17 @@
-"""The published files of a merge: by name, and only those that its record lists."""
+"""The published files of a merge: by name, only those that its record lists, and as it says."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 
-from app.contract.errors import NotFoundError, StorageError
+from app.contract.errors import NotFoundError, SourceError, StorageError
 from app.services.backend import Backend
+from app.services.downloads import Download, OpenFile
 from app.services.merges import find
 from app.services.presentation import Row, artifact_resources, media_type
 from app.services.resources import ArtifactPage
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A published file and what is known of it; `status` is its stat result."""
-
-    name: str
-    path: Path
-    sha256: str
-    media_type: str
-    status: os.stat_result
+from app.sources.digests import DigestStore, local_sha256
 
 
 def list_all(backend: Backend, merge_id: str) -> ArtifactPage:
@@ -29,35 +19,69 @@ def list_all(backend: Backend, merge_id: str) -> ArtifactPage:
     return ArtifactPage(data=artifact_resources(find(backend, merge_id)))
 
 
-def get(backend: Backend, merge_id: str, name: str) -> Artifact:
+def open_artifact(backend: Backend, merge_id: str, name: str) -> Download:
     """Return one file of a merge; NotFoundError unless its record lists the name."""
-    files = of_row(backend, find(backend, merge_id))
-    if name not in files:
-        listed = ", ".join(files)
-        raise NotFoundError(f'The merge {merge_id} has no artifact "{name}". It has: {listed}.')
-    return files[name]
+    row = find(backend, merge_id)
+    entries = {entry["name"]: entry for entry in published(row)}
+    if name not in entries:
+        listed = ", ".join(entries)
+        raise NotFoundError(
+            f'The merge {merge_id} has no artifact "{name[:100]}". It has: {listed}.'
+        )
+    entry = entries[name]
+    return Download(name, media_type(name), entry["sha256"], open_all(backend, row, [entry]))
 
 
-def of_row(backend: Backend, row: Row) -> dict[str, Artifact]:
-    """Return all files of a merge by name, sorted; NotFoundError before it has succeeded."""
+def published(row: Row) -> list[Row]:
+    """Return what a merge's record says of its files, by name; NotFoundError before the end."""
     if row["status"] != "succeeded" or row["artifact_folder"] is None:
         raise NotFoundError(
             f"The merge {row['id']} is {row['status']}; there are artifacts once it has succeeded."
         )
+    return sorted(row["artifacts"], key=lambda entry: str(entry["name"]))
+
+
+def open_all(backend: Backend, row: Row, entries: list[Row]) -> list[OpenFile]:
+    """Return these files of a merge, open.
+
+    Raises StorageError if one cannot be read or is not what the record says, and NotFoundError if
+    the merge has just been deleted.
+    """
     folder = backend.store.published_folder(row["artifact_folder"])
-    entries = sorted(row["artifacts"], key=lambda entry: str(entry["name"]))
-    return {entry["name"]: _artifact(folder, entry) for entry in entries}
+    digests = DigestStore(backend.settings.cache / "digests")
+    with ExitStack() as stack:
+        found = []
+        for entry in entries:
+            path = folder / entry["name"]
+            try:
+                opened = OpenFile.of(path)
+            except OSError as error:
+                find(backend, str(row["id"]))
+                raise StorageError(f"{entry['name']} cannot be read: {error.strerror}.") from error
+            stack.enter_context(opened.file)
+            _check(opened, path, entry, digests)
+            found.append(opened)
+        stack.pop_all()
+        return found
 
 
-def _artifact(folder: Path, entry: Row) -> Artifact:
-    path = folder / entry["name"]
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise StorageError(f"{entry['name']} cannot be read: {error.strerror}.") from error
-    if status.st_size != entry["bytes"]:
+def _check(opened: OpenFile, path: Path, entry: Row, digests: DigestStore) -> None:
+    """Raise StorageError unless the open file holds the bytes that were published.
+
+    The worker has left their digest with the file's signature; a file that was moved or touched
+    since is hashed once.
+    """
+    actual = None
+    if opened.signature.size == entry["bytes"]:
+        try:
+            actual, signature = local_sha256(path.resolve(), digests, str(entry["name"]))
+        except SourceError as error:
+            raise StorageError(error.message) from None
+        if signature != opened.signature:
+            actual = None
+    if actual != entry["sha256"]:
         raise StorageError(
-            f"{entry['name']} has {status.st_size:,} bytes in the artifact store and "
-            f"{entry['bytes']:,} in the merge's record: the store was changed by other hands."
+            f"{entry['name']} in the artifact store ({opened.signature.size:,} bytes) is not the "
+            f"file of the merge's record ({entry['bytes']:,} bytes): the store was changed by "
+            "other hands."
         )
-    return Artifact(entry["name"], path, entry["sha256"], media_type(entry["name"]), status)

@@ -25,6 +25,7 @@ def api(
 
     from cli.configuration import load_settings
     from cli.exposure import refuse_open_service
+    from cli.punctual import punctual
 
     settings = load_settings(host=host, port=port, data_dir=data_dir, log_level=log_level)
     refuse_open_service(settings)
@@ -39,6 +40,9 @@ def api(
         access_log=settings.log_level == "debug",
         server_header=False,
         workers=1,  # or uvicorn takes WEB_CONCURRENCY, which is another application's
+        http=punctual(settings.request_seconds),
+        # What proxies say of clients is looked at by the application itself.
+        proxy_headers=False,
         # Event streams never end by themselves.
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )

@@ -4,12 +4,15 @@ import base64
 import hashlib
 import io
 import tarfile
+import time
 from email.parser import BytesParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from app.services import archive
 from app.services.backend import Backend
 from app.storage import merges
 from tests.app.routes.conftest import FILES
@@ -165,18 +168,68 @@ def test_a_file_that_was_tampered_with_is_not_served(
     assert str(folder) not in document["detail"]
 
 
+def test_a_file_of_other_bytes_is_not_served_under_the_old_digest(
+    client: TestClient, backend: Backend, finished: str
+):
+    """The size says nothing: the digest of what is there is compared."""
+    row = merges.get(backend.engine, finished)
+    assert row is not None
+    path = backend.store.published_folder(row["artifact_folder"]) / NAME
+    urls = [f"/merges/{finished}/artifacts/{NAME}", f"/merges/{finished}/artifacts.tar"]
+    for url in urls:
+        assert client.get(url).status_code == 200
+    time.sleep(0.02)
+    path.write_bytes(CONTENT[::-1])
+    for url in urls:
+        for method in ("GET", "HEAD"):
+            assert client.request(method, url).status_code == 503
+        document = refusal(client.get(url), 503, "storage_unavailable")
+        assert NAME in document["detail"]
+    # Touched or restored from a copy, it is what it was.
+    path.unlink()
+    path.write_bytes(CONTENT)
+    for url in urls:
+        assert client.get(url).status_code == 200
+
+
+def test_a_deletion_cuts_no_download(client: TestClient, backend: Backend, finished: str):
+    whole = client.get(f"/merges/{finished}/artifacts.tar").content
+    download = archive.open_archive(backend, finished)
+    first = download.read(0, 1000)
+    assert client.delete(f"/merges/{finished}").status_code == 204
+    assert first + download.read(1000, download.size) == whole
+    download.close()
+    refusal(client.get(f"/merges/{finished}/artifacts.tar"), 404, "not_found")
+
+
+def test_no_answer_leaves_a_file_open(client: TestClient, finished: str):
+    def open_files() -> int:
+        return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+    url = f"/merges/{finished}/artifacts/{NAME}"
+    etag = client.head(url).headers["etag"]
+    before = open_files()
+    for path in (url, f"/merges/{finished}/artifacts.tar"):
+        for headers in ({}, {"If-None-Match": etag}, {"If-None-Match": "*"},
+                        {"Range": "bytes=0-1"}, {"Range": "bytes=0-1,4-5"},
+                        {"Range": "bytes=99999999-"}):  # fmt: skip
+            client.get(path, headers=headers)
+            client.head(path, headers=headers)
+    assert open_files() <= before
+
+
 def test_the_tar_is_the_same_every_time(client: TestClient, finished: str):
     url = f"/merges/{finished}/artifacts.tar"
     answer = client.get(url)
     assert answer.content == client.get(url).content
     assert answer.headers["content-length"] == str(len(answer.content))
     assert answer.headers["content-type"] == "application/x-tar"
-    with tarfile.open(fileobj=io.BytesIO(answer.content), mode="r:") as archive:
-        members = archive.getmembers()
+    with tarfile.open(fileobj=io.BytesIO(answer.content), mode="r:") as tar:
+        members = tar.getmembers()
         assert [member.name for member in members] == [f"{finished}/{name}" for name in FILES]
         for member in members:
             assert (member.mtime, member.mode, member.uid, member.uname) == (0, 0o644, 0, "")
-            file = archive.extractfile(member)
+            file = tar.extractfile(member)
             assert file is not None
             assert file.read() == FILES[member.name.split("/")[1]]
     head = client.head(url)
