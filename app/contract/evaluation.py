@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 from pydantic import (
     BaseModel,
@@ -261,8 +261,9 @@ class DecodingRecord(_Model):
     """The settings that were used, as results show them; language None was left to the model.
 
     The backends find the same hypotheses: `transformers` is that library's `generate`, `afluente`
-    an own search, which leaves audio of several windows to the other. `search` None is of a result
-    from before it was noted.
+    an own search, which leaves audio of several windows to the other. `checkpoint_settings` are
+    those of the checkpoint's own files that can change a hypothesis, by transformers' names; None
+    (as `search` None) is of a result from before they were noted.
     """
 
     backend: str = "transformers"
@@ -273,11 +274,27 @@ class DecodingRecord(_Model):
     dtype: Dtype
     device_type: str = "cpu"
     versions: dict[str, str] = Field(default_factory=dict)
+    checkpoint_settings: dict[str, str] | None = None
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """What was asked of the decoder: only results of equal settings are one another's like."""
-        return self.model_dump(exclude={"device_type", "versions"})
+    def settings(self) -> dict[str, str]:
+        """What decides hypotheses, as text: only results of equal settings are each other's like.
+
+        The checkpoint's own settings are in it by their names; who did the search is not, and those
+        without effect are not. Results from before the checkpoint's own were noted are like each
+        other, and unlike any of which they are known.
+        """
+        own = self.checkpoint_settings
+        if own is None:
+            own = {"checkpoint_settings": "not recorded"}
+        return {
+            "search": "default" if self.search in (None, "greedy", "beam") else self.search,
+            "num_beams": str(self.num_beams),
+            "language": str(self.language),
+            "task": str(self.task),
+            "dtype": self.dtype,
+            **own,
+        }
 
 
 class DatasetResult(_Model):

@@ -17,6 +17,9 @@ from app.reports.confidence import (
 from app.reports.scored import ScoredDataset
 from app.reports.significance import mapsswe
 
+# Stands for a setting of the checkpoint's own that it does not have.
+UNSET = "unset"
+
 
 def compare(
     scored: ScoredDataset, others: Mapping[str, Sequence[ScoredDataset]]
@@ -101,10 +104,17 @@ def _why_not(one: ScoredDataset, other: ScoredDataset) -> str | None:
     if mine.manifest_sha256 != its.manifest_sha256:
         return f"its manifest is another (sha256 {its.manifest_sha256})"
     settings, others = mine.decoding.settings, its.decoding.settings
-    changed = [name for name in settings if settings[name] != others[name]]
+    unknown = [one.decoding.checkpoint_settings is None for one in (mine, its)]
+    if any(unknown) and not all(unknown):
+        whose = "this result" if unknown[0] else "its result"
+        return f"{whose} is from before the checkpoint's own settings were noted; evaluate again"
+    changed = [
+        f"{name} {others.get(name, UNSET)} instead of {settings.get(name, UNSET)}"
+        for name in dict.fromkeys((*settings, *others))
+        if settings.get(name) != others.get(name)
+    ]
     if changed:
-        found = ", ".join(f"{name} {others[name]} instead of {settings[name]}" for name in changed)
-        return f"it was decoded with {found}"
+        return f"it was decoded with {', '.join(changed)}"
     if (one.normalizer.as_record(), one.metric) != (other.normalizer.as_record(), other.metric):
         record = other.normalizer.as_record()
         return f"its texts are normalised by {record['name']} {record['version']}"

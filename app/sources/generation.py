@@ -232,10 +232,8 @@ def settings_of(
     `document` is its generation_config.json. Without one config.json says them, as old checkpoints
     have it; a token id that the file leaves out is that of config.json too.
     """
-    if document is None:
-        # transformers' own default, for the sake of equal transcripts.
-        document = {"begin_suppress_tokens": [220, 50256], **config}
-    named = {name: value for name, value in document.items() if value is not None}
+    stated = config if document is None else document
+    named = {name: value for name, value in stated.items() if value is not None}
     return GenerationSettings.model_validate(_ids_of(config) | named)
 
 

@@ -3,86 +3,267 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.contract.errors import InvalidCheckpointError
+from app.contract.errors import InvalidCheckpointError, Problem
+from app.sources import generation
+from app.sources.generation import GenerationSettings
+from app.sources.whisper import config_problems
 
 # Whisper's own rule: vocabularies from this size on have the language tokens in use.
 _MULTILINGUAL_VOCABULARY = 51_865
 # The encoder's convolutions halve the frames once.
 FRAMES_PER_POSITION = 2
+SAMPLE_RATE = 16_000
+END, START, NO_TIMESTAMPS = "<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"
+_TASKS = ("transcribe", "translate")
+_LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
+_MAX_BYTES = 64 * 2**20
+_LONGEST_FOURIER = 4096
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """How sound becomes log-mel features: bins, and samples a frame and a Fourier transform."""
+
+    feature_size: int
+    hop_length: int
+    n_fft: int
 
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """A checkpoint's window, in source positions and in seconds, and what its tokens can say."""
+    """A checkpoint's window, its tokens with a meaning, and its own settings for decoding.
 
-    source_positions: int
-    window_seconds: float
+    `source_positions` is the window in the encoder's positions; `languages` and `tasks` give the
+    tokens by language code and name, and are empty where `multilingual` is False; `ends` are the
+    end tokens, the first that of the tokenizer.
+    """
+
+    config: Mapping[str, Any]
+    settings: GenerationSettings
+    features: FeatureSettings
+    start: int
+    ends: tuple[int, ...]
+    no_timestamps: int | None
     multilingual: bool
-    knows_timestamps: bool
-    languages: frozenset[str]
+    languages: Mapping[str, int]
+    tasks: Mapping[str, int]
+
+    @property
+    def source_positions(self) -> int:
+        """The window in the encoder's positions."""
+        return int(self.config["max_source_positions"])
+
+    @property
+    def window_samples(self) -> int:
+        """The window in samples."""
+        return FRAMES_PER_POSITION * self.source_positions * self.features.hop_length
+
+    @property
+    def window_seconds(self) -> float:
+        """The window in seconds."""
+        return self.window_samples / SAMPLE_RATE
+
+    @property
+    def knows_timestamps(self) -> bool:
+        """Whether there is a timestamp for every position of the window, and one for its end."""
+        if self.no_timestamps is None:
+            return False
+        return int(self.config["vocab_size"]) - self.no_timestamps - 1 > self.source_positions
+
+    @property
+    def prompt_length(self) -> int:
+        """How many tokens an utterance of one window begins with."""
+        return 1 + 2 * self.multilingual + (self.no_timestamps is not None)
+
+    def constraints(self, num_beams: int, *, timestamps: bool = False) -> dict[str, Any]:
+        """Return those of the checkpoint's own settings that can change a hypothesis."""
+        return generation.constraints(
+            self.settings,
+            self.config,
+            num_beams=num_beams,
+            prompt=self.prompt_length,
+            timestamps=timestamps,
+        )
 
 
 def read_facts(checkpoint: Path) -> CheckpointFacts:
-    """Return the facts of a model folder; InvalidCheckpointError if its JSON cannot be read.
+    """Return the facts of a model folder.
 
-    `languages` is empty where the generation config does not list them.
+    Raises InvalidCheckpointError, naming file and field, for JSON that cannot be read or says what
+    cannot be, and for a folder without a tokenizer: none is ever made up.
     """
     config = read_json(checkpoint, "config.json")
-    generation = read_json(checkpoint, "generation_config.json", optional=True)
-    features = _feature_settings(checkpoint)
-    positions = int(config.get("max_source_positions", 1500))
-    vocabulary = int(config.get("vocab_size", 51_865))
-    languages = frozenset(token.strip("<|>") for token in generation.get("lang_to_id") or {})
-    hop = features.get("hop_length", 160) / features.get("sampling_rate", 16_000)
-    no_timestamps = generation.get("no_timestamps_token_id")
-    if no_timestamps is None:
-        no_timestamps = _token_id(checkpoint, "<|notimestamps|>")
-    return CheckpointFacts(
-        source_positions=positions,
-        window_seconds=positions * FRAMES_PER_POSITION * hop,
-        multilingual=generation.get(
-            "is_multilingual", bool(languages) or vocabulary >= _MULTILINGUAL_VOCABULARY
-        ),
-        # A timestamp for every position of the window, and one for its end.
-        knows_timestamps=no_timestamps is not None and vocabulary - no_timestamps - 1 > positions,
-        languages=languages,
+    _refuse(checkpoint, config_problems(config))
+    document = _read_optional(checkpoint, generation.FILE)
+    file = "config.json" if document is None else generation.FILE
+    _refuse(
+        checkpoint,
+        generation.generation_problems(config if document is None else document, config, file),
     )
+    settings = generation.settings_of(document, config)
+    tokens = _special_tokens(checkpoint)
+    languages = settings.lang_to_id or {
+        token: number for token, number in tokens.items() if _LANGUAGE.fullmatch(token)
+    }
+    multilingual = settings.is_multilingual
+    if multilingual is None:
+        size = int(config["vocab_size"])
+        multilingual = bool(settings.lang_to_id) or size >= _MULTILINGUAL_VOCABULARY
+    tasks = {task: number for task in _TASKS if (number := tokens.get(f"<|{task}|>")) is not None}
+    no_timestamps = settings.no_timestamps_token_id
+    facts = CheckpointFacts(
+        config=config,
+        settings=settings,
+        features=_features(checkpoint, int(config["num_mel_bins"])),
+        start=_first(settings.decoder_start_token_id, tokens.get(START)),
+        ends=_ends(settings.ends, tokens.get(END)),
+        no_timestamps=tokens.get(NO_TIMESTAMPS) if no_timestamps is None else no_timestamps,
+        multilingual=multilingual,
+        languages={token.strip("<|>"): number for token, number in languages.items()}
+        if multilingual
+        else {},
+        tasks=tasks | dict(settings.task_to_id or {}) if multilingual else {},
+    )
+    _refuse(checkpoint, list(_disagreements(facts, tokens)))
+    return facts
 
 
-def read_json(checkpoint: Path, name: str, *, optional: bool = False) -> dict[str, Any]:
-    """Return a JSON object of the folder; {} if it is optional and not there."""
+def read_json(checkpoint: Path, name: str) -> dict[str, Any]:
+    """Return a JSON object of the folder."""
+    document = _read_optional(checkpoint, name)
+    if document is None:
+        raise InvalidCheckpointError(f"{checkpoint.name} has no {name}.")
+    return document
+
+
+def _read_optional(checkpoint: Path, name: str) -> dict[str, Any] | None:
+    """Return a JSON object of the folder, or None if it is not there."""
     try:
-        document = json.loads((checkpoint / name).read_text(encoding="utf-8"))
+        with (checkpoint / name).open("rb") as stream:
+            content = stream.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise InvalidCheckpointError(
+                f"{checkpoint.name}/{name} has more than {_MAX_BYTES:,} bytes."
+            )
+        document = json.loads(content)
     except FileNotFoundError:
-        if optional:
-            return {}
-        raise InvalidCheckpointError(f"{checkpoint.name} has no {name}.") from None
-    except (OSError, ValueError) as error:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidCheckpointError(f"{checkpoint.name}/{name}: {error}.") from None
     if not isinstance(document, dict):
         raise InvalidCheckpointError(f"{checkpoint.name}/{name} is not a JSON object.")
     return document
 
 
-def _feature_settings(checkpoint: Path) -> dict[str, Any]:
+def _refuse(checkpoint: Path, problems: list[str]) -> None:
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise InvalidCheckpointError(
+            f"{checkpoint.name}: {problems[0]}{more}.",
+            problems=[Problem(f"{checkpoint.name}: {problem}.") for problem in problems],
+        )
+
+
+def _first(stated: int | None, of_tokenizer: int | None) -> int:
+    """Return the token that is known, or -1."""
+    found = of_tokenizer if stated is None else stated
+    return -1 if found is None else found
+
+
+def _ends(stated: tuple[int, ...], of_tokenizer: int | None) -> tuple[int, ...]:
+    """Return the end tokens, that of the tokenizer first if it is one of them."""
+    if not stated:
+        return (_first(None, of_tokenizer),)
+    return tuple(sorted(stated, key=lambda token: token != of_tokenizer))
+
+
+def _special_tokens(checkpoint: Path) -> dict[str, int]:
+    """Return the tokenizer's tokens that are written `<|...|>`, by name."""
+    tokenizer = _read_optional(checkpoint, "tokenizer.json")
+    if tokenizer is not None:
+        model, added = tokenizer.get("model"), tokenizer.get("added_tokens")
+        vocabulary = model.get("vocab") if isinstance(model, dict) else None
+        found = dict(vocabulary) if isinstance(vocabulary, dict) else {}
+        for entry in added if isinstance(added, list) else ():
+            if isinstance(entry, dict):
+                found[str(entry.get("content"))] = entry.get("id")
+    else:
+        vocabulary = _read_optional(checkpoint, "vocab.json")
+        if vocabulary is None or not (checkpoint / "merges.txt").exists():
+            raise InvalidCheckpointError(
+                f"{checkpoint.name} has no tokenizer: tokenizer.json, or vocab.json and "
+                "merges.txt, must lie beside the weights. A Trainer's checkpoint-N often has none; "
+                "copy the tokenizer's files from the model that was trained."
+            )
+        found = vocabulary | (_read_optional(checkpoint, "added_tokens.json") or {})
+    return {
+        token: number
+        for token, number in found.items()
+        if token.startswith("<|") and token.endswith("|>") and type(number) is int
+    }
+
+
+def _disagreements(facts: CheckpointFacts, tokens: Mapping[str, int]) -> Iterator[str]:
+    """Yield where the tokens that are to be said are not those of the tokenizer."""
+    size = int(facts.config["vocab_size"])
+    used = {START: facts.start, END: facts.ends[0]}
+    if facts.no_timestamps is not None:
+        used[NO_TIMESTAMPS] = facts.no_timestamps
+    used |= {f"<|{code}|>": number for code, number in facts.languages.items()}
+    used |= {f"<|{task}|>": number for task, number in facts.tasks.items()}
+    for token, number in used.items():
+        if tokens.get(token) != number or number >= size:
+            stated = f"token {number}" if number >= 0 else "no token"
+            yield (
+                f"the tokenizer says {tokens.get(token, 'nothing')} for {token}, the generation "
+                f"config {stated} of {size:,}; its files belong to another model, or are not whole"
+            )
+    if facts.multilingual and not facts.languages:
+        yield "it is multilingual, and its tokenizer knows no language (<|en|>, ...)"
+    for task in _TASKS if facts.multilingual else ():
+        if task not in facts.tasks:
+            yield f"it is multilingual, and its tokenizer has no <|{task}|>"
+
+
+def _features(checkpoint: Path, bins: int) -> FeatureSettings:
+    """Return the feature extractor's settings; what does not fit the model is refused."""
     # transformers 5 writes the one file, transformers 4 the other.
-    combined = read_json(checkpoint, "processor_config.json", optional=True)
-    inner = combined.get("feature_extractor")
-    if isinstance(inner, dict):
-        return inner
-    return read_json(checkpoint, "preprocessor_config.json", optional=True)
-
-
-def _token_id(checkpoint: Path, token: str) -> int | None:
-    added = read_json(checkpoint, "added_tokens.json", optional=True)
-    if isinstance(added.get(token), int):
-        return int(added[token])
-    tokenizer = read_json(checkpoint, "tokenizer.json", optional=True)
-    for entry in tokenizer.get("added_tokens", []):
-        if entry.get("content") == token:
-            return int(entry["id"])
-    return None
+    name, combined = "processor_config.json", _read_optional(checkpoint, "processor_config.json")
+    document = (combined or {}).get("feature_extractor")
+    if not isinstance(document, dict):
+        name = "preprocessor_config.json"
+        document = _read_optional(checkpoint, name) or {}
+    found = {
+        field: document.get(field, default)
+        for field, default in (
+            ("feature_size", 80),
+            ("sampling_rate", SAMPLE_RATE),
+            ("hop_length", 160),
+            ("n_fft", 400),
+        )
+    }
+    if found["feature_size"] != bins:
+        raise InvalidCheckpointError(
+            f"{checkpoint.name}: the feature extractor makes {ascii(found['feature_size'])[:60]} "
+            f"mel bins and the model takes {bins}; {name} belongs to another model."
+        )
+    longest = found["n_fft"] if type(found["n_fft"]) is int else _LONGEST_FOURIER
+    for field, least, most in (
+        ("feature_size", 1, bins),
+        ("sampling_rate", SAMPLE_RATE, SAMPLE_RATE),
+        ("n_fft", 16, _LONGEST_FOURIER),
+        ("hop_length", 1, longest),
+    ):
+        if type(found[field]) is not int or not least <= found[field] <= most:
+            needed = f"{least}" if least == most else f"an integer from {least} to {most}"
+            raise InvalidCheckpointError(
+                f"{checkpoint.name}/{name} says {field} {ascii(found[field])[:60]}; the model "
+                f"needs {needed}."
+            )
+    return FeatureSettings(found["feature_size"], found["hop_length"], found["n_fft"])

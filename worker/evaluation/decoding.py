@@ -11,18 +11,20 @@ import torch
 from numpy.typing import NDArray
 from transformers import BatchFeature
 
-from app.contract.errors import EvaluationFailedError, OutOfMemoryError
+from app.contract.errors import (
+    EvaluationFailedError,
+    InvalidCheckpointError,
+    OutOfMemoryError,
+)
 from app.contract.evaluation import DecodingOptions, Dtype
 from worker.evaluation.audio import SAMPLE_RATE
-from worker.evaluation.checkpoint import FRAMES_PER_POSITION, read_facts
+from worker.evaluation.checkpoint import read_facts
 from worker.evaluation.loading import (
     OWN_BACKEND,
     backend_of,
-    complete_tokens,
-    effective,
+    blaming,
+    generation_config,
     load,
-    quiet,
-    search_config,
 )
 from worker.evaluation.whisper.transcriber import Transcriber
 
@@ -39,26 +41,23 @@ class Decoder:
 
         Raises InvalidCheckpointError if files are missing or do not fit the config.
         """
+        self.name = checkpoint.name
         self.facts = read_facts(checkpoint)
         self.device = device
         self.dtype = getattr(torch, dtype)
-        with quiet():
-            self.model, self.processor = load(checkpoint, self.dtype)
+        self.model, self.extractor, self.tokenizer = load(checkpoint, self.facts, self.dtype)
         self.model.to(device).eval()
-        own = self.model.generation_config
-        self.generation = search_config(own, self.model.config, options)
-        complete_tokens(self.generation, self.processor.tokenizer.get_vocab(), self.facts)
-        self.backend = backend_of(checkpoint, options, dtype, device)
+        self.generation = generation_config(self.facts, options)
+        # What `generate` takes where its own settings say None.
+        self.model.generation_config = self.generation
+        self.backend = backend_of(self.facts, options, dtype, device)
         self.transcriber = (
-            Transcriber(self.model, effective(own, self.generation))
+            Transcriber(self.model, self.generation.to_dict())
             if self.backend == OWN_BACKEND
             else None
         )
         self.task = options.task
-        features = self.processor.feature_extractor
-        self.window_samples = (
-            FRAMES_PER_POSITION * self.facts.source_positions * features.hop_length
-        )
+        self.window_samples = self.facts.window_samples
 
     def decode(self, speech: Sequence[Samples], language: str | None = None) -> list[str]:
         """Return the text of each utterance; none may be longer than the checkpoint's window.
@@ -68,10 +67,11 @@ class Decoder:
         longest = max(len(samples) for samples in speech)
         if longest > self.window_samples:
             raise ValueError(f"{longest} samples do not fit the window of {self.window_samples}")
-        inputs = self._features(speech, max_length=self.window_samples, padding="max_length")
-        if self.transcriber is None:
-            return self._generate_window(inputs, language)
-        return self._transcribe(self.transcriber, inputs, language)
+        with blaming(f"{self.name} cannot be decoded with"):
+            inputs = self._features(speech, max_length=self.window_samples, padding="max_length")
+            if self.transcriber is None:
+                return self._generate_window(inputs, language)
+            return self._transcribe(self.transcriber, inputs, language)
 
     def decode_long(
         self,
@@ -85,18 +85,33 @@ class Decoder:
         Each window starts where the last one's timestamps ended. `on_window` is called before
         each; what it raises ends the decoding.
         """
-        inputs = self._features([samples], padding="longest", truncation=False)
-        (text,) = self._generate(
-            inputs,
-            language,
-            return_timestamps=True,
-            condition_on_prev_tokens=False,
-            monitor_progress=lambda _: on_window(),
-        )
+        stopped: list[Exception] = []
+
+        def watch(_: torch.Tensor) -> None:
+            try:
+                on_window()
+            except Exception as error:
+                stopped.append(error)
+                raise
+
+        try:
+            with blaming(f"{self.name} cannot be decoded with"):
+                inputs = self._features([samples], padding="longest", truncation=False)
+                (text,) = self._generate(
+                    inputs,
+                    language,
+                    return_timestamps=True,
+                    condition_on_prev_tokens=False,
+                    monitor_progress=watch,
+                )
+        except InvalidCheckpointError:
+            if stopped:
+                raise stopped[0] from None
+            raise
         return text
 
     def _features(self, speech: Sequence[Samples], **padding: Any) -> Any:
-        return self.processor.feature_extractor(
+        return self.extractor(
             list(speech),
             sampling_rate=SAMPLE_RATE,
             return_attention_mask=True,
@@ -107,7 +122,7 @@ class Decoder:
     def _spoken(self, language: str | None) -> dict[str, str | None]:
         if not self.facts.multilingual:
             return {}
-        if language and f"<|{language}|>" not in self.generation.lang_to_id:
+        if language and language not in self.facts.languages:
             raise EvaluationFailedError(
                 f'The checkpoint does not know the language "{language}"; leave it out to have it '
                 "detected."
@@ -153,14 +168,13 @@ class Decoder:
     def _generate(self, inputs: Any, language: str | None, **how: Any) -> list[str]:
         spoken = self._spoken(language)
         try:
-            with quiet():
-                tokens = self.model.generate(
-                    inputs.input_features.to(self.device, self.dtype),
-                    attention_mask=inputs.attention_mask.to(self.device),
-                    generation_config=self.generation,
-                    **spoken,
-                    **how,
-                )
+            tokens = self.model.generate(
+                inputs.input_features.to(self.device, self.dtype),
+                attention_mask=inputs.attention_mask.to(self.device),
+                generation_config=self.generation,
+                **spoken,
+                **how,
+            )
         except torch.OutOfMemoryError as error:
             size = len(inputs.input_features)
             raise OutOfMemoryError(
@@ -170,7 +184,7 @@ class Decoder:
         return self._texts(tokens)
 
     def _texts(self, tokens: Any) -> list[str]:
-        texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
+        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         # A byte-level vocabulary can say NUL, which databases cannot keep.
         return [text.replace("\0", "").strip() for text in texts]
 

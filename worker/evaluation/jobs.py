@@ -15,6 +15,7 @@ from app.contract.evaluation import (
     SkippedUtterance,
     Utterance,
 )
+from app.sources.generation import shown
 from app.sources.manifests import Manifest
 from worker.evaluation.audio import AudioError, Segment, find_segment
 from worker.evaluation.cache import AudioDigests, library_versions, transcript_key
@@ -38,14 +39,21 @@ class DecodingSetup:
         """Return the language the checkpoint is told; English-only ones have no token for it."""
         return self.options.language_of(utterance) if self.facts.multilingual else None
 
-    def record(self, language: str | None) -> DecodingRecord:
-        """Return the settings as results show them, for one told language."""
+    def record(self, language: str | None, *, timestamps: bool = False) -> DecodingRecord:
+        """Return the settings as results show them, for one told language.
+
+        `timestamps` says whether any audio is longer than the window.
+        """
+        own = self.facts.constraints(self.options.num_beams, timestamps=timestamps)
+        if self.facts.multilingual and language is None:
+            own["detected_languages"] = sorted(self.facts.languages)
         return DecodingRecord(
             backend=self.backend,
             search="greedy" if self.options.num_beams == 1 else "beam",
             num_beams=self.options.num_beams,
             language=language,
             task=self.options.task if self.facts.multilingual else None,
+            checkpoint_settings={name: shown(value) for name, value in sorted(own.items())},
             dtype=self.dtype,
             device_type=self.device_type,
             versions=library_versions(),
@@ -101,8 +109,9 @@ def prepare(
         except (AudioError, AfluenteError, OSError) as error:
             preparation.skip(utterance, str(error))
             continue
-        key = transcript_key(setup.checkpoint_key, audio_sha256, utterance, record(language))
         is_long = segment.seconds > setup.facts.window_seconds
+        how = record(language, timestamps=is_long)
+        key = transcript_key(setup.checkpoint_key, audio_sha256, utterance, how)
         preparation.jobs.append(DecodingJob(utterance, segment, language, key, is_long))
     return preparation
 

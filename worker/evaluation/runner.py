@@ -65,13 +65,14 @@ def evaluate(
     dtype = options.dtype or default_dtype(device)
     if dtype != "float32" and torch.device(device).type == "cpu":
         raise EvaluationFailedError(f"{dtype} needs a GPU; decode in float32 on a CPU.")
+    facts = read_facts(checkpoint)
     setup = DecodingSetup(
         checkpoint_key=checkpoint_key,
-        facts=read_facts(checkpoint),
+        facts=facts,
         options=options,
         dtype=dtype,
         device_type=torch.device(device).type,
-        backend=backend_of(checkpoint, options, dtype, device),
+        backend=backend_of(facts, options, dtype, device),
     )
     beside = locate or (lambda utterance: audio_path(manifest, utterance))
     preparation = prepare(manifest, setup, beside, check_stop=check_stop)
@@ -197,7 +198,10 @@ def _result(manifest: Manifest, run: _Run) -> DatasetResult:
     return DatasetResult(
         utterances=tuple(utterances),
         skipped=tuple(preparation.skipped[index] for index in sorted(preparation.skipped)),
-        decoding=run.setup.record(sole if run.setup.facts.multilingual else None),
+        decoding=run.setup.record(
+            sole if run.setup.facts.multilingual else None,
+            timestamps=any(job.is_long for job in preparation.jobs),
+        ),
         language=sole,
         manifest_sha256=manifest.manifest_sha256,
     )

@@ -16,7 +16,7 @@ from worker.evaluation.cache import InMemoryTranscriptCache, transcript_key
 from worker.evaluation.checkpoint import read_facts
 from worker.evaluation.decoding import Decoder
 from worker.evaluation.jobs import DecodingSetup
-from worker.evaluation.loading import TRANSFORMERS, backend_of, effective
+from worker.evaluation.loading import TRANSFORMERS, backend_of
 from worker.evaluation.runner import default_dtype, evaluate
 from worker.evaluation.whisper.transcriber import Transcriber
 
@@ -39,8 +39,7 @@ def decoder(dtype: Dtype, num_beams: int = 1) -> Decoder:
 
 
 def own(decoder: Decoder) -> Transcriber:
-    settings = effective(decoder.model.generation_config, decoder.generation)
-    return Transcriber(decoder.model, settings)
+    return Transcriber(decoder.model, decoder.generation.to_dict())
 
 
 def features(decoder: Decoder, speech: list[np.ndarray]) -> torch.Tensor:
@@ -102,7 +101,7 @@ def test_the_device_decides_the_precision() -> None:
         "float16",
     ]
     options = DecodingOptions()
-    assert backend_of(BASE, options, "float16", "cuda") == TRANSFORMERS
+    assert backend_of(read_facts(BASE), options, "float16", "cuda") == TRANSFORMERS
 
 
 @pytest.mark.parametrize("dtype", HALVES)

@@ -78,7 +78,12 @@ def test_what_is_cached_is_decoded_without_loading_the_model(
     first = run(english, manifest, cache)
     bare = tmp_path / "without-weights"
     bare.mkdir()
-    for name in ("config.json", "generation_config.json", "processor_config.json"):
+    for name in (
+        "config.json",
+        "generation_config.json",
+        "processor_config.json",
+        "tokenizer.json",
+    ):
         (bare / name).write_bytes((english / name).read_bytes())
     second = run(bare, manifest, cache)
     assert hypotheses(second) == hypotheses(first)

@@ -101,6 +101,9 @@ def test_languages_and_tasks_say_the_same(
         {"early_stopping": "never"},
         {"early_stopping": "never", "length_penalty": -1.0},
         {"max_length": 2},
+        {"max_length": None, "max_new_tokens": 3},
+        {"max_new_tokens": 24},
+        {"no_speech_threshold": 0.6, "num_beam_groups": 3, "forced_decoder_ids": [[1, 260]]},
         {"max_length": 4, "suppress_tokens": [259, 261, 262]},
         {"suppress_tokens": [256, 260, 100_000, -1], "begin_suppress_tokens": [220, 257]},
     ],
@@ -124,7 +127,7 @@ def test_what_the_caller_leaves_open_is_not_the_checkpoints_to_say(
     edit_json(folder / "generation_config.json", **own)
     one = decoder(folder, 1)
     # What `generate` fills in where it is told None.
-    assert not any(getattr(one.model.generation_config, name) for name in own)
+    assert not any(getattr(one.model.generation_config, name, None) for name in own)
     texts = one.decode(speech, None)
     one.transcriber = None
     assert texts == one.decode(speech, None) == decoder(multilingual, 1).decode(speech, None)
@@ -163,10 +166,11 @@ def test_windows_that_the_model_divides_are_left_to_transformers(
     [
         ("generation_config.json", {"repetition_penalty": 1.3}),
         ("generation_config.json", {"no_repeat_ngram_size": 2}),
-        ("generation_config.json", {"max_new_tokens": 5}),
-        ("generation_config.json", {"eos_token_id": [257, 258]}),
+        ("generation_config.json", {"min_new_tokens": 5}),
+        ("generation_config.json", {"bad_words_ids": [[3], [5, 7]]}),
+        ("generation_config.json", {"eos_token_id": [260, 294]}),
+        ("generation_config.json", {"renormalize_logits": True}),
         ("config.json", {"activation_function": "relu"}),
-        ("config.json", {"forced_decoder_ids": [[1, 260]]}),
     ],
     ids=str,
 )
@@ -179,6 +183,21 @@ def test_what_is_not_searched_here_is_left_to_transformers(
     one = decoder(folder, 2)
     assert (one.backend, one.transcriber) == ("transformers", None)
     assert len(one.decode(digits)) == len(digits)
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_the_whispers_that_openai_published_are_searched_here(
+    digits: Sounds, tmp_path: Path, num_beams: int
+) -> None:
+    folder = shutil.copytree(SAMPLES / "checkpoints/base", tmp_path / "official")
+    plain = decoder(folder, num_beams).decode(digits)
+    forced: dict[str, object] = {"forced_decoder_ids": [[1, 298]], "begin_suppress_tokens": [1]}
+    edit_json(folder / "config.json", **forced)
+    one = decoder(folder, num_beams)
+    assert one.backend == "afluente"
+    assert one.decode(digits) == plain
+    one.transcriber = None
+    assert one.decode(digits) == plain
 
 
 def test_the_encoder_hears_what_transformers_hears(english: Path, speech: Sounds) -> None:

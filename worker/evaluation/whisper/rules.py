@@ -9,43 +9,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-# Settings that change a search and are not searched with here, with what switches them off;
-# None and False do so everywhere.
-_LEFT_TO_TRANSFORMERS: Mapping[str, object] = {
-    "bad_words_ids": None,
-    "compression_ratio_threshold": None,
-    "constraints": None,
-    "diversity_penalty": 0.0,
-    "do_sample": False,
-    "dola_layers": None,
-    "encoder_no_repeat_ngram_size": 0,
-    "encoder_repetition_penalty": 1.0,
-    "exponential_decay_length_penalty": None,
-    "force_words_ids": None,
-    "forced_bos_token_id": None,
-    "forced_eos_token_id": None,
-    "guidance_scale": 1.0,
-    "is_assistant": False,
-    "logprob_threshold": None,
-    "low_memory": False,
-    "max_new_tokens": None,
-    "max_time": None,
-    "min_length": 0,
-    "min_new_tokens": 0,
-    "no_repeat_ngram_size": 0,
-    "no_speech_threshold": None,
-    "num_beam_groups": 1,
-    "penalty_alpha": None,
-    "prompt_lookup_num_tokens": None,
-    "remove_invalid_values": False,
-    "renormalize_logits": False,
-    "repetition_penalty": 1.0,
-    "sequence_bias": None,
-    "speculation_type": None,
-    "stop_strings": None,
-    "token_healing": False,
-    "use_mtp": False,
-    "watermarking_config": None,
+# What the searches here obey; a checkpoint with any other constraint is left to transformers.
+_OBEYED = {
+    "begin_suppress_tokens",
+    "early_stopping",
+    "length_penalty",
+    "max_new_tokens",
+    "suppress_tokens",
 }
 
 
@@ -69,30 +39,23 @@ class Rules:
         return scores
 
 
-def why_not(settings: Mapping[str, Any], config: Any) -> str | None:
-    """Return what keeps this package from the search that the settings ask for, if anything.
+def why_not(
+    constraints: Mapping[str, Any], activation: str, vocabulary: int, num_beams: int
+) -> str | None:
+    """Return what keeps this package from a search under these constraints, if anything.
 
-    `settings` are a generation config's, `config` is the model's. What it can: utterances of one
-    window, without timestamps, greedily or with beams.
+    `activation` and `vocabulary` (its size) are the model's. What it can: utterances of one window,
+    without timestamps, greedily or with beams.
     """
-    if config.activation_function != "gelu":
-        return f"activation_function is {config.activation_function}"
-    if getattr(config, "forced_decoder_ids", None):
-        return "config.json has forced_decoder_ids"
-    for key, off in _LEFT_TO_TRANSFORMERS.items():
-        if settings.get(key) not in (None, False, off):
-            return f"{key} is {settings[key]}"
-    end = settings.get("eos_token_id")
-    if not isinstance(end, int) or settings.get("pad_token_id") != end:
-        return "padding is not the one end token"
-    if settings.get("max_length") is None:
-        return "no max_length"
-    if settings.get("num_return_sequences", 1) not in (None, 1):
-        return "several hypotheses an utterance"
+    if activation != "gelu":
+        return f"activation_function is {activation}"
+    other = sorted(constraints.keys() - _OBEYED)
+    if other:
+        return f"{other[0]} is {constraints[other[0]]}"
     silent = sum(
-        len(settings.get(key) or ()) for key in ("suppress_tokens", "begin_suppress_tokens")
+        len(constraints.get(key, ())) for key in ("suppress_tokens", "begin_suppress_tokens")
     )
-    if config.vocab_size - silent < 2 * (settings.get("num_beams") or 1):
+    if vocabulary - silent < 2 * num_beams:
         return "the vocabulary is too small for so many beams"
     return None
 
