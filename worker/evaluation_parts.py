@@ -6,19 +6,18 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from sqlalchemy import Engine
 
 from app.contract.errors import AfluenteError, EvaluationFailedError, SourceChangedError
-from app.contract.evaluation import DatasetSpec, EvaluatedDataset, EvaluationSpec, Utterance
+from app.contract.evaluation import DatasetSpec, EvaluatedDataset, EvaluationSpec
 from app.contract.settings import Settings
 from app.services.preparation import source_policy
-from app.sources.datasets import check_readable, resolve_dataset
+from app.sources.datasets import resolve_dataset
 from app.sources.fetch import LocalCheckpoint, fetch
-from app.sources.manifests import Manifest, audio_path, read_manifest
+from app.sources.manifests import Manifest, read_manifest
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import resolve
 from app.storage import evaluations, merges
@@ -99,9 +98,6 @@ class Bench:
             )
         checkpoint = self._checkpoint(self.systems[part.system], should_stop)
 
-        def locate(utterance: Utterance) -> Path:
-            return check_readable(audio_path(manifest, utterance), self.policy)
-
         result = evaluate(
             checkpoint.folder,
             checkpoint.sha256,
@@ -111,7 +107,7 @@ class Bench:
             progress=progress,
             should_stop=should_stop,
             device=choose_device(self.settings.device),
-            locate=locate,
+            roots=self.policy.file_roots,
         )
         return EvaluatedDataset(
             name=dataset.name,

@@ -203,13 +203,17 @@ class DecodingOptions(_Model):
 
 
 class Utterance(_Model):
-    """One line of a manifest; `audio` is the path as the manifest writes it."""
+    """One line of a manifest; `audio` is the path as the manifest writes it.
+
+    `channel` counts from 0; without it all channels are averaged.
+    """
 
     index: int
     audio: str
     reference: str
     duration_seconds: float | None = None
     offset_seconds: float | None = None
+    channel: int | None = None
     language: str | None = None
     speaker: str | None = None
     session: str | None = None
@@ -244,6 +248,7 @@ class UtteranceResult(_Model):
     audio_seconds: float
     decode_seconds: float
     cached: bool = False
+    channel: int | None = None
     language: str | None = None
     speaker: str | None = None
     session: str | None = None
@@ -255,6 +260,14 @@ class SkippedUtterance(_Model):
     index: int
     audio: str
     reason: str
+
+
+class AudioWarning(_Model):
+    """An utterance that was decoded, and what its audio, header and manifest disagree on."""
+
+    index: int
+    audio: str
+    message: str
 
 
 class DecodingRecord(_Model):
@@ -302,6 +315,7 @@ class DatasetResult(_Model):
 
     utterances: tuple[UtteranceResult, ...]
     skipped: tuple[SkippedUtterance, ...] = ()
+    audio_warnings: tuple[AudioWarning, ...] = ()
     decoding: DecodingRecord
     language: str | None = None
     manifest_sha256: str

@@ -123,5 +123,6 @@ def _warnings(scored: ScoredDataset) -> dict[str, Any]:
         "compression_ratio_above_2.4": sum(
             score.compression_ratio > HIGHEST_COMPRESSION_RATIO for score in scored.scores
         ),
+        "audio": [warning.model_dump() for warning in scored.evaluated.result.audio_warnings],
         "skipped": [skipped.model_dump() for skipped in scored.evaluated.result.skipped],
     }

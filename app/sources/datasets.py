@@ -49,17 +49,6 @@ def resolve_dataset(uri: str, policy: SourcePolicy, *, param: str | None = None)
         raise with_param(error, param) from None
 
 
-def check_readable(path: Path, policy: SourcePolicy, *, label: str | None = None) -> Path:
-    """Return the real path of a regular file that may be read (audio, say).
-
-    Raises:
-        SourceNotFoundError: there is none, or it cannot be read.
-        SourceNotAllowedError: it lies outside the allowed folders, or links there.
-
-    """
-    return regular_file(path, policy.file_roots, label or str(path))[0]
-
-
 def _download(uri: str, place: WebPlace, policy: SourcePolicy) -> Path:
     cache = BlobCache(policy)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
+from io import FileIO
 from pathlib import Path
 
 from app.contract.errors import SourceNotAllowedError, SourceNotFoundError
@@ -57,6 +58,29 @@ def regular_file(path: Path, roots: _Roots, label: str) -> tuple[Path, os.stat_r
     if not os.access(real, os.R_OK):
         raise SourceNotFoundError(f"{label}: cannot be read (Permission denied)")
     return real, status
+
+
+def open_regular(path: Path, roots: _Roots, label: str) -> FileIO:
+    """Open an allowed, regular file; what is opened is checked, not only the path.
+
+    Whoever can write below a root may swap a folder for a link between a check and an open. It is
+    not buffered: libraries that read by its descriptor may share it. Raises like `regular_file`.
+    """
+    real, _ = regular_file(path, roots, label)
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        handle = FileIO(os.open(real, flags), "rb")
+    except OSError as error:
+        raise SourceNotFoundError(f"{label}: cannot be read ({error.strerror})") from None
+    try:
+        opened = Path(f"/proc/self/fd/{handle.fileno()}").readlink()
+        allowed = roots is None or any(opened.is_relative_to(os.path.realpath(r)) for r in roots)
+        if not allowed or not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
+            raise SourceNotAllowedError(f"{label}: the path changed while it was opened")
+    except BaseException:
+        handle.close()
+        raise
+    return handle
 
 
 class LocalFolder:

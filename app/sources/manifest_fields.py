@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,9 @@ from typing import Any
 
 from app.contract.errors import Problem
 from app.contract.evaluation import Utterance, language_code
+
+MAX_CHANNEL = 63
+_CHANNEL = re.compile(r"[0-9]{1,2}")
 
 MAX_PROBLEMS = 10
 """How many faults are told; the others are counted."""
@@ -86,6 +90,18 @@ def seconds_of(entry: Mapping[str, Any], name: str) -> float | None:
     if not math.isfinite(seconds) or seconds < 0:
         raise EntryError(f"{name} must be a number of seconds from 0 up")
     return seconds
+
+
+def channel_of(entry: Mapping[str, Any]) -> int | None:
+    """Return a field `channel` that is a number from 0 up (in CSV a cell of digits), or None."""
+    value = entry.get("channel")
+    if value is None:
+        return None
+    if isinstance(value, str) and _CHANNEL.fullmatch(value):
+        value = int(value)
+    if type(value) is not int or not 0 <= value <= MAX_CHANNEL:
+        raise EntryError(f"channel must be a number from 0 to {MAX_CHANNEL} (0 is left, 1 right)")
+    return value
 
 
 def language_of(entry: Mapping[str, Any]) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.contract.evaluation import Utterance
-from app.sources.manifest_fields import EntryError, Reading, decoded, lines_of, storable
+from app.sources.manifest_fields import EntryError, Reading, channel_of, decoded, lines_of, storable
 
 NEEDED = ("wav.scp", "text")
 OPTIONAL = ("segments", "utt2spk")
@@ -31,6 +31,7 @@ class _Stretch:
     recording: str
     offset_seconds: float | None = None
     duration_seconds: float | None = None
+    channel: int | None = None
 
 
 def parse_kaldi(files: Mapping[str, bytes], reading: Reading) -> None:
@@ -62,6 +63,7 @@ def parse_kaldi(files: Mapping[str, bytes], reading: Reading) -> None:
                 reference=texts[name].rest,
                 offset_seconds=stretch.offset_seconds,
                 duration_seconds=stretch.duration_seconds,
+                channel=stretch.channel,
                 # Kaldi's way to say that speakers are not known: each is called as its utterance.
                 speaker=speaker if speaker != name else None,
                 session=stretch.recording if places == "segments" else None,
@@ -97,14 +99,16 @@ def _check_recording(place: str) -> None:
 
 def _segment(rest: str) -> _Stretch:
     parts = rest.split()
-    if len(parts) == 4:
-        raise EntryError("a channel cannot be chosen; write each channel to a file of its own")
-    if len(parts) != 3:
-        raise EntryError("a segment is an utterance, a recording, a start and an end in seconds")
-    start, end = (_number(part) for part in parts[1:])
+    if len(parts) not in {3, 4}:
+        raise EntryError(
+            "a segment is an utterance, a recording, a start and an end in seconds, and a channel "
+            "where one is chosen"
+        )
+    start, end = (_number(part) for part in parts[1:3])
+    channel = channel_of({"channel": parts[3]}) if len(parts) == 4 else None
     if start < 0 or (end <= start and end != _TO_THE_END):
         raise EntryError("a segment starts at 0 or later, and ends after its start (or at -1)")
-    return _Stretch(parts[0], start, None if end == _TO_THE_END else end - start)
+    return _Stretch(parts[0], start, None if end == _TO_THE_END else end - start, channel)
 
 
 def _number(text: str) -> float:

@@ -12,6 +12,7 @@ from app.contract.evaluation import Utterance
 from app.sources.manifest_fields import (
     EntryError,
     Reading,
+    channel_of,
     decoded,
     kind,
     label_of,
@@ -102,6 +103,7 @@ def _from_audio_folder(entry: Mapping[str, Any], column: str, index: int) -> Utt
         index=index,
         audio=audio,
         reference=reference,
+        channel=channel_of(entry),
         language=language_of(entry),
         speaker=label_of(entry, "speaker") or label_of(entry, "speaker_id"),
         session=label_of(entry, "session"),
@@ -116,6 +118,7 @@ def _from_nemo(entry: Mapping[str, Any], index: int) -> Utterance:
         reference=reference,
         duration_seconds=seconds_of(entry, "duration"),
         offset_seconds=seconds_of(entry, "offset"),
+        channel=channel_of(entry),
         language=language_of(entry),
         speaker=label_of(entry, "speaker"),
         session=label_of(entry, "session"),

@@ -62,6 +62,8 @@ def evaluate(
             typer.echo(
                 f"warning: {dataset['name']}: {skipped['audio']}: {skipped['reason']}", err=True
             )
+        for said in dataset["warnings"]["audio"]:
+            typer.echo(f"warning: {dataset['name']}: {said['audio']}: {said['message']}", err=True)
     typer.echo("word error rates in percent")
     typer.echo(
         render_table(document, labels=[folder.name], width=get_terminal_size().columns), nl=False

@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
-from pathlib import Path
 
 from app.contract.evaluation import DecodingRecord, Transcript, Utterance
 
 # Raise when this package starts to decode differently.
 _RECIPE = 4
-_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "soundfile", "soxr")
+_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "soundfile", "soxr", "av")
 
 
 class InMemoryTranscriptCache:
@@ -31,20 +29,6 @@ class InMemoryTranscriptCache:
         """Keep the transcripts; a key that is there already keeps what it has."""
         for key, transcript in transcripts.items():
             self.transcripts.setdefault(key, transcript)
-
-
-@dataclass
-class AudioDigests:
-    """SHA-256 of audio files, each read once however many utterances are in it."""
-
-    known: dict[Path, str] = field(default_factory=dict)
-
-    def of(self, path: Path) -> str:
-        """Return the digest in hexadecimal; OSError if the file cannot be read."""
-        if path not in self.known:
-            with path.open("rb") as handle:
-                self.known[path] = hashlib.file_digest(handle, "sha256").hexdigest()
-        return self.known[path]
 
 
 @lru_cache(maxsize=1)
@@ -69,6 +53,7 @@ def transcript_key(
         "audio": audio_sha256,
         "offset": utterance.offset_seconds,
         "duration": utterance.duration_seconds,
+        "channel": utterance.channel,
         "decoding": decoding.model_dump(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

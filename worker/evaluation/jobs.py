@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from app.contract.errors import AfluenteError
 from app.contract.evaluation import (
     DecodingOptions,
     DecodingRecord,
@@ -16,12 +15,10 @@ from app.contract.evaluation import (
     Utterance,
 )
 from app.sources.generation import shown
-from app.sources.manifests import Manifest
+from app.sources.manifests import Manifest, audio_path
 from worker.evaluation.audio import AudioError, Segment, find_segment
-from worker.evaluation.cache import AudioDigests, library_versions, transcript_key
+from worker.evaluation.cache import library_versions, transcript_key
 from worker.evaluation.checkpoint import CheckpointFacts
-
-_STOP_EVERY = 256
 
 
 @dataclass(frozen=True)
@@ -88,39 +85,45 @@ class Preparation:
 def prepare(
     manifest: Manifest,
     setup: DecodingSetup,
-    locate: Callable[[Utterance], Path],
+    roots: tuple[Path, ...] | None = None,
     *,
     check_stop: Callable[[], None] = lambda: None,
 ) -> Preparation:
-    """Return a job for every utterance whose audio is there; digests each file, decodes none.
+    """Return a job for every utterance whose audio is there and can be read.
 
-    `check_stop` is called now and then, and ends the work by what it raises.
+    Audio must lie under the `roots` (None: anywhere). `check_stop` is called before each, and ends
+    the work by what it raises.
     """
-    digests = AudioDigests()
     record = lru_cache(setup.record)
     preparation = Preparation()
-    for position, utterance in enumerate(manifest.utterances):
-        if position % _STOP_EVERY == 0:
-            check_stop()
+    for utterance in manifest.utterances:
+        check_stop()
         language = setup.spoken(utterance)
         try:
-            segment = _find(setup, utterance, locate(utterance), language)
-            audio_sha256 = digests.of(segment.path)
-        except (AudioError, AfluenteError, OSError) as error:
+            segment = _find(setup, utterance, audio_path(manifest, utterance), language, roots)
+        except AudioError as error:
             preparation.skip(utterance, str(error))
             continue
         is_long = segment.seconds > setup.facts.window_seconds
         how = record(language, timestamps=is_long)
-        key = transcript_key(setup.checkpoint_key, audio_sha256, utterance, how)
+        key = transcript_key(setup.checkpoint_key, segment.sound.sha256, utterance, how)
         preparation.jobs.append(DecodingJob(utterance, segment, language, key, is_long))
     return preparation
 
 
-def _find(setup: DecodingSetup, utterance: Utterance, path: Path, language: str | None) -> Segment:
+def _find(
+    setup: DecodingSetup,
+    utterance: Utterance,
+    path: Path,
+    language: str | None,
+    roots: tuple[Path, ...] | None,
+) -> Segment:
     segment = find_segment(
         path,
         utterance.offset_seconds,
         utterance.duration_seconds,
+        channel=utterance.channel,
+        roots=roots,
         max_seconds=setup.options.max_audio_seconds,
     )
     facts = setup.facts

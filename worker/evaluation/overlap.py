@@ -23,7 +23,8 @@ def overlaps(manifests: Sequence[Manifest]) -> list[int]:
     for index, manifest in enumerate(manifests):
         for utterance in manifest.utterances:
             path = audio_path(manifest, utterance)
-            stretch = (path, utterance.offset_seconds, utterance.duration_seconds)
+            place = utterance.offset_seconds, utterance.duration_seconds, utterance.channel
+            stretch = (path, *place)
             one, other = root(heard_in.setdefault(stretch, index)), root(index)
             first[max(one, other)] = min(one, other)
     return [root(index) for index in range(len(manifests))]

@@ -13,16 +13,16 @@ import torch
 
 from app.contract.errors import EvaluationFailedError
 from app.contract.evaluation import (
+    AudioWarning,
     DatasetResult,
     DecodingOptions,
     Dtype,
     Transcript,
     TranscriptCache,
-    Utterance,
     UtteranceResult,
 )
-from app.sources.manifests import Manifest, audio_path
-from worker.evaluation.audio import AudioError, read_segment
+from app.sources.manifests import Manifest
+from worker.evaluation.audio import AudioError, listen, read_segment
 from worker.evaluation.checkpoint import read_facts
 from worker.evaluation.decoding import Decoder, Samples
 from worker.evaluation.jobs import DecodingJob, DecodingSetup, Preparation, prepare
@@ -45,16 +45,15 @@ def evaluate(
     progress: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
     device: str | None = None,
-    locate: Callable[[Utterance], Path] | None = None,
+    roots: tuple[Path, ...] | None = None,
 ) -> DatasetResult:
     """Return the transcripts of every utterance, and the utterances that have none with reasons.
 
     `checkpoint_key` is the digest of the checkpoint's tensors, config, generation config and
     tokenizer. `progress` gets utterances done and in all, after each batch, whose transcripts are
-    in the cache by then. `locate` gives an utterance's file and may refuse it with an
-    AfluenteError; beside the manifest by default. `device` is the first GPU if there is one.
-    Raises EvaluationStoppedError, InvalidCheckpointError, OutOfMemoryError, and
-    EvaluationFailedError for half precision without a GPU, where it is slow and less exact.
+    in the cache by then. Audio must lie under the `roots` (None: anywhere). `device` is the first
+    GPU if there is one. Raises EvaluationStoppedError, InvalidCheckpointError, OutOfMemoryError,
+    and EvaluationFailedError for half precision without a GPU, where it is slow and less exact.
     """
 
     def check_stop() -> None:
@@ -74,8 +73,7 @@ def evaluate(
         device_type=torch.device(device).type,
         backend=backend_of(facts, options, dtype, device),
     )
-    beside = locate or (lambda utterance: audio_path(manifest, utterance))
-    preparation = prepare(manifest, setup, beside, check_stop=check_stop)
+    preparation = prepare(manifest, setup, roots, check_stop=check_stop)
     run = _Run(checkpoint, device, setup, preparation, cache, progress, check_stop)
     run.recall()
     run.decode()
@@ -174,6 +172,14 @@ class _Run:
             self._report([job.key])
             return None
 
+    def audio_warnings(self, job: DecodingJob) -> tuple[str, ...]:
+        """Return what results say of the audio of an utterance that was decoded."""
+        self.check_stop()
+        try:
+            return (*job.segment.notes, *listen(job.segment))
+        except AudioError as error:
+            return (*job.segment.notes, str(error))
+
     def _keep(self, jobs: Sequence[DecodingJob], texts: Sequence[str], seconds: float) -> None:
         share = seconds / len(jobs)
         decoded = {
@@ -193,11 +199,19 @@ def _result(manifest: Manifest, run: _Run) -> DatasetResult:
             utterances.append(_utterance_result(run, job))
         else:
             preparation.skip(job.utterance, run.unreadable[job.key])
+    # Transcripts may come from the cache: their audio is listened to all the same.
+    warnings = [
+        AudioWarning(index=job.utterance.index, audio=job.utterance.audio, message=message)
+        for job in preparation.jobs
+        if job.key in run.transcripts
+        for message in run.audio_warnings(job)
+    ]
     languages = {options.language_of(utterance) for utterance in manifest.utterances}
     sole = languages.pop() if len(languages) == 1 else options.default_language
     return DatasetResult(
         utterances=tuple(utterances),
         skipped=tuple(preparation.skipped[index] for index in sorted(preparation.skipped)),
+        audio_warnings=tuple(warnings),
         decoding=run.setup.record(
             sole if run.setup.facts.multilingual else None,
             timestamps=any(job.is_long for job in preparation.jobs),
@@ -218,6 +232,7 @@ def _utterance_result(run: _Run, job: DecodingJob) -> UtteranceResult:
         audio_seconds=job.segment.seconds,
         decode_seconds=transcript.decode_seconds,
         cached=job.key in run.reused,
+        channel=utterance.channel,
         language=run.setup.options.language_of(utterance),
         speaker=utterance.speaker,
         session=utterance.session,

@@ -174,7 +174,7 @@ def test_without_segments_each_recording_is_an_utterance(tmp_path: Path) -> None
         ({"wav.scp": "call1\ncall2 b"}, "line 1: the recording has no file"),
         ({"wav.scp": "call1 a\ncall1 b"}, 'line 2: "call1" is there twice (before in line 1)'),
         ({"wav.scp": "call1 a"}, 'segments, line 2: wav.scp has no recording "call2"'),
-        ({"segments": "ana-1 call1 0 1 A\n"}, "line 1: a channel cannot be chosen"),
+        ({"segments": "ana-1 call1 0 1 A\n"}, "line 1: channel must be a number from 0"),
         ({"segments": "ana-1 call1 0\n"}, "line 1: a segment is an utterance, a recording"),
         ({"segments": "ana-1 call1 x 2\n"}, 'line 1: "x" is not a number'),
         ({"segments": "ana-1 call1 nan 2\n"}, 'line 1: "nan" is not a number'),

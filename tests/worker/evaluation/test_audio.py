@@ -81,7 +81,7 @@ def test_what_is_no_audio_is_named(tmp_path: Path, content: bytes, reason: str) 
 def test_missing_files_folders_and_empty_audio_are_named(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="no such file"):
         find_segment(tmp_path / "none.wav")
-    with pytest.raises(AudioError, match="cannot be read"):
+    with pytest.raises(AudioError, match="this is a folder"):
         find_segment(tmp_path)
     soundfile.write(tmp_path / "zero.wav", np.zeros(0, np.float32), 16_000)
     with pytest.raises(AudioError, match="holds no audio"):

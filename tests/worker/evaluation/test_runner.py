@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from app.contract.errors import SourceNotAllowedError
-from app.contract.evaluation import DatasetResult, DecodingOptions, Transcript, Utterance
+from app.contract.evaluation import DatasetResult, DecodingOptions, Transcript
 from app.sources.manifests import Manifest
 from worker.evaluation.cache import InMemoryTranscriptCache
 from worker.evaluation.runner import EvaluationStoppedError, evaluate
@@ -215,16 +214,14 @@ def test_an_unknown_language_is_skipped_by_name(multilingual: Path, make_manifes
     assert result.skipped[0].reason == 'the checkpoint does not know the language "fi"'
 
 
-def test_a_refused_path_is_named(english: Path, make_manifest) -> None:
+def test_audio_outside_the_roots_is_named(english: Path, make_manifest, tmp_path: Path) -> None:
     manifest = make_manifest(0.5, 0.9)
-
-    def locate(utterance: Utterance) -> Path:
-        if utterance.index == 0:
-            raise SourceNotAllowedError("outside the allowed roots")
-        return manifest.folder / utterance.audio
-
-    result = run(english, manifest, locate=locate)
-    assert result.skipped[0].reason == "outside the allowed roots"
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (tmp_path / "1.flac").rename(inside / "1.flac")
+    (tmp_path / "1.flac").symlink_to(inside / "1.flac")
+    result = run(english, manifest, roots=(inside,))
+    assert "outside the folders" in result.skipped[0].reason
     assert len(result.utterances) == 1
 
 
