@@ -33,23 +33,37 @@ class DatasetRate:
     unit: str = "utterance"
 
 
-def average(rates: Iterable[DatasetRate]) -> dict[str, dict[str, Any]]:
+def average(
+    rates: Iterable[DatasetRate], missing: Mapping[str, Group] | None = None
+) -> dict[str, dict[str, Any]]:
     """Return `{"macro", "micro", "datasets", "ci95"}` of each group, of `full` and of `all`.
 
     Of several results of one name the last counts. Rates are fractions; macro is the mean of the
     sets that have a rate, and None without any. Groups beyond the paper's two are there if a
     set is in them. `ci95` is of the macro average over these very sets: units are drawn in each,
-    no sets are.
+    no sets are. Groups with any of the sets in `missing` (groups by name) have no rate, but
+    `not_comparable`: the names of those sets.
     """
     latest = list({rate.name: rate for rate in rates}.values())
+    gone = missing or {}
     averages = {}
-    for group in get_args(Group):
-        members = [rate for rate in latest if rate.group == group]
-        if members or group in ALWAYS_SHOWN:
-            averages[group] = _average(members)
-    averages["full"] = _average([rate for rate in latest if rate.group in FULL])
-    averages["all"] = _average(latest)
+    for group in (*get_args(Group), "full", "all"):
+        groups = FULL if group == "full" else set(get_args(Group)) if group == "all" else {group}
+        members = [rate for rate in latest if rate.group in groups]
+        absent = [name for name, its_group in gone.items() if its_group in groups]
+        if members or absent or group in ALWAYS_SHOWN:
+            averages[group] = _none(members, absent) if absent else _average(members)
     return averages
+
+
+def _none(rates: list[DatasetRate], absent: list[str]) -> dict[str, Any]:
+    return {
+        "macro": None,
+        "micro": None,
+        "datasets": len(rates),
+        "ci95": None,
+        "not_comparable": absent,
+    }
 
 
 def _average(rates: list[DatasetRate]) -> dict[str, Any]:

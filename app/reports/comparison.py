@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from app.reports.averages import average
 from app.reports.confidence import (
     interval,
     probability_of_improvement,
@@ -44,6 +46,26 @@ def counterpart(scored: ScoredDataset, results: Sequence[ScoredDataset]) -> Scor
     """Return the result that a result can be compared with, the newest of several; else None."""
     alike = [other for other in results if _why_not(scored, other) is None]
     return _preferred(scored, alike) if alike else None
+
+
+def comparable_averages(
+    mine: Sequence[ScoredDataset], results: Sequence[ScoredDataset]
+) -> dict[str, dict[str, Any]]:
+    """Return another system's averages over the merge's sets, none where one is not comparable.
+
+    Until the merge has a result they are over all of the system's own.
+    """
+    latest = {one.evaluated.name: one for one in mine}
+    if not latest:
+        return average(one.rate for one in results)
+    found = {name: counterpart(one, results) for name, one in latest.items()}
+    rates = [
+        replace(other.rate, name=name, group=latest[name].evaluated.group)
+        for name, other in found.items()
+        if other is not None
+    ]
+    missing = {name: latest[name].evaluated.group for name in found if found[name] is None}
+    return average(rates, missing)
 
 
 def difference(merged: ScoredDataset, other: ScoredDataset) -> dict[str, Any]:

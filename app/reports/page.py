@@ -115,16 +115,13 @@ def _bars(row: Row, labels: Mapping[str, str]) -> Markup:
 def _points(document: Mapping[str, Any], subject: Subject) -> list[Point]:
     """Return the trade-off's points, this merge first; none if it lacks either average."""
     wanted = ("in_domain", "out_of_domain")
-    sets = [document["averages"][group]["datasets"] for group in wanted]
-    if not all(sets):
-        return []
     found = []
     for system, results in ((MERGE, document), *document["systems"].items()):
-        averages = [results["averages"][group] for group in wanted]
-        if [average["datasets"] for average in averages] == sets:
-            kind = _kind(system, subject.merge)
-            x, y = (average["macro"] for average in averages)
-            found.append(Point(subject.labels[system], x, y, kind))
+        x, y = (results["averages"][group]["macro"] for group in wanted)
+        if x is not None and y is not None:
+            found.append(Point(subject.labels[system], x, y, _kind(system, subject.merge)))
+        elif system == MERGE:
+            return []
     return [*found, *subject.peers]
 
 

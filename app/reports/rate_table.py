@@ -18,14 +18,13 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True)
 class Cell:
-    """One system's rate: fractions. `fewer` marks an average over fewer sets than the merge's."""
+    """One system's rate, as fractions; None where it cannot be compared with the merge's."""
 
     system: str
     rate: float | None = None
     low: float | None = None
     high: float | None = None
     is_best: bool = False
-    fewer: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,13 +91,11 @@ def _dataset_row(
 
 
 def _average_row(group: str, systems: Mapping[str, Mapping[str, Any]]) -> Row:
-    sets = systems[MERGE][group]["datasets"]
     cells = []
     for name, averages in systems.items():
-        average = averages.get(group) or {"macro": None, "ci95": None, "datasets": 0}
-        fewer = 0 < average["datasets"] < sets
-        cells.append(Cell(name, average["macro"], *_bounds(average["ci95"]), fewer=fewer))
-    rates = {cell.system: cell.rate for cell in cells if not cell.fewer}
+        average = averages.get(group) or {"macro": None, "ci95": None}
+        cells.append(Cell(name, average["macro"], *_bounds(average["ci95"])))
+    rates = {cell.system: cell.rate for cell in cells}
     mine, base = rates[MERGE], rates.get("base")
     # Nothing tests averages: the difference has no verdict.
     change = None if mine is None or base is None else Difference(mine - base)
@@ -117,13 +114,11 @@ def _difference(found: Mapping[str, Any]) -> Difference | None:
 
 def _mark_best(cells: Iterable[Cell]) -> tuple[Cell, ...]:
     cells = tuple(cells)
-    rates = [cell.rate for cell in cells if cell.rate is not None and not cell.fewer]
+    rates = [cell.rate for cell in cells if cell.rate is not None]
     # The best of one is no news.
     if len(rates) < 2:
         return cells
-    return tuple(
-        replace(cell, is_best=not cell.fewer and cell.rate == min(rates)) for cell in cells
-    )
+    return tuple(replace(cell, is_best=cell.rate == min(rates)) for cell in cells)
 
 
 def _in_order(cells: Sequence[Cell], others: Mapping[str, Any]) -> Iterator[Cell]:

@@ -44,6 +44,8 @@ def render_table(
     columns = datasets + averages
     marked = any(cell.rate.endswith(_FEWER) for _, cells in columns for cell in cells)
     note = f"{_FEWER} over fewer sets than other rows\n" if marked else ""
+    if any(cell.rate == "-" for _, cells in columns for cell in cells):
+        note += "- not evaluated, or not comparable with the merge\n"
     for shown in (columns, datasets):
         table = _table(called, columns, with_intervals=len(shown))
         fits = max(map(len, table.splitlines())) <= width
@@ -85,8 +87,9 @@ def _average_columns(rows: Mapping[str, Any]) -> Iterator[tuple[str, list[_Cell]
 
 def _macro(average: Mapping[str, Any], most: int) -> _Cell:
     """Return a macro average, marked if another row's is over more sets."""
-    fewer = _FEWER if 0 < average.get("datasets", 0) < most else ""
-    return _Cell(_percent(average.get("macro")) + fewer, _interval(average.get("ci95")))
+    macro = average.get("macro")
+    fewer = _FEWER if macro is not None and average["datasets"] < most else ""
+    return _Cell(_percent(macro) + fewer, _interval(average.get("ci95")))
 
 
 def _table(
@@ -121,11 +124,21 @@ def _systems(
     rows: dict[str, Mapping[str, Any]] = {}
     for document in documents:
         for system, results in document["systems"].items():
-            rows.setdefault(system, results)
+            rows.setdefault(system, _comparable(document, system, results))
     for position, document in enumerate(documents):
         label = labels[position] if position < len(labels) else document["merge_id"]
         rows[label] = document
     return rows
+
+
+def _comparable(
+    document: Mapping[str, Any], system: str, results: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Return a system's results without those on sets where it cannot be compared."""
+    # Of several results of the merge on one set the last is shown.
+    latest = {dataset["name"]: dataset for dataset in document["datasets"]}
+    unlike = {name for name, one in latest.items() if system in one.get("not_compared_with", {})}
+    return {**results, "datasets": [d for d in results["datasets"] if d["name"] not in unlike]}
 
 
 def _dataset_titles(results: Iterable[Mapping[str, Any]]) -> dict[str, str]:

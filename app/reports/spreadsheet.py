@@ -13,7 +13,7 @@ CSV_COLUMNS = (
     "datasets", "substitutions", "deletions", "insertions", "hits", "reference_words",
     "utterances", "skipped", "sentence_error_rate", "audio_seconds", "decode_seconds", "rtfx",
     "normalizer", "normalizer_version", "backend", "num_beams", "task", "dtype", "device_type",
-    "manifest_sha256",
+    "manifest_sha256", "not_compared",
 )  # fmt: skip
 _DIFFERENCE = ("delta", "mapsswe_p", "probability_of_improvement")
 
@@ -23,18 +23,21 @@ def render_csv(document: Mapping[str, Any]) -> str:
 
     Column `row` is "dataset" or "average"; the merge's own `system` is "merge". Rates are
     fractions, as in JSON; what does not apply is empty. In another system's row `delta` and what
-    follows it say how the merge does against that system.
+    follows it say how the merge does against that system; `not_compared` says why they do not,
+    or, in the row of an average, over which sets there is none.
     """
     output = io.StringIO()
     writer = csv.DictWriter(output, CSV_COLUMNS, restval="", lineterminator="\r\n")
     writer.writeheader()
     systems = {"merge": document, **document["systems"]}
-    compared = {dataset["name"]: dataset["compared_with"] for dataset in document["datasets"]}
+    latest = {dataset["name"]: dataset for dataset in document["datasets"]}
     for system, results in systems.items():
         for row in _rows(results):
-            difference = compared.get(row["name"], {}).get(system, {})
+            mine = latest.get(row["name"], {}) if row["row"] == "dataset" else {}
+            difference = mine.get("compared_with", {}).get(system, {})
             shown = {column: difference.get(column) for column in _DIFFERENCE}
-            writer.writerow({"system": system, **row, **shown})
+            reason = mine.get("not_compared_with", {}).get(system)
+            writer.writerow({"system": system, "not_compared": reason, **row, **shown})
     return output.getvalue()
 
 
@@ -53,7 +56,8 @@ def _rows(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for group, average in results["averages"].items():
         values = {name: average[name] for name in ("macro", "micro", "datasets")}
         yield {
-            "row": "average", "name": group, "group": group, **values, **_confidence(average)
+            "row": "average", "name": group, "group": group, **values, **_confidence(average),
+            "not_compared": " ".join(average.get("not_comparable", ())),
         }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from app.contract.evaluation import EvaluatedDataset, NormalizerName
 from app.reports.averages import average
-from app.reports.comparison import compare
+from app.reports.comparison import comparable_averages, compare
 from app.reports.scored import ScoredDataset, score_dataset
 from app.reports.scoring import HIGHEST_COMPRESSION_RATIO, sentence_error_rate, total
 
@@ -63,7 +63,7 @@ def document_of(merge_id: str, status: str, scored: ScoredSystems) -> dict[str, 
         "systems": {
             name: {
                 "datasets": [_describe(one) for one in results],
-                "averages": average(one.rate for one in results),
+                "averages": comparable_averages(scored.merge, results),
             }
             for name, results in scored.others.items()
         },

@@ -97,17 +97,13 @@ def _inputs(sources: Mapping[str, Any]) -> str:
 
 def _rates(report: Mapping[str, Any]) -> str:
     systems = list(report["systems"])
-    others = {
-        name: {d["name"]: _rate(d) for d in found["datasets"]}
-        for name, found in report["systems"].items()
-    }
     rows = [
         (
             _cell(dataset["name"]),
             dataset["group"],
             dataset["metric"].upper(),
             _percent(_rate(dataset)),
-            *(_percent(others[system].get(dataset["name"])) for system in systems),
+            *(_percent(_compared(dataset, system)) for system in systems),
         )
         for dataset in report["datasets"]
     ]
@@ -127,6 +123,11 @@ def _rates(report: Mapping[str, Any]) -> str:
 
 def _rate(dataset: Mapping[str, Any]) -> Any:
     return dataset[dataset["metric"]]
+
+
+def _compared(dataset: Mapping[str, Any], system: str) -> Any:
+    """Return another system's rate, or None where it cannot be compared."""
+    return dataset["compared_with"].get(system, {}).get(dataset["metric"])
 
 
 def _percent(rate: float | None) -> str:

@@ -51,7 +51,9 @@ def find_peers(
     from app.reports.charts import Point
 
     latest = {one.evaluated.name: one for one in scored}.values()
-    sets = [_set_of(one) for one in latest if one.evaluated.group in _GROUPS]
+    # A set without a rate is in no average.
+    rated = [one for one in latest if one.rate.counts.rate is not None]
+    sets = [_set_of(one) for one in rated if one.evaluated.group in _GROUPS]
     if {one.group for one in sets} != set(_GROUPS):
         return []
     points = []
@@ -61,7 +63,7 @@ def find_peers(
             rate = _rate(engine, result["evaluation_id"], result["dataset"], one.normalizer)
             if rate is not None:
                 rates[one.group].append(rate)
-        if all(rates.values()):
+        if sum(map(len, rates.values())) == len(sets):
             x, y = (fmean(rates[group]) for group in _GROUPS)
             points.append(
                 Point(label_of(row["method"], row["recipe"]["parameters"]), x, y, "other")
@@ -110,4 +112,6 @@ def _rate(
     if row is None:  # deleted meanwhile
         return None
     scored = score_dataset(unpack(row), normalizer)
+    if scored.evaluated.result.status != "succeeded":
+        return None  # not over all of its utterances
     return total(score.counts(scored.metric) for score in scored.scores).rate
