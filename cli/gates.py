@@ -16,17 +16,20 @@ from app.contract.problems import did_you_mean, problems_of
 NOT_PASSED = 3
 
 
-def limits(
-    max_wer: Sequence[str], max_regression: Sequence[str], against: str | None
-) -> GateSpec | None:
-    """Return the gate that the options ask for, or None; InvalidRequestError if unreadable."""
-    if not max_wer and not max_regression:
-        if against is not None:
-            raise InvalidRequestError("--against needs --max-regression.", param="--against")
+def limits(asked: Mapping[str, Sequence[str] | None], against: str | None) -> GateSpec | None:
+    """Return the gate that the options ask for, or None; InvalidRequestError if unreadable.
+
+    `asked` has the texts of each option by the limit's name in a gate.
+    """
+    found = {
+        name: _rates(f"--{name.replace('_', '-')}", texts) for name, texts in asked.items() if texts
+    }
+    if against is not None and "max_regression" not in found:
+        raise InvalidRequestError("--against needs --max-regression.", param="--against")
+    if not found:
         return None
-    highest, allowed = _rates("--max-wer", max_wer), _rates("--max-regression", max_regression)
     try:
-        return GateSpec(max_wer=highest, max_regression=allowed, against=against or "base")
+        return GateSpec.model_validate({**found, "against": against or "base"})
     except ValidationError as error:
         raise InvalidRequestError.of(problems_of(error, GateSpec)) from None
 
@@ -60,7 +63,7 @@ def requested(document: Mapping[str, Any]) -> dict[str, Any]:
         status = document["evaluation"]["status"]
         raise InvalidRequestError(
             f"The newest evaluation ({status}) was asked for without a gate; give --max-wer or "
-            "--max-regression."
+            "another limit."
         )
     return dict(found)
 
@@ -112,4 +115,5 @@ def _rate(option: str, text: str, number: str) -> float:
         raise InvalidRequestError(
             f'{option}: "{text}" is not a rate such as 0.1 or parliament=0.1.', param=option
         )
-    return rate
+    # "0" of a count is the whole number that a gate wants.
+    return int(rate) if rate.is_integer() else rate

@@ -25,8 +25,22 @@ Limits = Annotated[
 ]
 
 
+_Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+_Count = Annotated[int, Field(strict=True, ge=0)]
+Shares = Annotated[
+    dict[str, _Share],
+    BeforeValidator(_for_every_set, json_schema_input_type=float | dict[str, float]),
+    Field(max_length=65),
+]
+Counts = Annotated[
+    dict[str, _Count],
+    BeforeValidator(_for_every_set, json_schema_input_type=int | dict[str, int]),
+    Field(max_length=65),
+]
+
+
 class GateSpec(BaseModel):
-    """Limits on the merge's error rates, as fractions, in each set's own metric."""
+    """Limits on a merge's results: on error rates in each set's own metric, as fractions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -42,6 +56,16 @@ class GateSpec(BaseModel):
         "below 0, how far it must lie under it.",
         examples=[0.01],
     )
+    max_loops: Shares = Field(
+        default_factory=dict,
+        description="The highest fraction of transcripts that repeat themselves, likewise.",
+        examples=[0.01],
+    )
+    max_words_on_silence: Counts = Field(
+        default_factory=dict,
+        description="How many words may be heard where the reference is empty, likewise.",
+        examples=[0],
+    )
     against: str = Field(
         "base",
         min_length=1,
@@ -51,9 +75,19 @@ class GateSpec(BaseModel):
 
     @model_validator(mode="after")
     def _has_a_limit(self) -> GateSpec:
-        if not self.max_wer and not self.max_regression:
-            raise ValueError("A gate needs max_wer, max_regression or both")
+        if not any(self.limits.values()):
+            raise ValueError(f"A gate needs a limit: {', '.join(self.limits)}")
         return self
+
+    @property
+    def limits(self) -> dict[str, Mapping[str, float]]:
+        """The limits by name."""
+        return {
+            "max_wer": self.max_wer,
+            "max_regression": self.max_regression,
+            "max_loops": self.max_loops,
+            "max_words_on_silence": self.max_words_on_silence,
+        }
 
     @property
     def system(self) -> str:
@@ -63,7 +97,7 @@ class GateSpec(BaseModel):
     @property
     def names(self) -> list[str]:
         """The sets that are named."""
-        named = dict.fromkeys([*self.max_wer, *self.max_regression])
+        named = dict.fromkeys(name for limits in self.limits.values() for name in limits)
         return [name for name in named if name != EVERY_SET]
 
 

@@ -64,8 +64,8 @@ def _judge_set(
     gate: GateSpec,
     standing: Mapping[str, str] | None,
 ) -> Iterator[dict[str, Any]]:
-    highest, allowed = limit_of(gate.max_wer, name), limit_of(gate.max_regression, name)
-    if highest is None and allowed is None:
+    limit = {check: limit_of(limits, name) for check, limits in gate.limits.items()}
+    if set(limit.values()) == {None}:
         return
     status = standing["status"] if standing else "succeeded"
     heard_nothing = dataset is not None and dataset["status"] == "failed"
@@ -87,10 +87,12 @@ def _judge_set(
             "earlier one"
         )
         yield _failure(name, "complete", text)
+    highest, allowed = limit["max_wer"], limit["max_regression"]
     if highest is not None:
         yield from _too_high(name, dataset, highest)
     if allowed is not None:
         yield from _regressed(name, dataset, gate.system, allowed)
+    yield from _hallucinated(name, dataset, limit)
 
 
 def _too_high(name: str, dataset: Mapping[str, Any], limit: float) -> Iterator[dict[str, Any]]:
@@ -129,6 +131,31 @@ def _regressed(
             f"{_percent(delta - limit)} more than the {_percent(limit)} allowed"
         )
         yield _failure(name, "max_regression", text, delta, limit)
+
+
+def _hallucinated(
+    name: str, dataset: Mapping[str, Any], limit: Mapping[str, float | None]
+) -> Iterator[dict[str, Any]]:
+    loops, words = limit["max_loops"], limit["max_words_on_silence"]
+    if loops is None and words is None:
+        return
+    found = dataset.get("hallucinations")
+    if found is None:
+        yield _failure(name, "complete", "an older service did not count its loops; upgrade it")
+        return
+    share, heard = found["loop_rate"], found["words_on_silence"]
+    if loops is not None and share is not None and share > loops + _ROUNDING:
+        text = (
+            f"{found['loops']} of {dataset['utterances']} transcripts repeat themselves "
+            f"({_percent(share)} %), {_percent(loops)} % are allowed"
+        )
+        yield _failure(name, "max_loops", text, share, loops)
+    if words is not None and heard > words:
+        text = (
+            f"{heard} words were heard in {found['silent_utterances']} utterances without any, "
+            f"{words:g} are allowed"
+        )
+        yield _failure(name, "max_words_on_silence", text, heard, words)
 
 
 def _failure(

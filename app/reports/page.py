@@ -141,10 +141,10 @@ def _problems(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return each system's datasets that something is to be said of."""
     systems = {MERGE: document, **document["systems"]}
     return [
-        {"system": system, "dataset": dataset, **dataset["warnings"]}
+        {"system": system, "dataset": dataset, **dataset["warnings"], **dataset["hallucinations"]}
         for system, results in systems.items()
         for dataset in results["datasets"]
-        if any(dataset["warnings"].values())
+        if any(dataset["warnings"].values()) or dataset["hallucinations"]["words_on_silence"]
     ]
 
 

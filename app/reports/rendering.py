@@ -44,6 +44,7 @@ def render_table(
     columns = datasets + averages
     marked = any(cell.rate.endswith(_FEWER) for _, cells in columns for cell in cells)
     note = f"{_FEWER} over fewer sets than other rows\n" if marked else ""
+    note = _hallucinations(rows, called) + note
     if any(cell.rate == "-" for _, cells in columns for cell in cells):
         note += "- not evaluated, or not comparable with the merge\n"
     for shown in (columns, datasets):
@@ -52,6 +53,24 @@ def render_table(
         if fits and any(cell.interval for _, cells in shown for cell in cells):
             return f"{table}{note}[95 % confidence intervals]\n"
     return _table(called, columns, with_intervals=0) + note
+
+
+def _hallucinations(rows: Mapping[str, Any], called: Sequence[str]) -> str:
+    """Return a line for each system and dataset where something was made up."""
+    told = []
+    for system, results in zip(called, rows.values(), strict=True):
+        for dataset in results["datasets"]:
+            found = dataset.get("hallucinations", {})
+            parts = []
+            if found.get("loops"):
+                share = _percent(found["loop_rate"])
+                parts.append(f"{found['loops']} transcripts repeat themselves ({share} %)")
+            if found.get("words_on_silence"):
+                silent = found["silent_utterances"]
+                parts.append(f"{found['words_on_silence']} words in {silent} silent utterances")
+            if parts:
+                told.append(f"! {system} on {dataset['name']}: {', '.join(parts)}\n")
+    return "".join(told)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ CSV_COLUMNS = (
     "datasets", "substitutions", "deletions", "insertions", "hits", "reference_words",
     "utterances", "skipped", "sentence_error_rate", "audio_seconds", "decode_seconds", "rtfx",
     "normalizer", "normalizer_version", "backend", "num_beams", "task", "dtype", "device_type",
-    "manifest_sha256", "not_compared",
+    "manifest_sha256", "not_compared", "silent_utterances", "words_on_silence", "loops",
+    "loop_rate",
 )  # fmt: skip
 _DIFFERENCE = ("delta", "mapsswe_p", "probability_of_improvement")
 
@@ -43,7 +44,7 @@ def render_csv(document: Mapping[str, Any]) -> str:
 
 def _rows(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for dataset in results["datasets"]:
-        flat = {**dataset, **dataset["decoding"]}
+        flat = {**dataset, **dataset["decoding"], **dataset["hallucinations"]}
         yield {
             **{column: flat[column] for column in CSV_COLUMNS if column in flat},
             "language": dataset["language"],

@@ -51,6 +51,12 @@ _EXAMPLE: dict[str, Any] = {
                 "units": 24,
                 "seed": 0,
             },
+            "hallucinations": {
+                "silent_utterances": 2,
+                "words_on_silence": 0,
+                "loops": 1,
+                "loop_rate": 0.0167,
+            },
             "compared_with": {
                 "base": {
                     "wer": 0.1562,
@@ -82,6 +88,8 @@ _EXAMPLE: dict[str, Any] = {
             "passed": True,
             "max_wer": {"parliament-test": 0.1},
             "max_regression": {"*": 0.01},
+            "max_loops": {},
+            "max_words_on_silence": {},
             "against": "base",
             "failures": [],
         },

@@ -63,11 +63,14 @@ class ErrorResource(BaseModel):
     retryable: bool = False
 
 
+GateCheck = Literal["max_wer", "max_regression", "max_loops", "max_words_on_silence", "complete"]
+
+
 class GateFailure(BaseModel):
     """A limit that was not kept to; numbers are fractions, null where there is none to give."""
 
     dataset: str | None
-    check: Literal["max_wer", "max_regression", "complete"] = Field(
+    check: GateCheck = Field(
         description="`complete`: the set is missing, partial, or the evaluation has not ended well."
     )
     value: float | None
@@ -82,6 +85,8 @@ class GateResource(BaseModel):
     passed: bool | None = Field(description="Null until the evaluation has ended.")
     max_wer: dict[str, float]
     max_regression: dict[str, float]
+    max_loops: dict[str, float] = Field(default_factory=dict)
+    max_words_on_silence: dict[str, int] = Field(default_factory=dict)
     against: str
     failures: list[GateFailure]
 

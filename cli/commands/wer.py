@@ -55,6 +55,20 @@ def wer(
             help="Fail if the error rate is more than this above that of --against, likewise.",
         ),
     ] = None,
+    max_loops: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[SET=]RATE",
+            help="Fail if more than this fraction of a set's transcripts repeat themselves.",
+        ),
+    ] = None,
+    max_words_on_silence: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[SET=]COUNT",
+            help="Fail if more words than this are heard where nothing was said.",
+        ),
+    ] = None,
     against: Annotated[
         str | None,
         typer.Option(
@@ -71,7 +85,15 @@ def wer(
     from cli.client import Client
     from cli.gates import fail_unless_passed, limits, requested, verdict
 
-    asked = limits(max_wer or [], max_regression or [], against)
+    asked = limits(
+        {
+            "max_wer": max_wer,
+            "max_regression": max_regression,
+            "max_loops": max_loops,
+            "max_words_on_silence": max_words_on_silence,
+        },
+        against,
+    )
     path = f"/merges/{merge_id}/wer"
     query = {"normalizer": normalizer, "evaluation": evaluation}
     with Client(url, api_key) as client:

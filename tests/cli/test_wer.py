@@ -92,6 +92,9 @@ def test_the_gate_is_the_exit_status(afluente, served, tmp_path: Path):
         "gate: not passed",
     ]
     assert failed.stdout == passed.stdout
+    kept = wer("--max-loops", "0", "--max-words-on-silence", "set=0")
+    assert (kept.returncode, kept.stderr) == (0, "gate: passed\n")
+    assert "not a rate" in wer("--max-loops", "few").stderr
     unknown = wer("--max-wer", "sett=0.1")
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert 'no set "sett". Did you mean "set"? Sets: set.' in unknown.stderr

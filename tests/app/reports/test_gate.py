@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import csv
+import io
+
 import pytest
 from pydantic import ValidationError
 
 from app.contract.gate import GateSpec
 from app.reports.gate import judge, unfinished
+from app.reports.rendering import render_table
+from app.reports.spreadsheet import render_csv
 from app.reports.wer import build_wer
 
 WORSE = (("um dois três quatro", "um dois três"), ("cinco", "cinco"))  # 1 of 5
@@ -109,3 +114,55 @@ def test_what_ended_without_a_verdict_never_passes(status: str) -> None:
     found = unfinished(GateSpec(max_wer=0.1), status)
     assert found["passed"] is False
     assert found["failures"]
+
+
+LOOP = "obrigado " * 40
+MADE_UP = (("um dois", "um dois"), ("", "legendas por alguém"), ("três", LOOP), ("", ""))
+
+
+def test_loops_and_words_on_silence_are_counted_and_limited(make_dataset) -> None:
+    document = build_wer("mrg_1", "succeeded", [make_dataset("set", *MADE_UP)], {})
+    assert document["datasets"][0]["hallucinations"] == {
+        "silent_utterances": 2,
+        "words_on_silence": 3,
+        "loops": 1,
+        "loop_rate": 0.25,
+    }
+    assert checks(document, {"max_loops": 0.25, "max_words_on_silence": 3}) == []
+    assert checks(document, {"max_loops": {"set": 0.2}}) == [("set", "max_loops")]
+    assert checks(document, {"max_words_on_silence": 2}) == [("set", "max_words_on_silence")]
+    gate = GateSpec.model_validate({"max_loops": 0, "max_words_on_silence": {"*": 0}})
+    loops, words = judge(document, gate, [standing("set")])["failures"]
+    assert loops["message"] == (
+        "set: 1 of 4 transcripts repeat themselves (25.00 %), 0.00 % are allowed"
+    )
+    assert (loops["value"], loops["limit"]) == (0.25, 0)
+    assert words["message"] == "set: 3 words were heard in 2 utterances without any, 0 are allowed"
+
+
+def test_what_normalises_to_nothing_is_silence(make_dataset) -> None:
+    noise = make_dataset("set", ("[ruído]", "obrigado a todos"), ("(música) ...", ""))
+    [dataset] = build_wer("mrg_1", "succeeded", [noise], {})["datasets"]
+    assert dataset["wer"] is None
+    found = dataset["hallucinations"]
+    assert (found["silent_utterances"], found["words_on_silence"]) == (2, 3)
+
+
+def test_hallucinations_are_told_in_the_table_and_the_spreadsheet(make_dataset) -> None:
+    loud = [make_dataset("set", *MADE_UP)]
+    document = build_wer("mrg_1", "succeeded", loud, {"base": loud})
+    told = "set: 1 transcripts repeat themselves (25.00 %), 3 words in 2 silent utterances"
+    assert f"! base on {told}" in render_table(document)
+    assert f"! mrg_1 on {told}" in render_table(document)
+    first = next(csv.DictReader(io.StringIO(render_csv(document))))
+    names = ("loops", "loop_rate", "words_on_silence", "silent_utterances")
+    assert [first[name] for name in names] == ["1", "0.25", "3", "2"]
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [{"max_loops": 10}, {"max_loops": -0.1}, {"max_words_on_silence": 0.5}, {"max_loops": {}}],
+)
+def test_limits_that_mean_nothing_are_refused(gate: dict) -> None:
+    with pytest.raises(ValidationError):
+        GateSpec.model_validate(gate)

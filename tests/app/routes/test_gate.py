@@ -41,7 +41,7 @@ def test_the_verdict_is_open_until_the_evaluation_has_ended(
 
     pending = {
         "passed": None, "max_wer": {"set": 0.1}, "max_regression": {"*": 0.01},
-        "against": "base", "failures": [],
+        "max_loops": {}, "max_words_on_silence": {}, "against": "base", "failures": [],
     }  # fmt: skip
     assert verdicts() == [pending] * 2
     stored = EvaluationSpec.model_validate(body["evaluation"]).model_dump(mode="json")
