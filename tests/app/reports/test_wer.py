@@ -50,6 +50,7 @@ def test_the_document_holds_corpus_level_counts(document: dict) -> None:
         "empty_hypotheses": 0,
         "wer_above_one": 0,
         "compression_ratio_above_2.4": 0,
+        "audio": [],
         "skipped": [],
     }
 
