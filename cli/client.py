@@ -158,9 +158,11 @@ def _given(query: Mapping[str, str | None]) -> dict[str, str]:
 
 def _running_here() -> str | None:
     """Return the address of the `afluente up` that runs on the data folder, if one does."""
-    from cli.configuration import load_settings
+    from cli.configuration import load_settings, only
 
     try:
-        return str(json.loads(Path(load_settings().data / "up.json").read_text())["url"])
+        return str(
+            json.loads(Path(load_settings(only("data_dir")).data / "up.json").read_text())["url"]
+        )
     except (OSError, ValueError, KeyError):
         return None

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 
+import typer
 from pydantic import ValidationError
 
 from app.contract.errors import InvalidRequestError, Problem
 from app.contract.problems import problems_of
 from app.contract.settings import Settings
 
+# What only the API goes by.
+API_ONLY = frozenset({"host", "port", "require_api_key", "max_body_bytes", "idempotency_seconds"})
+# What a service goes by, and a command that does its work alone does not.
+SERVICE_ONLY = API_ONLY | {
+    "database_url", "broker_url", "artifact_dir", "lease_seconds", "renew_seconds", "poll_seconds",
+    "sweep_seconds", "max_crashes", "stop_seconds", "failed_scratch_seconds",
+}  # fmt: skip
 
-def load_settings(**options: object) -> Settings:
+
+def load_settings(ignoring: Collection[str] = (), **options: object) -> Settings:
     """Return the settings, also for the processes that this one starts.
 
-    An option that is None leaves the environment's choice. Raises InvalidRequestError that names
-    the environment variables at fault.
+    An option that is None leaves the environment's choice. Settings that the command goes without
+    (`ignoring`) count as not set if they cannot be read. Raises InvalidRequestError that names the
+    environment variables at fault.
     """
     for name, value in options.items():
         if value is not None:
@@ -27,4 +38,15 @@ def load_settings(**options: object) -> Settings:
             Problem(problem.message, f"AFLUENTE_{(problem.param or '').upper()}")
             for problem in problems_of(error)
         ]
-        raise InvalidRequestError.of(problems) from None
+    ignored = {f"AFLUENTE_{name.upper()}" for name in ignoring}
+    if any(problem.param not in ignored for problem in problems):
+        raise InvalidRequestError.of(problems)
+    for problem in problems:
+        typer.echo(f"afluente: {problem.param} is ignored. {problem.message}", err=True)
+        os.environ.pop(str(problem.param), None)
+    return Settings()
+
+
+def only(*needed: str) -> frozenset[str]:
+    """Return all settings but those, for a command to ignore."""
+    return frozenset(Settings.model_fields) - set(needed)

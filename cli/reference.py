@@ -38,7 +38,8 @@ def settings_page() -> str:
     return (
         f"# Settings\n\n{_GENERATED}\n"
         "Environment variables; `afluente settings` prints them, and the commonest are options of "
-        "`afluente up`, `api` and `worker` too. Relative paths start where the command runs.\n\n"
+        "`afluente up`, `api` and `worker` too. Relative paths start where the command runs. An "
+        "empty variable counts as not set.\n\n"
         f"| variable | default | what it is for |\n| --- | --- | --- |\n{rows}"
     )
 

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+_SERVICE = re.compile(r"(tcp|udp|sctp)://")
 _SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 
 
 class Settings(BaseSettings):
     """The operator's choices; a field `x` is read from `AFLUENTE_X`."""
 
-    model_config = SettingsConfigDict(env_prefix="AFLUENTE_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="AFLUENTE_",
+        # Compose and Kubernetes pass on what is not set as an empty text.
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        allow_inf_nan=False,
+    )
 
     data_dir: Path = Field(
         Path("afluente-data"),
@@ -62,7 +71,10 @@ class Settings(BaseSettings):
         description="Address the API listens on; anything but loopback needs an API key first.",
     )
     port: int = Field(
-        8000, ge=0, le=65535, description="Port the API listens on; 0 picks a free one."
+        8000,
+        ge=0,
+        le=65535,
+        description="Port the API listens on; 0 picks a free one. The `tcp://...` that Kubernetes sets for a Service called afluente counts as not set.",
     )
     require_api_key: bool = Field(
         False,
@@ -128,6 +140,21 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="What is logged."
     )
+
+    @field_validator("port", mode="before")
+    @classmethod
+    def _ignore_kubernetes(cls, value: object) -> object:
+        """Take what a Service called `afluente` leaves in AFLUENTE_PORT for nothing."""
+        is_service = isinstance(value, str) and _SERVICE.match(value)
+        return cls.model_fields["port"].default if is_service else value
+
+    @field_validator("renew_seconds")
+    @classmethod
+    def _renew_in_time(cls, value: float, info: ValidationInfo) -> float:
+        lease = info.data.get("lease_seconds")
+        if lease is not None and value >= lease:
+            raise ValueError(f"It must be less than AFLUENTE_LEASE_SECONDS, which is {lease}.")
+        return value
 
     @field_validator("file_roots", mode="before")
     @classmethod

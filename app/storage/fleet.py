@@ -43,6 +43,12 @@ def dismiss(engine: Engine, worker_id: str) -> None:
         connection.execute(delete(workers).where(workers.c.id == worker_id))
 
 
+def forget(engine: Engine, host: str) -> None:
+    """Forget the workers of a host; those that live are noted again when they are next seen."""
+    with writing(engine) as connection:
+        connection.execute(delete(workers).where(workers.c.host == host))
+
+
 def alive(engine: Engine, within_seconds: float) -> list[RowMapping]:
     """Return the workers seen this recently that were not told to stop."""
     # A time ahead of the clock is from before the clock was set back.

@@ -36,7 +36,7 @@ def evaluate(
 
     from app.contract.errors import SourceNotFoundError
     from app.reports.rendering import render_table
-    from cli.configuration import load_settings
+    from cli.configuration import SERVICE_ONLY, load_settings
     from cli.progress import ProgressReport
 
     spec = _spec(
@@ -46,7 +46,7 @@ def evaluate(
         num_beams=num_beams,
         batch_size=batch_size,
     )
-    settings = load_settings(device=device)
+    settings = load_settings(SERVICE_ONLY, device=device)
     folder = checkpoint.expanduser().absolute()
     if not folder.is_dir():
         raise SourceNotFoundError(f"There is no checkpoint folder {folder}.")

@@ -74,9 +74,9 @@ def revoke(
 @contextmanager
 def _database(data_dir: object) -> Iterator[Engine]:
     from app.storage.database import connect, migrate
-    from cli.configuration import load_settings
+    from cli.configuration import load_settings, only
 
-    engine = connect(load_settings(data_dir=data_dir).database)
+    engine = connect(load_settings(only("data_dir", "database_url"), data_dir=data_dir).database)
     try:
         migrate(engine)
         yield engine

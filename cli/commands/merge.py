@@ -35,14 +35,14 @@ def merge(
 ) -> None:
     """Merge in this process, byte for byte as the service would."""
     from app.contract.sweeps import lists_in
-    from cli.configuration import load_settings
+    from cli.configuration import SERVICE_ONLY, load_settings
     from cli.progress import ProgressReport
     from cli.recipes import read_recipe
     from cli.sweeps import read_sweeps
 
     document = read_recipe(recipe)
     swept = read_sweeps(sweep or [])
-    settings = load_settings(device=device, threads=threads)
+    settings = load_settings(SERVICE_ONLY, device=device, threads=threads)
     with ProgressReport() as report:
         if swept or lists_in(document):
             from worker.merging.sweep import sweep_recipe

@@ -28,7 +28,7 @@ def up(
         host=host, port=port, data_dir=data_dir, device=device, log_level=log_level
     )
     try:
-        settings.data.mkdir(parents=True, exist_ok=True)
+        settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(
             f"The data folder {settings.data} cannot be made: {error.strerror}; choose another "

@@ -23,9 +23,11 @@ def worker(
 ) -> None:
     """Run one worker (AFLUENTE_DATABASE_URL, AFLUENTE_BROKER_URL): one job at a time."""
     from app.contract.errors import NotReadyError
-    from cli.configuration import load_settings
+    from cli.configuration import API_ONLY, load_settings
 
-    settings = load_settings(data_dir=data_dir, device=device, threads=threads, log_level=log_level)
+    settings = load_settings(
+        API_ONLY, data_dir=data_dir, device=device, threads=threads, log_level=log_level
+    )
     if check:
         _check(settings)
         return

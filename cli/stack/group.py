@@ -14,8 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from app.contract.errors import NotReadyError
 from app.contract.settings import Settings
+from app.storage import fleet
+from app.storage.database import connect, migrate
 from cli.stack import readiness
 from cli.stack.valkey import Valkey
 from worker.processes.children import Child, reap_orphans, stop
@@ -47,6 +51,7 @@ class Group:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop_soon)
         self._state_path.unlink(missing_ok=True)  # that of one that was killed
+        self._prepare_database()
         self._stages = self._children()
         try:
             for child in self._every():
@@ -56,6 +61,21 @@ class Group:
                 self._tick()
         finally:
             self._stop()
+
+    def _prepare_database(self) -> None:
+        """Migrate, and forget workers that were killed here: they would pass for ours for a while.
+
+        One that lives says so again in seconds.
+        """
+        engine = connect(self.settings.database)
+        try:
+            migrate(engine)
+            fleet.forget(engine, socket.gethostname())
+        except (NotReadyError, SQLAlchemyError) as error:
+            # It may be there soon; workers and API try again and again.
+            self.say(f"the database is not there yet: {error}")
+        finally:
+            engine.dispose()
 
     @property
     def url(self) -> str:

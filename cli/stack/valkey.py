@@ -42,8 +42,10 @@ class Valkey:
 
     def child(self, inherited: tuple[int, ...] = ()) -> Child:
         """Return the server as a child; it comes back on the same port with the same password."""
+        # `-`: it reads the configuration as its input, since a path is taken as a pattern.
+        command = [str(_binary()), "-"]
         return Child(
-            "valkey", [str(_binary()), str(self._configure())], _GRACE_SECONDS, inherited=inherited
+            "valkey", command, _GRACE_SECONDS, inherited=inherited, input=self._configure()
         )
 
     def _configure(self) -> Path:

@@ -69,3 +69,52 @@ def test_settings_lists_every_variable(afluente):
     done = afluente("settings")
     for name in Settings.model_fields:
         assert f"AFLUENTE_{name.upper()} " in done.stdout
+
+
+def test_what_kubernetes_sets_for_a_service_of_this_name_stops_nothing(afluente, tmp_path):
+    service = {
+        "AFLUENTE_SERVICE_HOST": "10.0.0.1",
+        "AFLUENTE_SERVICE_PORT": "8000",
+        "AFLUENTE_PORT": "tcp://10.0.0.1:8000",
+        "AFLUENTE_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+        "AFLUENTE_PORT_8000_TCP_PROTO": "tcp",
+        "AFLUENTE_PORT_8000_TCP_PORT": "8000",
+        "AFLUENTE_PORT_8000_TCP_ADDR": "10.0.0.1",
+    }
+    done = afluente("keys", "list", "--data-dir", str(tmp_path), **service)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = afluente("worker", **service)
+    assert "AFLUENTE_BROKER_URL" in done.stderr
+    assert "AFLUENTE_PORT" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"AFLUENTE_PORT": "http"}, {"AFLUENTE_LEASE_SECONDS": "inf"}, {"AFLUENTE_DEVICE": ""}],
+)
+def test_a_command_does_not_die_of_a_setting_that_it_does_not_need(afluente, tmp_path, wrong):
+    done = afluente("keys", "list", "--data-dir", str(tmp_path), **wrong)
+    assert done.returncode == 0
+    for variable, value in wrong.items():
+        assert (f"{variable} is ignored" in done.stderr) == bool(value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "command"),
+    [
+        ("AFLUENTE_DATABASE_URL", "mysql://root:hidden@host/x", ["keys", "list"]),
+        ("AFLUENTE_DATABASE_URL", "hidden", ["keys", "list"]),
+        ("AFLUENTE_DATABASE_URL", "postgresql://u:hidden@127.0.0.1:1/x", ["keys", "list"]),
+        ("AFLUENTE_BROKER_URL", "amqp://u:hidden@host//", ["worker"]),
+        ("AFLUENTE_RENEW_SECONDS", "60", ["worker"]),
+        ("AFLUENTE_SWEEP_SECONDS", "nan", ["worker"]),
+    ],
+)
+def test_a_bad_setting_is_one_line_with_its_name_and_without_its_secret(
+    afluente, tmp_path, variable, value, command
+):
+    done = afluente(*command, "--data-dir", str(tmp_path), **{variable: value})
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "hidden" not in done.stderr
+    assert variable in done.stderr or "The database cannot be reached" in done.stderr

@@ -19,6 +19,7 @@ from tests.e2e.stack import afluente, running
 OWN = ("app", "worker", "cli", "celeryconfig", "sitecustomize", "usercustomize", "tasks")
 # What uvicorn itself imports, or looks for, before it imports the application.
 UVICORNS = {"uvicorn", "click", "h11", "httptools", "uvloop", "websockets", "wsproto", "dotenv"}
+DATA = "runs?2026#%41 'é\"\\ %(here)s [b]*"
 # Variables that Celery reads, of another application on this machine.
 FOREIGN = {
     "CELERY_BROKER_URL": "amqp://elsewhere//", "CELERY_BROKER_READ_URL": "amqp://elsewhere//",
@@ -55,9 +56,17 @@ def test_a_merge_is_made_in_a_folder_full_of_strangers(heavy: Path, tmp_path: Pa
         "method": "soup",
     }
     roots = {"AFLUENTE_FILE_ROOTS": str(heavy)}
-    with running(tmp_path / "data", cwd=folder, **FOREIGN, **roots) as stack:
+    data = tmp_path / DATA
+    with running(data, cwd=folder, **FOREIGN, **roots) as stack:
         stack.finish(stack.post(recipe)["id"])
+        kept = {path.name for path in data.iterdir()}
     assert not note.exists(), note.read_text()
+    # The folder's name is no part of a URL, a configuration or a pattern.
+    assert {"afluente.db", "artifacts", "valkey", "up.lock"} <= kept
+    assert (data / "valkey" / "appendonlydir").is_dir()
+    assert {path.name for path in tmp_path.iterdir()} == {"project", DATA, f"{DATA}.log"}
+    assert data.stat().st_mode & 0o077 == 0
+    assert (data / "afluente.db").stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize("path", [":/nowhere", ".", "{folder}"])

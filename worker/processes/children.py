@@ -28,6 +28,7 @@ class Child:
     grace_seconds: float
     environment: Mapping[str, str] = field(default_factory=dict)
     inherited: Sequence[int] = ()
+    input: Path = Path(os.devnull)
     process: subprocess.Popen[bytes] | None = None
     deaths: int = 0
     _started_at: float = 0.0
@@ -42,13 +43,14 @@ class Child:
         """Start the process in a session of its own, to die with this one."""
         command = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *self.command]
         # A session of its own: the terminal's Ctrl-C is for the parent, which stops in order.
-        self.process = subprocess.Popen(
-            command,
-            env={**os.environ, **self.environment},
-            stdin=subprocess.DEVNULL,
-            pass_fds=tuple(self.inherited),
-            start_new_session=True,
-        )
+        with self.input.open("rb") as stdin:
+            self.process = subprocess.Popen(
+                command,
+                env={**os.environ, **self.environment},
+                stdin=stdin,
+                pass_fds=tuple(self.inherited),
+                start_new_session=True,
+            )
         self._started_at = time.monotonic()
 
     def watch(self) -> str | None:

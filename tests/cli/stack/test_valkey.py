@@ -28,7 +28,7 @@ def _client(valkey: Valkey) -> redis.Redis:
 
 @pytest.fixture
 def valkey(tmp_path: Path) -> Valkey:
-    return Valkey.in_folder(tmp_path / "a folder" / "valkey")
+    return Valkey.in_folder(tmp_path / "a folder?[b]*\n#\\'\"é %(x)s" / "valkey")
 
 
 @pytest.fixture
