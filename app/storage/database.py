@@ -226,8 +226,8 @@ def reason(error: BaseException) -> str | None:
         return None
     code = getattr(error.orig, "sqlite_errorname", None) or getattr(error.orig, "sqlstate", None)
     text = f"{code or ''} {error.orig}"
-    for pattern, why in _REASONS:
-        if pattern.search(text):
+    for pattern, why in _REASONS.items():
+        if re.search(pattern, text):
             return why
     if error.connection_invalidated or isinstance(error, AWAY):
         return "The database does not answer just now; try again in a few seconds."
@@ -237,42 +237,34 @@ def reason(error: BaseException) -> str | None:
 DAMAGED = "The database is damaged: it has to be restored from a copy, or repaired."
 # The first that fits `CODE text`: SQLite's name of the error or PostgreSQL's SQLSTATE, if any, and
 # what was said. Nothing of the text is passed on: it may hold hosts, paths and statements.
-_REASONS = [
-    (re.compile(pattern), why)
-    for pattern, why in (
-        (r"^SQLITE_(CORRUPT|NOTADB)|^XX00[12] ", DAMAGED),
-        (r"^SQLITE_FULL|^53100 |No space left", "The disk of the database is full."),
-        (r"^SQLITE_IOERR", "The disk of the database cannot be read or written."),
-        (r"^SQLITE_CANTOPEN", "The database's file cannot be opened."),
-        (r"^SQLITE_READONLY|^25006 ", "The database takes no changes: it is read-only."),
-        (
-            r"^SQLITE_(BUSY|LOCKED|PROTOCOL)|^(55P03|40001|40P01|57014) ",
-            "The database is busy; try again in a few seconds.",
-        ),
-        (
-            r"no such (table|column)|^42(P01|703) ",
-            "The database lacks a table of this version; restart the service, which makes it.",
-        ),
-        (r"^(53300|53400) |too many (clients|connections)", "The database has no connection left."),
-        (r"^53200 ", "The database's memory is used up."),
-        (
-            r"^57P0|starting up|shutting down|recovery mode",
-            "The database is starting or stopping; try again in a few seconds.",
-        ),
-        (
-            r"^(28|42501)|authentication failed|no password supplied|no pg_hba.conf entry",
-            "The database refuses the service's user or password (AFLUENTE_DATABASE_URL).",
-        ),
-        (
-            r"^3D000 |database .* does not exist",
-            "The database that AFLUENTE_DATABASE_URL names does not exist.",
-        ),
-        (
-            r"Connection refused|could not translate|failed to resolve|timeout expired|No route",
-            "The database cannot be reached.",
-        ),
-    )
-]
+_REASONS = {
+    r"^SQLITE_(CORRUPT|NOTADB)|^XX00[12] ": DAMAGED,
+    r"^SQLITE_FULL|^53100 |No space left": "The disk of the database is full.",
+    r"^SQLITE_IOERR": "The disk of the database cannot be read or written.",
+    r"^SQLITE_CANTOPEN": "The database's file cannot be opened.",
+    r"^SQLITE_READONLY|^25006 ": "The database takes no changes: it is read-only.",
+    r"^SQLITE_(BUSY|LOCKED|PROTOCOL)|^(55P03|40001|40P01|57014) ": (
+        "The database is busy; try again in a few seconds."
+    ),
+    r"no such (table|column)|^42(P01|703) ": (
+        "The database lacks a table of this version; restart the service, which makes it."
+    ),
+    r"^(53300|53400) |too many (clients|connections)": "The database has no connection left.",
+    r"^53200 ": "The database's memory is used up.",
+    r"^57P0|starting up|shutting down|recovery mode": (
+        "The database is starting or stopping; try again in a few seconds."
+    ),
+    r"^(28|42501)|(authentication failed|no password supplied|no pg_hba.conf entry)"
+    r"|role .* does not exist": (
+        "The database refuses the service's user or password (AFLUENTE_DATABASE_URL)."
+    ),
+    r"^3D000 |database .* does not exist": (
+        "The database that AFLUENTE_DATABASE_URL names does not exist."
+    ),
+    r"Connection refused|could not translate|failed to resolve|timeout expired|No route": (
+        "The database cannot be reached."
+    ),
+}
 
 
 def _check_encoding(connection: Connection) -> None:
