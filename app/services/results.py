@@ -16,15 +16,27 @@ from app.storage import evaluations
 
 @dataclass(frozen=True)
 class CurrentResults:
-    """Results by system, oldest first: the merge's own under "merge", the base, the experts...
+    """Stored results by system, oldest first: the merge's own under "merge", the base, ...
 
     The status is that of the evaluation asked for, or of the newest (`none` without any). `stored`
     are the rows that they were chosen from.
     """
 
     status: str
-    systems: dict[str, list[EvaluatedDataset]]
+    chosen: dict[str, list[Row]]
     stored: Sequence[Row]
+
+    @property
+    def systems(self) -> dict[str, list[EvaluatedDataset]]:
+        """The results, unpacked."""
+        return {name: [unpack(row) for row in rows] for name, rows in self.chosen.items()}
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What decides the results: a row that is replaced has another time."""
+        names = ("evaluation_id", "system", "dataset", "created_at")
+        rows = tuple(tuple(row[name] for name in names) for row in self.stored)
+        return (self.status, rows)
 
 
 def current_results(
@@ -38,11 +50,12 @@ def current_results(
         newest = evaluations.latest(backend.engine, [merge_id]).get(merge_id)
         status = str(evaluation_summary(row, newest).status)
     stored = evaluations.results(backend.engine, merge_id, evaluation_id)
-    by_system: dict[str, list[EvaluatedDataset]] = {}
+    by_system: dict[str, list[Row]] = {}
     for chosen in choose(stored):
-        by_system.setdefault(str(chosen["system"]), []).append(unpack(chosen))
-    systems = {name: by_system[name] for name in _order(by_system, row)}
-    return CurrentResults(status, systems, stored)
+        by_system.setdefault(str(chosen["system"]), []).append(chosen)
+    return CurrentResults(
+        status, {name: by_system[name] for name in _order(by_system, row)}, stored
+    )
 
 
 def _order(systems: Iterable[str], merge: Row) -> list[str]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Condition
 from typing import TYPE_CHECKING, Any
+
+from cachetools import LRUCache, cached
 
 from app.contract.errors import NotFoundError
 from app.contract.evaluation import EvaluatedDataset, NormalizerName
@@ -12,12 +15,16 @@ from app.services.backend import Backend
 from app.services.merges import find as find_merge
 from app.services.pages import decode_offset_token, encode_token
 from app.services.presentation import evaluation_summary
-from app.services.results import current_results
+from app.services.results import CurrentResults, current_results
 from app.services.selection import MERGE, standings
 from app.storage import evaluations
 
 if TYPE_CHECKING:
     from app.reports.wer import ScoredSystems
+
+# What a GET has computed is kept: documents are small, the scores that the page needs are not.
+_MOST_DOCUMENTS = 256
+_MOST_BYTES = 100_000_000
 
 
 def report(
@@ -31,7 +38,10 @@ def report(
 
     `normalizer` scores everything with another one than each dataset's own.
     """
-    return scored_report(backend, merge_id, normalizer=normalizer, evaluation_id=evaluation_id)[0]
+    current = current_results(backend, merge_id, evaluation_id)
+    return _document(merge_id, current, normalizer) | {
+        "evaluation": _asked(backend, merge_id, evaluation_id, current.stored)
+    }
 
 
 def scored_report(
@@ -42,16 +52,45 @@ def scored_report(
     evaluation_id: str | None = None,
 ) -> tuple[dict[str, Any], ScoredSystems]:
     """Return that document, and what it was made from."""
-    from app.reports.wer import document_of, score_systems  # the scorers are slow to import
-
     current = current_results(backend, merge_id, evaluation_id)
-    systems = dict(current.systems)
-    own = systems.pop(MERGE, [])
-    scored = score_systems(own, systems, normalizer)
-    document = document_of(merge_id, current.status, scored)
-    return document | {
+    document = _document(merge_id, current, normalizer) | {
         "evaluation": _asked(backend, merge_id, evaluation_id, current.stored)
-    }, scored
+    }
+    return document, _scored(merge_id, current, normalizer)
+
+
+def _key(
+    merge_id: str, current: CurrentResults, normalizer: NormalizerName | None
+) -> tuple[object, ...]:
+    return (merge_id, normalizer, current.key)
+
+
+# Whoever asks for what another request is computing waits for it.
+@cached(LRUCache(maxsize=_MOST_DOCUMENTS), key=_key, condition=Condition())
+def _document(
+    merge_id: str, current: CurrentResults, normalizer: NormalizerName | None
+) -> dict[str, Any]:
+    from app.reports.wer import document_of  # the scorers are slow to import
+
+    return document_of(merge_id, current.status, _scored(merge_id, current, normalizer))
+
+
+def _size(scored: ScoredSystems) -> int:
+    """Return about how many bytes the scores take."""
+    results = [one for some in (scored.merge, *scored.others.values()) for one in some]
+    texts = sum(len(one.reference) + len(one.hypothesis) for r in results for one in r.scores)
+    return 1_000 + 1_500 * sum(len(one.scores) for one in results) + 10 * texts
+
+
+@cached(LRUCache(maxsize=_MOST_BYTES, getsizeof=_size), key=_key, condition=Condition())
+def _scored(
+    merge_id: str, current: CurrentResults, normalizer: NormalizerName | None
+) -> ScoredSystems:
+    from app.reports.wer import score_systems
+
+    systems = current.systems
+    own = systems.pop(MERGE, [])
+    return score_systems(own, systems, normalizer)
 
 
 def _asked(

@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 
 from app.contract.evaluation import EvaluationSpec
 from app.services.backend import Backend
+from app.services.wer import scored_report
 from app.storage import evaluations
 from app.storage.database import writing
 from app.storage.leases import JobKind, Lease
@@ -335,3 +336,39 @@ def test_the_model_card_is_what_the_hub_reads(
     assert "| macro average: in_domain |  |  | 0.00 | 33.33 |" in body
     assert '"scaling_coefficient": 0.4' in body
     assert "https://arxiv.org/abs/2212.04089" in body
+
+
+def test_what_a_get_has_computed_is_kept_until_results_change(
+    client: TestClient, backend: Backend, finished: str, spec: dict[str, Any]
+):
+    evaluate(client, backend, finished, spec, {"merge": result(WORSE), "base": result(WORSE)})
+    _, scored = scored_report(backend, finished)
+    assert scored_report(backend, finished)[1] is scored
+    assert scored_report(backend, finished, normalizer="none")[1] is not scored
+    shown = client.get(f"/merges/{finished}/wer").json()
+    evaluate(client, backend, finished, spec, {"merge": result(PERFECT)})
+    assert scored_report(backend, finished)[1] is not scored
+    now = client.get(f"/merges/{finished}/wer").json()
+    assert now["datasets"][0]["wer"] < shown["datasets"][0]["wer"]
+
+
+def test_endless_and_hostile_texts_never_end_a_report(
+    client: TestClient, backend: Backend, finished: str, spec: dict[str, Any]
+):
+    texts = ("[" * 40_000, "1" * 5_000, "um " * 40_000, "\ufdfa" * 20_000, "( <", "\u0301" * 9_000)
+    document, utterances = result(WORSE)
+    utterances += [
+        utterances[0] | {"index": index, "reference": text, "hypothesis": f"{text[::-1]} x"}
+        for index, text in enumerate(texts, start=len(utterances))
+    ]
+    found = (document, utterances)
+    evaluate(client, backend, finished, spec, {"merge": found, "base": found})
+    for normalizer in ("portuguese", "english_spelled", "open_asr", "none"):
+        for form in ("json", "html", "csv"):
+            url = f"/merges/{finished}/wer?normalizer={normalizer}&format={form}"
+            assert client.get(url).status_code == 200
+    [dataset] = client.get(f"/merges/{finished}/wer?normalizer=portuguese").json()["datasets"]
+    assert dataset["status"] == "partial"
+    reasons = {one["index"]: one["reason"] for one in dataset["warnings"]["skipped"]}
+    assert reasons[6] == "its reference has over 100000 characters to compare"
+    assert client.get(f"/merges/{finished}/wer/utterances?page_size=2").status_code == 200
