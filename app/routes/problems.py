@@ -19,6 +19,7 @@ from app.contract.errors import (
     InvalidRequestError,
     NotFoundError,
     Problem,
+    tellable,
 )
 from app.services.backend import DATABASE_ERRORS, database_problem
 
@@ -83,7 +84,7 @@ def _response(
         "type": _TYPE + code,
         "title": title,
         "status": status,
-        "detail": detail,
+        "detail": tellable(detail),
         "code": code,
         **({"errors": errors} if errors else {}),
         **extra,
@@ -110,7 +111,7 @@ def _headers(error: AfluenteError) -> dict[str, str]:
 async def _on_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AfluenteError)
     if error.status >= 500:
-        _LOG.warning("%s %s: %s", request.method, request.url.path, error.message)
+        _LOG.warning("%s: %s", _asked(request), error.message)
     return problem_response(error)
 
 
@@ -132,14 +133,14 @@ def _parameter_problem(item: Mapping[str, Any]) -> Problem:
 async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
-    path = request.url.path[:200]
+    path = request.scope["path"][:200]
     if error.status_code == 404:
         return problem_response(NotFoundError(f"There is nothing at {path}; see /docs."), headers)
     if error.status_code == 405:
         known = ", ".join(_allowed_methods(request))
         # The pages of /docs are no part of the schema; their files come without the header.
         headers["Allow"] = known or headers.get("Allow") or "GET, HEAD"
-        detail = f"{request.method} is not possible on {path}; it takes {headers['Allow']}."
+        detail = f"{request.method[:20]} is not possible on {path}; it takes {headers['Allow']}."
         title = "The method is not allowed"
         return _response(405, "method_not_allowed", title, detail, [], headers, {})
     return _response(
@@ -147,16 +148,21 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     )
 
 
+def _asked(request: Request) -> str:
+    """Return the request's method and path as the log has them: on one line, and short."""
+    return f"{request.method[:20]} {request.scope['path'][:200]!a}"
+
+
 def _allowed_methods(request: Request) -> list[str]:
     """Return the methods of all routes on the path (the router names those of one)."""
     paths = request.app.openapi()["paths"]
-    found = [paths[path] for path in paths if compile_path(path)[0].match(request.url.path)]
+    found = [paths[path] for path in paths if compile_path(path)[0].match(request.scope["path"])]
     return sorted({method.upper() for operations in found for method in operations})
 
 
 async def _on_database_error(request: Request, error: Exception) -> JSONResponse:
     problem = database_problem(request.app.state.backend, error)
-    _LOG.error("%s %s: %s", request.method, request.url.path, error, exc_info=problem is None)
+    _LOG.error("%s: %s", _asked(request), error, exc_info=problem is None)
     return problem_response(problem or _internal())
 
 

@@ -76,7 +76,7 @@ def connect(place: str | Path) -> Engine:
     path = place if isinstance(place, Path) else None
     url = URL.create("sqlite", database=str(path)) if path else _parse(str(place))
     if url.get_backend_name() == "sqlite":
-        if url.database and url.database != ":memory:" and not url.database.startswith("file:"):
+        if url.database and not url.database.startswith("file:"):
             _make_private(Path(url.database))
         engine = create_engine(
             url, connect_args={"timeout": _BUSY_SECONDS}, max_overflow=-1, **_writers()
@@ -109,6 +109,10 @@ def _parse(text: str) -> URL:
         url = None
     if url is None or url.get_backend_name() not in {"sqlite", "postgresql", "postgres"}:
         message = "Give a SQLAlchemy URL of SQLite or PostgreSQL, as postgresql://user@host/name."
+        raise InvalidRequestError.of([Problem(message, "AFLUENTE_DATABASE_URL")])
+    in_memory = url.database in {None, "", ":memory:"} or url.query.get("mode") == "memory"
+    if url.get_backend_name() == "sqlite" and in_memory:
+        message = "SQLite needs a file, as sqlite:////var/lib/afluente.db: processes share it."
         raise InvalidRequestError.of([Problem(message, "AFLUENTE_DATABASE_URL")])
     return url
 

@@ -61,7 +61,7 @@ def test_sessions_that_share_connections_never_meet(
         statuses = []
         for turn in range(8):
             worker = new_id("wrk")
-            fleet.enlist(backend.engine, worker, "host")
+            fleet.seen(backend.engine, worker, "host")
             made = client.post("/merges", json=recipe | {"name": f"{number}.{turn}"})
             merge_id = made.json()["id"]
             statuses.append(made.status_code)
@@ -71,7 +71,7 @@ def test_sessions_that_share_connections_never_meet(
                 statuses.append(client.post(f"/merges/{merge_id}/cancel").status_code)
             for path in ("/merges", f"/merges/{merge_id}", f"/merges/{merge_id}/events"):
                 statuses.append(client.get(path).status_code)
-            fleet.elect(backend.engine, "sweeper", worker, 1)
+            fleet.Election(backend.engine, "sweeper", worker, 1).stand()
             fleet.dismiss(backend.engine, worker)
         statuses.append(client.post("/merges", json=recipe, headers=key).status_code)
         return statuses

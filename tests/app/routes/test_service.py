@@ -268,3 +268,19 @@ def test_a_query_parameter_that_is_none_is_refused_everywhere(client: TestClient
             checked.add('Did you mean "page_size"?' in document["detail"])
     assert checked == {True, False}
     assert client.get(f"/merges/{finished}").status_code == 200
+
+
+def test_what_a_client_writes_stays_on_one_short_line_of_the_log(
+    make_client: Callable[..., TestClient], caplog: pytest.LogCaptureFixture
+):
+    client = make_client()
+    (client.app.state.backend.store.root).parent.joinpath("afluente.db").unlink()
+    client.app.state.backend.engine.dispose()
+    path = "/merges/mrg_" + "0" * 26 + "/artifacts/%0aERROR%20forged%1b" + "a" * 30_000
+    assert client.get(path).status_code == 503
+    [line] = [r.getMessage() for r in caplog.records if r.name == "app.routes.problems"]
+    assert "\n" not in line.partition(":")[0]
+    assert "\x1b" not in line
+    assert len(line.partition(":")[0]) < 300
+    document = client.request("A" * 60_000, "/merges").json()
+    assert (document["status"], len(document["detail"]) < 200) == (405, True)

@@ -12,7 +12,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.contract.errors import NotReadyError
+from app.contract.errors import InvalidRequestError, NotReadyError
 from app.storage.database import check, clock, connect, migrate, reading, reason, writing
 from app.storage.tables import metadata, workers
 from tests.app.storage.conftest import Cluster
@@ -174,3 +174,11 @@ def test_a_database_that_cannot_hold_every_text_is_refused(
     with reading(engine) as connection:
         assert connection.execute(text("SELECT 'olá 🌊'")).scalar() == "olá 🌊"
     engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory&uri=true"]
+)
+def test_a_database_that_processes_cannot_share_is_refused(url: str):
+    with pytest.raises(InvalidRequestError, match="SQLite needs a file"):
+        connect(url)
