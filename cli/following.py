@@ -11,6 +11,8 @@ from cli.progress import ProgressReport
 
 def follow(client: Client, merge: Mapping[str, Any], report: ProgressReport) -> dict[str, Any]:
     """Report every event of a merge; return the merge as it is when its events have ended."""
+    if because := merge.get("queued_because"):
+        report.say(f"it has to wait: {because}")
     for kind, data in client.events(f"/merges/{merge['id']}/events"):
         progress = data if kind == "progress" else data.get("progress")
         if progress:

@@ -21,7 +21,7 @@ from app.contract.identifiers import WORKER, new_id
 from app.contract.settings import Settings
 from app.storage import fleet
 from app.storage.artifacts import ArtifactStore
-from app.storage.database import connect, migrate
+from app.storage.database import connect, migrate, reason
 from app.storage.queue import Queue
 from worker.processes.children import Child, reap_orphans, stop
 from worker.processes.owners import describe_process
@@ -129,7 +129,7 @@ def _celery(worker_id: str, settings: Settings, beats: int) -> Child:
 
 def _sweep_until(stopping: threading.Event, sweeper: Sweeper, worker_id: str, beats: Beats) -> None:
     due = time.monotonic()  # what a dead worker left may be waiting already
-    takes_jobs = False
+    takes_jobs, said = False, ""
     while not stopping.wait(_TICK_SECONDS):
         has_begun = beats.are_recent() and not takes_jobs
         takes_jobs = beats.are_recent()
@@ -140,7 +140,12 @@ def _sweep_until(stopping: threading.Event, sweeper: Sweeper, worker_id: str, be
             if takes_jobs:
                 fleet.seen(sweeper.engine, worker_id)
             sweeper.sweep()
+            said = ""
         except SQLAlchemyError as error:
-            _LOG.warning("the database did not answer: %s", error)
+            why = reason(error) or str(error)
+            if why != said:  # once, not every round
+                _LOG.error("nothing is swept, and this worker is not seen: %s", why)
+                _LOG.info("the database said: %s", error)
+            said = why
         except Exception:  # noqa: BLE001 - the sweeper must outlive whatever it meets
             _LOG.exception("a sweep failed")

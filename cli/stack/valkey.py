@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,9 +44,14 @@ class Valkey:
     def child(self, inherited: tuple[int, ...] = ()) -> Child:
         """Return the server as a child; it comes back on the same port with the same password."""
         # `-`: it reads the configuration as its input, since a path is taken as a pattern.
-        command = [str(_binary()), "-"]
+        # It says so before it knows its log; what is wrong comes as an error.
         return Child(
-            "valkey", command, _GRACE_SECONDS, inherited=inherited, input=self._configure()
+            "valkey",
+            [str(_binary()), "-"],
+            _GRACE_SECONDS,
+            inherited=inherited,
+            input=self._configure(),
+            output=subprocess.DEVNULL,
         )
 
     def _configure(self) -> Path:

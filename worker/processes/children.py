@@ -29,6 +29,7 @@ class Child:
     environment: Mapping[str, str] = field(default_factory=dict)
     inherited: Sequence[int] = ()
     input: Path = Path(os.devnull)
+    output: int | None = None
     process: subprocess.Popen[bytes] | None = None
     deaths: int = 0
     _started_at: float = 0.0
@@ -48,6 +49,7 @@ class Child:
                 command,
                 env={**os.environ, **self.environment},
                 stdin=stdin,
+                stdout=self.output,
                 pass_fds=tuple(self.inherited),
                 start_new_session=True,
             )
