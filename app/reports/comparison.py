@@ -20,7 +20,7 @@ from app.reports.scored import ScoredDataset
 from app.reports.significance import mapsswe
 
 # Stands for a setting of the checkpoint's own that it does not have.
-UNSET = "unset"
+UNSET = "Whisper's default"
 
 
 def compare(

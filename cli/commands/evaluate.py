@@ -30,11 +30,14 @@ def evaluate(
     json_: Annotated[bool, typer.Option("--json", help="As the API answers.")] = False,
     device: Device = None,
 ) -> None:
-    """Decode manifests with one checkpoint and print its word error rates."""
+    """Decode manifests with one checkpoint and print its word error rates.
+
+    The exit status is 1 if any utterance could not be decoded: the rates are of the others.
+    """
     import json
     from shutil import get_terminal_size
 
-    from app.contract.errors import SourceNotFoundError
+    from app.contract.errors import EvaluationFailedError, SourceNotFoundError
     from app.reports.rendering import render_table
     from cli.configuration import SERVICE_ONLY, load_settings
     from cli.progress import ProgressReport
@@ -54,20 +57,29 @@ def evaluate(
         from worker.evaluation.local import evaluate_checkpoint
 
         document = evaluate_checkpoint(folder, spec, settings, report.advance)
+    skipped = [
+        f"{dataset['name']}: {one['audio']}: {one['reason']}"
+        for dataset in document["datasets"]
+        for one in dataset["warnings"]["skipped"]
+    ]
     if json_:
         typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
-        return
-    for dataset in document["datasets"]:
-        for skipped in dataset["warnings"]["skipped"]:
-            typer.echo(
-                f"warning: {dataset['name']}: {skipped['audio']}: {skipped['reason']}", err=True
-            )
-        for said in dataset["warnings"]["audio"]:
-            typer.echo(f"warning: {dataset['name']}: {said['audio']}: {said['message']}", err=True)
-    typer.echo("word error rates in percent")
-    typer.echo(
-        render_table(document, labels=[folder.name], width=get_terminal_size().columns), nl=False
-    )
+    else:
+        for line in skipped:
+            typer.echo(f"warning: {line}", err=True)
+        for dataset in document["datasets"]:
+            for one in dataset["warnings"]["audio"]:
+                line = f"{dataset['name']}: {one['audio']}: {one['message']}"
+                typer.echo(f"warning: {line}", err=True)
+        typer.echo("word error rates in percent")
+        width = get_terminal_size().columns
+        typer.echo(render_table(document, labels=[folder.name], width=width), nl=False)
+    if document["status"] != "succeeded":
+        raise EvaluationFailedError(
+            f"{len(skipped)} utterances could not be decoded, the first of them {skipped[0]}"
+            if skipped
+            else "a dataset has no utterance"
+        )
 
 
 def _spec(manifests: list[Path], **options: object) -> EvaluationSpec:

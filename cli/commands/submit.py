@@ -21,7 +21,8 @@ def submit(
 ) -> None:
     """Post a recipe to the service; with --wait, show its events and print the result.
 
-    With --wait the exit status is 3 if the recipe's evaluation has a gate and it has not passed.
+    With --wait the exit status is 3 if the recipe's evaluation has a gate and it has not passed,
+    and 1 if the merge or its evaluation failed, or utterances were skipped.
     """
     from uuid import uuid4
 
@@ -43,10 +44,12 @@ def submit(
         _print_result(merge, client.url)
         if merge["status"] != "succeeded":
             raise JobError(_failure(merge))
-        if merge["evaluation"]["status"] != "none":
+        evaluation = merge["evaluation"]
+        if evaluation["status"] != "none":
             _print_table(client, merge)
-        gate = merge["evaluation"]["gate"]
-        fail_unless_passed([gate] if gate else [])
+        fail_unless_passed([evaluation["gate"]] if evaluation["gate"] else [])
+        if evaluation["status"] not in {"none", "succeeded"}:
+            raise JobError(_failure_of_evaluation(evaluation))
 
 
 def _print_result(merge: dict[str, Any], url: str) -> None:
@@ -58,6 +61,12 @@ def _print_result(merge: dict[str, Any], url: str) -> None:
 def _failure(merge: dict[str, Any]) -> str:
     error = merge["error"]
     return f"{merge['id']} {merge['status']}" + (f": {error['message']}" if error else "")
+
+
+def _failure_of_evaluation(evaluation: dict[str, Any]) -> str:
+    error, status = evaluation.get("error"), evaluation["status"]
+    reason = error["message"] if error else "see `skipped` in the merge's wer"
+    return f"the evaluation is {status}: {reason}"
 
 
 def _print_table(client: Any, merge: dict[str, Any]) -> None:
