@@ -25,6 +25,7 @@ class Cell:
     low: float | None = None
     high: float | None = None
     is_best: bool = False
+    loop_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,13 @@ def _dataset_row(
         if (other := counterpart(mine, results)) is not None
     }
     cells = [
-        Cell(name, one.rate.counts.rate, *_bounds(one.interval)) for name, one in found.items()
+        Cell(
+            name,
+            one.rate.counts.rate,
+            *_bounds(one.interval),
+            loop_rate=one.hallucinations["loop_rate"],
+        )
+        for name, one in found.items()
     ]
     missing = [Cell(name) for name in others if name not in found]
     title, metric = described["name"], described["metric"].upper()

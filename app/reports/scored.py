@@ -13,7 +13,13 @@ from app.reports.alignments import Metric
 from app.reports.averages import DatasetRate
 from app.reports.confidence import Counts, Floats, Sampling, describe, rates, sampling
 from app.reports.normalizers import Normalizer, find_normalizer
-from app.reports.scoring import UtteranceScore, metric_for, score, total
+from app.reports.scoring import (
+    HIGHEST_COMPRESSION_RATIO,
+    UtteranceScore,
+    metric_for,
+    score,
+    total,
+)
 
 # Of one text, as it is and normalised: what is longer is skipped by name.
 MOST_CHARACTERS = 100_000
@@ -55,6 +61,22 @@ class ScoredDataset:
     def interval(self) -> dict[str, Any] | None:
         """The rate's confidence interval and how it was made, or None."""
         return describe(self.replicates, self.sampling.unit, self.sampling.units)
+
+    @cached_property
+    def loops(self) -> int:
+        """Transcripts that repeat themselves, by Whisper's own sign."""
+        return sum(one.compression_ratio > HIGHEST_COMPRESSION_RATIO for one in self.scores)
+
+    @property
+    def hallucinations(self) -> dict[str, Any]:
+        """What was heard where nothing was said (in the metric's units), and loops."""
+        silent = [one for one in self.scores if not one.reference]
+        return {
+            "silent_utterances": len(silent),
+            "words_on_silence": sum(one.counts(self.metric).insertions for one in silent),
+            "loops": self.loops,
+            "loop_rate": self.loops / len(self.scores) if self.scores else None,
+        }
 
     @property
     def rate(self) -> DatasetRate:

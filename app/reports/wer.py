@@ -10,7 +10,7 @@ from app.contract.evaluation import EvaluatedDataset, NormalizerName
 from app.reports.averages import average
 from app.reports.comparison import comparable_averages, compare
 from app.reports.scored import ScoredDataset, score_dataset
-from app.reports.scoring import HIGHEST_COMPRESSION_RATIO, sentence_error_rate, total
+from app.reports.scoring import sentence_error_rate, total
 
 
 @dataclass(frozen=True)
@@ -108,26 +108,10 @@ def _describe(scored: ScoredDataset) -> dict[str, Any]:
         "rtfx": round(audio_seconds / decode_seconds, 2) if decode_seconds else None,
         "normalizer": scored.normalizer.as_record(),
         "decoding": result.decoding.model_dump(),
-        "hallucinations": _hallucinations(scored),
+        "hallucinations": scored.hallucinations,
         "warnings": _warnings(scored),
         "manifest_sha256": result.manifest_sha256,
     }
-
-
-def _hallucinations(scored: ScoredDataset) -> dict[str, Any]:
-    """Return what was heard where nothing was said, and how many transcripts repeat themselves."""
-    silent = [score for score in scored.scores if not score.reference]
-    loops = _loops(scored)
-    return {
-        "silent_utterances": len(silent),
-        "words_on_silence": sum(score.counts(scored.metric).insertions for score in silent),
-        "loops": loops,
-        "loop_rate": loops / len(scored.scores) if scored.scores else None,
-    }
-
-
-def _loops(scored: ScoredDataset) -> int:
-    return sum(score.compression_ratio > HIGHEST_COMPRESSION_RATIO for score in scored.scores)
 
 
 def _warnings(scored: ScoredDataset) -> dict[str, Any]:
@@ -137,7 +121,7 @@ def _warnings(scored: ScoredDataset) -> dict[str, Any]:
             bool(score.reference) and not score.hypothesis for score in scored.scores
         ),
         "wer_above_one": sum(rate is not None and rate > 1 for rate in rates),
-        "compression_ratio_above_2.4": _loops(scored),
+        "compression_ratio_above_2.4": scored.loops,
         "audio": [warning.model_dump() for warning in scored.evaluated.result.audio_warnings],
         "skipped": [skipped.model_dump() for skipped in scored.evaluated.result.skipped],
     }
