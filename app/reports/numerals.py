@@ -21,6 +21,7 @@ _LONGEST = 15
 _HIGHEST_BEFORE_LETTER = 99
 _BY_CODE = {reading.code: reading for reading in (ENGLISH, *READINGS.values())}
 _NOUN = regex.compile(r"\s+([^\W\d_]{1,40})")
+_WORD_START = r"(?<![^\W\d_])"
 _SCALES = {"c": "celsius", "f": "fahrenheit"}
 
 Match = regex.Match[str]
@@ -86,7 +87,8 @@ def _coin(name: str) -> str:
 
 @lru_cache(maxsize=32)
 def _abbreviations(language: str) -> Rules:
-    return _compiled(_BY_CODE[language].abbreviations)
+    rules = _BY_CODE[language].abbreviations
+    return _compiled({_WORD_START + pattern: text for pattern, text in rules.items()})
 
 
 @lru_cache(maxsize=32)
@@ -101,8 +103,9 @@ def _compiled(rules: Mapping[str, str]) -> Rules:
 @lru_cache(maxsize=32)
 def _signs(language: str) -> regex.Pattern[str]:
     """Return the pattern of signs that would vanish: without them "20 %" and "20" were the same."""
-    coins = [regex.escape(name) for name in _BY_CODE[language].money]
-    return regex.compile("|".join([*sorted(coins, key=len, reverse=True), r"[%‰\p{Sc}]"]))
+    names = sorted(_BY_CODE[language].money, key=len, reverse=True)
+    coins = "|".join(map(_coin, names))
+    return regex.compile(rf"(?<!\w)(?:{coins})|[%‰\p{{Sc}}]")
 
 
 def _spell(found: Match, reading: Reading) -> str:

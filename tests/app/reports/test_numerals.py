@@ -260,6 +260,10 @@ def test_a_sign_beside_a_number_never_vanishes(name: NormalizerName) -> None:
     assert len({find_normalizer(name)(text) for text in UNLIKE}) == len(UNLIKE)
 
 
+def test_a_word_that_begins_like_a_sign_stays_whole() -> None:
+    assert find_normalizer("polish")("jeden złoty, 3 zł") == "jeden złoty trzy złote"
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -268,6 +272,7 @@ def test_a_sign_beside_a_number_never_vanishes(name: NormalizerName) -> None:
         ("primeiro", "primeira"),
         ("dez e trinta", "dez trinta"),
         ("no cinco", "número cinco"),
+        ("trezentos", "treze"),
         ("3,5", "35"),
     ],
 )
