@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
@@ -18,6 +17,7 @@ from pydantic import (
 
 from app.contract.gate import GateSpec
 from app.contract.identifiers import MERGE, is_id
+from app.contract.languages import language_code
 from app.contract.problems import did_you_mean
 
 Group = Literal["in_domain", "out_of_domain", "english", "multilingual", "other"]
@@ -42,22 +42,6 @@ NormalizerName = Literal[
     "swedish",
     "ukrainian",
 ]
-
-_LANGUAGE = re.compile(r"[a-z]{2,3}")
-
-
-def language_code(value: object) -> object:
-    """Return the language of a tag in lower case, without its region: `pt-PT` is `pt`.
-
-    Anything that is not a string comes back as it is. Raises ValueError for a language's name.
-    """
-    if not isinstance(value, str):
-        return value
-    code = re.split(r"[-_]", value.strip().lower(), maxsplit=1)[0]
-    if not _LANGUAGE.fullmatch(code):
-        raise ValueError(f'"{value}" is not a language code; write "pt" for Portuguese, say')
-    return code
-
 
 Language = Annotated[
     str, BeforeValidator(language_code), Field(max_length=3, examples=["pt"], strict=True)

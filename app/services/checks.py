@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import replace
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from app.contract.errors import (
@@ -14,10 +16,11 @@ from app.contract.errors import (
     SourceError,
     SourceNotFoundError,
 )
-from app.contract.evaluation import EvaluationSpec
+from app.contract.evaluation import DatasetSpec, EvaluationSpec
 from app.contract.recipe import Recipe
 from app.services.backend import Backend
 from app.services.gates import problems_with_system
+from app.sources.checkpoint import ResolvedCheckpoint
 from app.sources.policy import SourcePolicy
 from app.storage import merges
 
@@ -44,28 +47,50 @@ def check_sources(
 
     policy = _policy(backend)
     prepared: list[Prepared] = []
+    warnings: list[dict[str, str]] = []
     checks: list[Callable[[], object]] = [
         lambda: prepared.append(prepare(recipe, policy, pinned=pinned))
     ]
     if evaluation is not None:
-        checks += _evaluation_checks(backend, evaluation, policy, "evaluation.")
+        checks += _evaluation_checks(
+            backend,
+            evaluation,
+            policy,
+            "evaluation.",
+            reference=lambda: prepared[0].reference if prepared else None,
+            warnings=warnings,
+        )
         has_base, experts = recipe.base is not None, [one.name for one in recipe.checkpoints]
         checks.append(lambda: _check_gate(evaluation, has_base, experts, "evaluation."))
     _run_all(checks)
-    return prepared[0]
+    return replace(prepared[0], warnings=(*prepared[0].warnings, *warnings))
 
 
 def check_evaluation(
-    backend: Backend, evaluation: EvaluationSpec, sources: Mapping[str, Any]
-) -> None:
-    """Check the manifests and the merges that an evaluation names; raises like `check_sources`.
+    backend: Backend, evaluation: EvaluationSpec, merge: Mapping[str, Any]
+) -> list[dict[str, str]]:
+    """Check the datasets and the merges that an evaluation of a merge names; return warnings.
 
-    `sources` are those of the merge that is to be evaluated.
+    Raises like `check_sources`. `merge` is the row of the merge that is to be evaluated.
     """
-    checks = _evaluation_checks(backend, evaluation, _policy(backend), "")
+    from app.sources.resolve import resolve
+
+    policy, sources = _policy(backend), merge["sources"]
+    warnings: list[dict[str, str]] = []
+
+    def artifact() -> ResolvedCheckpoint | None:
+        # Whatever keeps it from being read is told by the worker.
+        with suppress(SourceError):
+            return resolve(f"{_MERGE}{merge['id']}", policy)
+        return None
+
+    checks = _evaluation_checks(
+        backend, evaluation, policy, "", reference=artifact, warnings=warnings
+    )
     has_base, experts = bool(sources["base"]), [one["name"] for one in sources["checkpoints"]]
     checks.append(lambda: _check_gate(evaluation, has_base, experts, ""))
     _run_all(checks)
+    return warnings
 
 
 def is_remote(uri: str) -> bool:
@@ -108,16 +133,39 @@ def _policy(backend: Backend) -> SourcePolicy:
 
 
 def _evaluation_checks(
-    backend: Backend, evaluation: EvaluationSpec, policy: SourcePolicy, prefix: str
+    backend: Backend,
+    evaluation: EvaluationSpec,
+    policy: SourcePolicy,
+    prefix: str,
+    *,
+    reference: Callable[[], ResolvedCheckpoint | None],
+    warnings: list[dict[str, str]],
 ) -> list[Callable[[], object]]:
+    """Return the checks, to be run in this order; `warnings` are added to.
+
+    `reference` gives the checkpoint whose tokens the others share, None if it cannot be used.
+    """
+    from app.sources.dataset_checks import check_audio, check_languages, unknown_language
     from app.sources.datasets import resolve_dataset
     from app.sources.manifests import read_manifest
 
-    def manifest(index: int, uri: str) -> None:
+    told = cache(lambda: _languages_told(reference()))
+
+    def language(code: str | None, param: str) -> None:
+        known = told()
+        if code and known and (reason := unknown_language(code, known)):
+            raise InvalidRequestError.of([Problem(reason, param)])
+
+    def dataset(index: int, spec: DatasetSpec) -> None:
         param = f"{prefix}datasets[{index}].uri"
         try:
-            path = resolve_dataset(uri, policy, param=param)
-            read_manifest(path, label=uri, roots=policy.file_roots)
+            path = resolve_dataset(spec.uri, policy, param=param)
+            manifest = read_manifest(path, label=spec.uri, roots=policy.file_roots)
+            said = check_audio(manifest, spec.uri, policy.file_roots)
+            warnings.extend({"code": "unusable_audio", "message": f"{text}."} for text in said)
+            known = None if spec.language else told()
+            if known:
+                check_languages(manifest, spec.uri, known)
         except SourceError as error:
             problems = [Problem(problem.message, param) for problem in error.as_problems()]
             raise type(error)(error.message, param=param, problems=problems) from None
@@ -131,12 +179,20 @@ def _evaluation_checks(
             raise InvalidRequestError.of([Problem(message, param)])
 
     checks: list[Callable[[], object]] = []
-    for index, dataset in enumerate(evaluation.datasets):
-        checks.append(lambda index=index, uri=dataset.uri: manifest(index, uri))  # type: ignore[misc]
+    checks.append(lambda: language(evaluation.language, f"{prefix}language"))
+    for index, spec in enumerate(evaluation.datasets):
+        param = f"{prefix}datasets[{index}].language"
+        checks.append(partial(language, spec.language, param))
+        checks.append(partial(dataset, index, spec))
     for index, name in enumerate(evaluation.compare_with):
         if name.startswith("merge://"):
-            checks.append(lambda index=index, uri=name: other(index, uri))  # type: ignore[misc]
+            checks.append(partial(other, index, name))
     return checks
+
+
+def _languages_told(reference: ResolvedCheckpoint | None) -> Set[str] | None:
+    """Return the languages that the checkpoint knows; None if it is never told one."""
+    return reference.languages if reference else None
 
 
 def _run_all(checks: Sequence[Callable[[], object]]) -> None:

@@ -45,14 +45,14 @@ def submit(
                 f"The merge {merge_id} is {merge['status']}; only one that has succeeded can be "
                 "evaluated."
             )
-        check_evaluation(backend, spec, merge["sources"])
+        warnings = check_evaluation(backend, spec, dict(merge))
         with writing(backend.engine) as connection:
             named = named_merges(_compared(spec, merge["sources"]))
             gone = merges.lock_all(connection, [merge_id, *named])
             if merge_id in gone:
                 raise NotFoundError(f"There is no merge {merge_id}.")
             refuse_deleted(named, gone)
-            evaluation_id = evaluations.create(connection, merge_id, content)
+            evaluation_id = evaluations.create(connection, merge_id, content, warnings)
             mine.complete(connection, evaluation_id)
     backend.announce(JobKind.EVALUATION, evaluation_id, merge_id)
     return get(backend, merge_id, evaluation_id), True

@@ -12,12 +12,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from app.contract.languages import WHISPER_LANGUAGES
 from app.contract.problems import problems_of
 
 FILE = "generation_config.json"
 # A Whisper's has 4 kB.
 MAX_BYTES = 2**18
 _SHOWN = 10
+# Whisper's own rule: vocabularies from this size on have the language tokens in use.
+_MULTILINGUAL_VOCABULARY = 51_865
 _MOST = 2**31 - 1
 _TokenId = Annotated[int, Field(strict=True, ge=0, le=_MOST)]
 _Count = Annotated[int, Field(strict=True, ge=1, le=_MOST)]
@@ -235,6 +238,23 @@ def settings_of(
     stated = config if document is None else document
     named = {name: value for name, value in stated.items() if value is not None}
     return GenerationSettings.model_validate(_ids_of(config) | named)
+
+
+def languages_of(
+    document: Mapping[str, Any] | None, config: Mapping[str, Any]
+) -> frozenset[str] | None:
+    """Return the codes of the languages that a checkpoint knows; None if it is English-only.
+
+    `document` is its generation_config.json; one that lists none is taken to know Whisper's.
+    """
+    settings = settings_of(document, config)
+    large = int(config["vocab_size"]) >= _MULTILINGUAL_VOCABULARY
+    multilingual = settings.is_multilingual
+    if multilingual is None:
+        multilingual = bool(settings.lang_to_id) or large
+    if not multilingual:
+        return None
+    return frozenset(token.strip("<|>") for token in settings.lang_to_id or ()) or WHISPER_LANGUAGES
 
 
 def constraints(

@@ -48,12 +48,16 @@ class SourceFolder(Protocol):
 
 @dataclass
 class Contents:
-    """A folder's config, tensors in stored order, files used and safetensors metadata."""
+    """A folder's config, tensors in stored order, files used and safetensors metadata.
+
+    `languages` are the codes that it knows, None if it is English-only.
+    """
 
     config: Mapping[str, Any] = field(default_factory=dict)
     tensors: dict[str, TensorHeader] = field(default_factory=dict)
     files: tuple[SourceFile, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
+    languages: frozenset[str] | None = None
 
 
 def read_contents(folder: SourceFolder, max_bytes: int) -> Contents:
@@ -72,7 +76,7 @@ def read_contents(folder: SourceFolder, max_bytes: int) -> Contents:
     with _collecting(problems):
         contents.config = _read_config(folder, found)
     with _collecting(problems):
-        problems += _generation_problems(folder, found, contents.config)
+        problems += _read_generation(folder, found, contents)
     with _collecting(problems):
         weights, weight_map = _weight_files(folder, found)
     used = [file for name, file in found.items() if name in COMPANIONS]
@@ -123,14 +127,18 @@ def _read_config(folder: SourceFolder, found: Mapping[str, SourceFile]) -> dict[
     return _read_json(folder, found["config.json"])
 
 
-def _generation_problems(
-    folder: SourceFolder, found: Mapping[str, SourceFile], config: Mapping[str, Any]
+def _read_generation(
+    folder: SourceFolder, found: Mapping[str, SourceFile], contents: Contents
 ) -> list[str]:
+    """Return what is wrong with generation_config.json, and note the languages it lists."""
+    config, document = contents.config, None
     if generation.FILE in found:
         document = _read_json(folder, found[generation.FILE], generation.MAX_BYTES)
         messages = generation.generation_problems(document, config)
     else:
         messages = generation.generation_problems(config, config, "config.json")
+    if not messages and type(config.get("vocab_size")) is int:
+        contents.languages = generation.languages_of(document, config)
     return [f"{folder.label}: {message}" for message in messages]
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.contract.errors import Problem
-from app.contract.evaluation import Utterance, language_code
+from app.contract.evaluation import Utterance
+from app.contract.languages import language_code
 
 MAX_CHANNEL = 63
 _CHANNEL = re.compile(r"[0-9]{1,2}")

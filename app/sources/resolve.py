@@ -54,6 +54,7 @@ def _resolve(uri: str, policy: SourcePolicy, param: str | None) -> ResolvedCheck
         tensors=contents.tensors,
         files=contents.files,
         metadata=contents.metadata,
+        languages=contents.languages,
         folder=folder.path if isinstance(folder, LocalFolder) else None,
         param=param,
     )

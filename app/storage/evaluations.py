@@ -17,7 +17,12 @@ from app.storage.tables import evaluation_results, evaluations
 _LEAST_SECONDS = 0.001
 
 
-def create(connection: Connection, merge_id: str, spec: Mapping[str, Any]) -> str:
+def create(
+    connection: Connection,
+    merge_id: str,
+    spec: Mapping[str, Any],
+    warnings: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """Insert a queued evaluation of a merge and return its identifier."""
     evaluation_id = new_id(EVALUATION)
     lock(connection, merge_id)  # before the insert, whose foreign key would take a weaker one
@@ -32,6 +37,7 @@ def create(connection: Connection, merge_id: str, spec: Mapping[str, Any]) -> st
             merge_id=merge_id,
             status="queued",
             spec=dict(spec),
+            warnings=[dict(warning) for warning in warnings],
             created_at=max(moment, last + _LEAST_SECONDS) if last else moment,
         )
     )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any
 
+from app.contract.errors import InvalidRequestError, Problem
 from app.contract.evaluation import EvaluatedDataset, EvaluationSpec
 from app.contract.settings import Settings
 from app.reports.wer import build_wer
+from app.sources.dataset_checks import check_audio, check_languages, unknown_language
 from app.sources.manifests import read_manifest
 from worker.evaluation.cache import InMemoryTranscriptCache
+from worker.evaluation.checkpoint import read_facts
 from worker.evaluation.runner import evaluate
 
 
@@ -27,16 +30,21 @@ def evaluate_checkpoint(
     """
     cache = InMemoryTranscriptCache()
     results = []
+    known = _languages_told(checkpoint, spec)
     for dataset in spec.datasets:
         name = dataset.name
 
         def report(done: int, total: int, name: str = name) -> None:
             progress(done, total, f"utterances of {name}")
 
+        manifest = read_manifest(Path(dataset.uri), label=dataset.uri)
+        check_audio(manifest, dataset.uri)
+        if known and not dataset.language:
+            check_languages(manifest, dataset.uri, known)
         result = evaluate(
             checkpoint,
             str(checkpoint),
-            read_manifest(Path(dataset.uri), label=dataset.uri),
+            manifest,
             spec.decoding_of(dataset),
             cache,
             progress=report,
@@ -54,3 +62,13 @@ def evaluate_checkpoint(
         "partial" if any(item.result.status != "succeeded" for item in results) else "succeeded"
     )
     return build_wer(checkpoint.name, status, results, {})
+
+
+def _languages_told(checkpoint: Path, spec: EvaluationSpec) -> Set[str]:
+    """Return what the checkpoint knows, {} if it is never told; InvalidRequestError for another."""
+    facts = read_facts(checkpoint)
+    known = facts.languages if facts.multilingual else frozenset[str]()
+    for code in (spec.language, *(dataset.language for dataset in spec.datasets)):
+        if code and known and (reason := unknown_language(code, known)):
+            raise InvalidRequestError.of([Problem(reason, "language")])
+    return known

@@ -273,6 +273,7 @@ def test_a_manifest_with_faults_is_refused_by_line(
 def test_an_evaluation_that_was_asked_for_is_queued_with_the_merge(
     client: TestClient, recipe: dict[str, Any], models: Path
 ):
+    (models / "a.wav").write_bytes(b"RIFF\x24\0\0\0WAVE")
     (models / "set.jsonl").write_text(json.dumps({"audio_filepath": "a.wav", "text": "olá"}))
     recipe["evaluation"] = {"datasets": [{"name": "set", "uri": f"file://{models}/set.jsonl"}]}
     merge = client.post("/merges", json=recipe).json()

@@ -26,6 +26,7 @@ REFERENCES = ("o rio corre", "para o mar", "e volta", "sempre")
 @pytest.fixture
 def spec(models: Path) -> dict[str, Any]:
     lines = [{"audio_filepath": "a.wav", "text": text} for text in REFERENCES]
+    (models / "a.wav").write_bytes(b"RIFF\x24\0\0\0WAVE")
     (models / "set.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     return {
         "datasets": [{"name": "set", "uri": f"file://{models}/set.jsonl", "group": "in_domain"}],
@@ -179,6 +180,7 @@ def test_a_dataset_may_be_the_folder_of_its_manifest(
         "hub": {"metadata.csv": "file_name,text\na.wav,olá\n"},
     }.items():
         (models / name).mkdir()
+        (models / name / "a.wav").write_bytes(b"RIFF\x24\0\0\0WAVE")
         for file, content in files.items():
             (models / name / file).write_text(content)
         dataset = {"name": name, "uri": f"file://{models}/{name}"}

@@ -1,0 +1,47 @@
+"""Language codes: what people write, by ISO 639 and BCP 47, as Whisper's own codes."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+_CODES = """
+af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw he hi hr
+ht hu hy id is it ja jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc
+pa pl ps pt ro ru sa sd si sk sl sn so sq sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo yue
+zh
+"""
+WHISPER_LANGUAGES = frozenset(_CODES.split())
+"""The codes in Whisper's language tokens; the first multilingual models have no yue."""
+
+_CODE = re.compile(r"[a-z]{2,3}")
+# Whisper says the macrolanguage, the older code, or the one that Javanese had until 2001.
+_WHISPER_CALLS = {"nb": "no", "fil": "tl", "jv": "jw"}
+
+
+def language_code(value: object) -> object:
+    """Return Whisper's code for a tag: `pt-PT` and `por` are `pt`, `nb` is `no`, `cmn` is `zh`.
+
+    A code that no language of Whisper has comes back in lower case, without region: checkpoints
+    may have tokens of their own. Anything that is not a string comes back as it is. Raises
+    ValueError for a language's name.
+    """
+    if not isinstance(value, str):
+        return value
+    code = re.split(r"[-_]", value.strip().lower()[:100], maxsplit=1)[0]
+    if not _CODE.fullmatch(code):
+        raise ValueError(f'"{value[:100]}" is not a language code; write "pt" for Portuguese, say')
+    return _whisper_code(code)
+
+
+@lru_cache(maxsize=4096)
+def _whisper_code(code: str) -> str:
+    if code in WHISPER_LANGUAGES:
+        return code
+    import langcodes  # its tables take a while
+
+    try:
+        standard = langcodes.standardize_tag(code, macro=True).split("-")[0]
+    except ValueError:
+        return code
+    return _WHISPER_CALLS.get(standard, standard)

@@ -1,0 +1,147 @@
+"""Tells before a merge what an evaluation of a dataset would fail on: audio and languages."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence, Set
+from pathlib import Path
+from time import monotonic
+
+from app.contract.errors import InvalidManifestError, Problem, SourceError
+from app.sources.audio_files import HEAD_BYTES, READABLE, container_of
+from app.sources.local import allowed_path, open_regular
+from app.sources.manifest_fields import MAX_PROBLEMS
+from app.sources.manifests import Manifest
+
+# Looking ends after this; what was not looked at is named when it is decoded.
+_MOST_SECONDS = 5.0
+# From so many files of one folder on, its listing is cheaper.
+_LIST_FROM = 64
+# A damaged file does not speak for all of its kind.
+_TRIED, _MOST_KINDS = 5, 32
+_SHOWN, _SHOWN_LANGUAGES = 3, 12
+
+_Roots = tuple[Path, ...] | None
+
+
+def check_audio(manifest: Manifest, label: str, roots: _Roots = None) -> list[str]:
+    """Return what is to be warned of: audio that is not there, or of a kind that is not decoded.
+
+    Every file's presence is looked at, and the first bytes of a few of each suffix. `label` is
+    what messages call the dataset. Raises InvalidManifestError if nothing could be decoded.
+    """
+    wanted = list(dict.fromkeys(utterance.audio for utterance in manifest.utterances))
+    missing = _missing(manifest.folder, wanted, roots)
+    if len(missing) == len(wanted):
+        problems = [Problem(f"{_short(audio)}: there is no such file") for audio in missing[:10]]
+        raise InvalidManifestError(
+            f"{label}: none of its audio is there, in a folder that may be read: {_some(missing)}. "
+            "Relative paths start at the manifest.",
+            problems=problems,
+        )
+    absent = set(missing)
+    present = [audio for audio in wanted if audio not in absent]
+    reasons, readable = _look_inside(manifest.folder, present, roots)
+    if reasons and not readable:
+        raise InvalidManifestError(
+            f"{label}: none of its audio can be decoded: {'; '.join(reasons)}",
+            problems=[Problem(reason) for reason in reasons],
+        )
+    if missing:
+        count = f"{len(missing):,} of {len(wanted):,} audio files are not there"
+        reasons = [f"{count} and will be skipped: {_some(missing)}", *reasons]
+    return [f"{label}: {reason}" for reason in reasons]
+
+
+def check_languages(manifest: Manifest, label: str, known: Set[str]) -> None:
+    """Raise InvalidManifestError for lines of languages that the checkpoint does not know."""
+    problems = [
+        Problem(f"utterance {utterance.index + 1} ({_short(utterance.audio)}): {reason}")
+        for utterance in manifest.utterances
+        if utterance.language and (reason := unknown_language(utterance.language, known))
+    ]
+    if problems:
+        rest = len(problems) - 1
+        more = f" ({rest:,} more likewise)" if rest else ""
+        raise InvalidManifestError(
+            f"{label}: {problems[0].message}{more}", problems=problems[:MAX_PROBLEMS]
+        )
+
+
+def unknown_language(code: str, known: Set[str]) -> str | None:
+    """Return what is to be said of a language that the checkpoint does not know."""
+    if code in known:
+        return None
+    shown = ", ".join(sorted(known)) if len(known) <= _SHOWN_LANGUAGES else "see Whisper's list"
+    return f'the checkpoint does not know the language "{code}" ({shown})'
+
+
+def _missing(base: Path, wanted: Iterable[str], roots: _Roots) -> list[str]:
+    """Return those that are not there, or lie in folders outside the roots, in their order."""
+    folders: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for audio in wanted:
+        folder, name = os.path.split(base / audio)
+        folders[folder].append((name, audio))
+    end = monotonic() + _MOST_SECONDS
+    missing: set[str] = set()
+    for folder, files in folders.items():
+        if monotonic() > end:
+            break
+        there = _names(folder, [name for name, _ in files], roots)
+        missing |= {audio for name, audio in files if name not in there}
+    return [audio for audio in wanted if audio in missing]
+
+
+def _names(folder: str, wanted: Sequence[str], roots: _Roots) -> set[str]:
+    """Return which of the names the folder has, and maybe others."""
+    try:
+        real = allowed_path(Path(folder), roots, folder)
+        if len(wanted) < _LIST_FROM:
+            return {name for name in wanted if os.path.lexists(real / name)}
+        with os.scandir(real) as entries:
+            return {entry.name for entry in entries}
+    except (SourceError, OSError):
+        return set()
+
+
+def _look_inside(base: Path, present: Iterable[str], roots: _Roots) -> tuple[list[str], bool]:
+    """Return why kinds of files cannot be decoded, and whether any kind can."""
+    kinds: dict[str, list[str]] = {}
+    for audio in present:
+        suffix = Path(audio).suffix.lower()
+        if suffix in kinds or len(kinds) < _MOST_KINDS:
+            tried = kinds.setdefault(suffix, [])
+            if len(tried) < _TRIED:
+                tried.append(audio)
+    reasons, readable = [], False
+    for suffix, tried in kinds.items():
+        found = [_fault(base / audio, audio, roots) for audio in tried]
+        if None in found:
+            readable = True
+        else:
+            called = f"*{suffix}" if suffix else "names without a suffix"
+            reasons.append(f"{called} cannot be decoded ({found[0]})")
+    return reasons, readable
+
+
+def _fault(path: Path, audio: str, roots: _Roots) -> str | None:
+    try:
+        with open_regular(path, roots, _short(audio)) as handle:
+            head = handle.read(HEAD_BYTES)
+    except SourceError as error:
+        return error.message
+    except OSError as error:
+        return f"{_short(audio)} cannot be read: {error.strerror}"
+    if not head:
+        return f"{_short(audio)} is empty"
+    return None if container_of(head) else f"{_short(audio)} is not {READABLE}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(_short(name) for name in names[:_SHOWN]) + more
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 120 else f"{name[:57]}...{name[-60:]}"
