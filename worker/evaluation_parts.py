@@ -15,7 +15,7 @@ from app.contract.errors import AfluenteError, EvaluationFailedError, SourceChan
 from app.contract.evaluation import DatasetSpec, EvaluatedDataset, EvaluationSpec
 from app.contract.settings import Settings
 from app.services.preparation import source_policy
-from app.sources.datasets import resolve_dataset
+from app.sources.datasets import manifest_roots, resolve_dataset
 from app.sources.fetch import LocalCheckpoint, fetch
 from app.sources.manifests import Manifest, read_manifest
 from app.sources.policy import SourcePolicy
@@ -97,18 +97,18 @@ class Bench:
                 f"{dataset.uri}: the manifest changed since the evaluation began; evaluate again."
             )
         checkpoint = self._checkpoint(self.systems[part.system], should_stop)
-
-        result = evaluate(
-            checkpoint.folder,
-            checkpoint.sha256,
-            manifest,
-            self.spec.decoding_of(dataset),
-            StoredTranscripts(self.engine),
-            progress=progress,
-            should_stop=should_stop,
-            device=choose_device(self.settings.device),
-            roots=self.policy.file_roots,
-        )
+        with checkpoint.opened() as folder:
+            result = evaluate(
+                folder,
+                checkpoint.sha256,
+                manifest,
+                self.spec.decoding_of(dataset),
+                StoredTranscripts(self.engine),
+                progress=progress,
+                should_stop=should_stop,
+                device=choose_device(self.settings.device),
+                roots=self.policy.file_roots,
+            )
         return EvaluatedDataset(
             name=dataset.name,
             group=dataset.group,
@@ -119,7 +119,8 @@ class Bench:
     def _manifest(self, dataset: DatasetSpec) -> Manifest:
         if dataset.name not in self._manifests:
             path = resolve_dataset(dataset.uri, self.policy, param=f"dataset {dataset.name}")
-            found = read_manifest(path, label=dataset.uri, roots=self.policy.file_roots)
+            roots = manifest_roots(path, self.policy)
+            found = read_manifest(path, label=dataset.uri, roots=roots)
             self._manifests[dataset.name] = found
         return self._manifests[dataset.name]
 

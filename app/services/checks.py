@@ -146,7 +146,7 @@ def _evaluation_checks(
     `reference` gives the checkpoint whose tokens the others share, None if it cannot be used.
     """
     from app.sources.dataset_checks import check_audio, check_languages, unknown_language
-    from app.sources.datasets import resolve_dataset
+    from app.sources.datasets import manifest_roots, resolve_dataset
     from app.sources.manifests import read_manifest
 
     told = cache(lambda: _languages_told(reference()))
@@ -160,7 +160,8 @@ def _evaluation_checks(
         param = f"{prefix}datasets[{index}].uri"
         try:
             path = resolve_dataset(spec.uri, policy, param=param)
-            manifest = read_manifest(path, label=spec.uri, roots=policy.file_roots)
+            roots = manifest_roots(path, policy)
+            manifest = read_manifest(path, label=spec.uri, roots=roots)
             said = check_audio(manifest, spec.uri, policy.file_roots)
             warnings.extend({"code": "unusable_audio", "message": f"{text}."} for text in said)
             known = None if spec.language else told()

@@ -97,7 +97,7 @@ class BlobCache:
             )
         path = self.path_of(sha256)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Read-only: snapshots link here, and nobody must write through a link.
+        # Read-only: links lead here, and nobody must write through a link.
         part.chmod(0o444)
         part.replace(path)
         remember(path, sha256, self.digests)

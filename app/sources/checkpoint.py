@@ -57,7 +57,7 @@ class ResolvedCheckpoint:
 
     `resolved` is the URI with its revision pinned (or its links followed); `name` suggests one
     from the URI's last segment; `tensors` are in stored order (by file, then by offset);
-    `folder` is None for a remote source; `metadata` is that of the safetensors headers;
+    `metadata` is that of the safetensors headers;
     `languages` are the codes that it knows, None if it is English-only.
     """
 
@@ -69,7 +69,6 @@ class ResolvedCheckpoint:
     files: tuple[SourceFile, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
     languages: frozenset[str] | None = None
-    folder: Path | None = None
     param: str | None = None
 
     @property

@@ -10,7 +10,7 @@ from app.sources.blobs import BlobCache
 from app.sources.checkpoint import SourceFile
 from app.sources.fetch import link_snapshot
 from app.sources.layout import check_quota
-from app.sources.local import allowed_path, regular_file
+from app.sources.local import allowed_path, open_regular
 from app.sources.manifest_kaldi import FILES as KALDI_FILES
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import with_param
@@ -34,8 +34,9 @@ def resolve_dataset(uri: str, policy: SourcePolicy, *, param: str | None = None)
             real = allowed_path(place.path, policy.file_roots, uri)
             if os.path.isdir(real):  # noqa: PTH112 - false, where Path would raise
                 return place.path.absolute()
-            _, status = regular_file(place.path, policy.file_roots, uri)
-            check_quota(uri, status.st_size, policy.max_source_bytes)
+            with open_regular(place.path, policy.file_roots, uri) as handle:
+                size = os.fstat(handle.fileno()).st_size
+            check_quota(uri, size, policy.max_source_bytes)
             # A linked file keeps its name and place: its suffix and its neighbours count.
             return place.path.absolute()
         if isinstance(place, WebPlace):
@@ -49,6 +50,16 @@ def resolve_dataset(uri: str, policy: SourcePolicy, *, param: str | None = None)
         raise with_param(error, param) from None
 
 
+def manifest_roots(path: Path, policy: SourcePolicy) -> tuple[Path, ...] | None:
+    """Return the folders that a manifest, resolved to `path`, must be read from."""
+    # A download is the service's own file, wherever its cache is.
+    return None if path.is_relative_to(_downloads(policy)) else policy.file_roots
+
+
+def _downloads(policy: SourcePolicy) -> Path:
+    return policy.cache_dir / "files"
+
+
 def _download(uri: str, place: WebPlace, policy: SourcePolicy) -> Path:
     cache = BlobCache(policy)
 
@@ -60,5 +71,5 @@ def _download(uri: str, place: WebPlace, policy: SourcePolicy) -> Path:
         check_quota(uri, prefix.size, policy.max_source_bytes)
         file = SourceFile(place.name, prefix.size, url=place.url, etag=prefix.etag)
         blob = cache.get(file, client, uri, in_time)
-    folder = link_snapshot(policy.cache_dir / "files" / blob.name, {place.name: blob})
+    folder = link_snapshot(_downloads(policy) / blob.name, {place.name: blob})
     return folder / place.name

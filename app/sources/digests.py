@@ -8,10 +8,12 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from io import FileIO
 from pathlib import Path
 
 from app.contract.errors import SourceChangedError, SourceNotFoundError, StorageError
 from app.sources.checkpoint import Signature
+from app.sources.local import open_regular, open_unchanged
 
 _CHUNK_BYTES = 1 << 20
 # A file changed twice within a clock tick keeps its times: do not trust one that is so young.
@@ -46,29 +48,36 @@ def local_sha256(
     store: DigestStore,
     label: str,
     *,
+    signature: Signature | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> tuple[str, Signature]:
     """Return a file's sha256 and signature, from the store where the file is as it was then.
 
-    `progress` is told of every piece of bytes dealt with, and may raise to stop.
+    `signature` is that which the file must have, if it was looked at before. `progress` is told
+    of every piece of bytes dealt with, and may raise to stop.
 
     Raises:
-        SourceChangedError: the file changed while it was read.
+        SourceChangedError: the file changed while it was read, or since it was looked at.
         SourceNotFoundError: it cannot be read.
 
     """
     looked_at = time.time()
-    try:
-        before = Signature.of(path.stat())
+    if signature is None:
+        handle = open_regular(path, None, label)
+    else:
+        handle = open_unchanged(path, signature, label)
+    with handle:
+        before = Signature.of(os.fstat(handle.fileno()))
         key = _file_key(path, before)
         known = store.get(key)
         if known is not None:
             progress(before.size)
             return known, before
-        sha256 = _read(path, progress)
-        after = Signature.of(path.stat())
-    except OSError as error:
-        raise SourceNotFoundError(f"{label}: cannot be read ({error.strerror})") from None
+        try:
+            sha256 = _read(handle, progress)
+        except OSError as error:
+            raise SourceNotFoundError(f"{label}: cannot be read ({error.strerror})") from None
+        after = Signature.of(os.fstat(handle.fileno()))
     if before != after:
         raise SourceChangedError(f"{label}: the file changed while it was read; try again")
     youngest = max(before.mtime_ns, before.ctime_ns) / 1e9
@@ -113,12 +122,11 @@ def _file_key(path: Path, signature: Signature) -> str:
     return f"file:{path}:{signature}"
 
 
-def _read(path: Path, progress: Callable[[int], None]) -> str:
+def _read(handle: FileIO, progress: Callable[[int], None]) -> str:
     # hashlib.file_digest cannot be stopped, and a checkpoint takes seconds.
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(_CHUNK_BYTES))
-    with path.open("rb", buffering=0) as stream:
-        while count := stream.readinto(buffer):
-            digest.update(buffer[:count])
-            progress(count)
+    while count := handle.readinto(buffer):
+        digest.update(buffer[:count])
+        progress(count)
     return digest.hexdigest()

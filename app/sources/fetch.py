@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from app.contract.errors import (
     SourceChangedError,
     SourceError,
-    SourceNotFoundError,
     StorageError,
 )
 from app.sources.blobs import BlobCache, Progress
-from app.sources.checkpoint import ResolvedCheckpoint, Signature, SourceFile
+from app.sources.checkpoint import ResolvedCheckpoint, Signature
 from app.sources.digests import checkpoint_sha256, local_sha256
+from app.sources.local import in_proc, open_unchanged
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import with_param
 from app.sources.web import WebClient
@@ -29,18 +30,41 @@ class FetchStoppedError(Exception):
 
 @dataclass(frozen=True)
 class LocalCheckpoint:
-    """A checkpoint on this machine.
+    """A checkpoint on this machine, whose files are read by `open` or in `opened` only.
 
-    `folder` loads with from_pretrained; `paths` are the files used, by name, links followed;
-    `sha256` is that of the sorted list of (name, sha256).
+    `paths` are the files used, by name, links followed; `sha256` is that of the sorted list of
+    (name, sha256).
     """
 
     resolved: ResolvedCheckpoint
-    folder: Path
     paths: Mapping[str, Path]
     file_sha256: Mapping[str, str]
     sha256: str
     signatures: Mapping[str, Signature] = field(repr=False)
+
+    def open(self, name: str) -> FileIO:
+        """Open a file as it was when fetched, unbuffered; SourceChangedError if it is not."""
+        try:
+            label = f"{self.resolved.uri}: {name}"
+            return open_unchanged(self.paths[name], self.signatures[name], label)
+        except SourceError as error:
+            raise with_param(error, self.resolved.param) from None
+
+    @contextmanager
+    def opened(self) -> Iterator[Path]:
+        """Give a folder that libraries can load: links to the files used, held open by `open`.
+
+        What they read by path is so what was fetched, whatever happens at the files' own paths.
+        The folder serves this process, until the context ends. Raises SourceChangedError.
+        """
+        with TemporaryDirectory(prefix="afluente-") as parent, ExitStack() as stack:
+            # A name of a web address may be longer than a folder's may.
+            folder = Path(parent, self.resolved.name[:60])
+            folder.mkdir()
+            for name in self.paths:
+                handle = stack.enter_context(self.open(name))
+                (folder / name).symlink_to(in_proc(handle.fileno()))
+            yield folder
 
     def verify_unchanged(self) -> None:
         """Raise SourceChangedError, naming the file, if one is not as it was when fetched."""
@@ -91,7 +115,9 @@ def _fetch(resolved: ResolvedCheckpoint, policy: SourcePolicy, meter: Progress) 
         for file in resolved.files:
             label = f"{resolved.uri}: {file.name}"
             if file.path is not None:
-                digests[file.name], signatures[file.name] = _local(file, cache, label, meter)
+                digests[file.name], signatures[file.name] = local_sha256(
+                    file.path, cache.digests, label, signature=file.signature, progress=meter
+                )
                 paths[file.name] = file.path
                 continue
             if client is None:
@@ -101,21 +127,7 @@ def _fetch(resolved: ResolvedCheckpoint, policy: SourcePolicy, meter: Progress) 
             paths[file.name], digests[file.name] = path, path.name
             signatures[file.name] = Signature.of(path.stat())
     sha256 = checkpoint_sha256(digests.items())
-    folder = resolved.folder or link_snapshot(policy.cache_dir / "snapshots" / sha256, paths)
-    return LocalCheckpoint(resolved, folder, paths, digests, sha256, signatures)
-
-
-def _local(
-    file: SourceFile, cache: BlobCache, label: str, meter: Progress
-) -> tuple[str, Signature]:
-    assert file.path is not None
-    try:
-        sha256, signature = local_sha256(file.path, cache.digests, label, progress=meter)
-    except SourceNotFoundError:
-        raise SourceChangedError(f"{label} vanished since the checkpoint was looked at") from None
-    if signature != file.signature:
-        raise SourceChangedError(f"{label} changed since the checkpoint was looked at")
-    return sha256, signature
+    return LocalCheckpoint(resolved, paths, digests, sha256, signatures)
 
 
 def link_snapshot(folder: Path, paths: Mapping[str, Path]) -> Path:
@@ -128,7 +140,7 @@ def link_snapshot(folder: Path, paths: Mapping[str, Path]) -> Path:
             if link.is_symlink() and link.readlink() == target:
                 continue
             # Made aside and renamed: a reader never meets a missing file.
-            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as aside:
+            with TemporaryDirectory(dir=folder.parent, prefix=".new-") as aside:
                 (Path(aside) / name).symlink_to(target)
                 (Path(aside) / name).replace(link)
     except OSError as error:

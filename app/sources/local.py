@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
-from io import FileIO
+from io import BufferedReader, FileIO
 from pathlib import Path
 
-from app.contract.errors import SourceNotAllowedError, SourceNotFoundError
+from app.contract.errors import (
+    SourceChangedError,
+    SourceError,
+    SourceNotAllowedError,
+    SourceNotFoundError,
+)
 from app.sources.checkpoint import Signature, SourceFile
 
 _Roots = tuple[Path, ...] | None
@@ -25,19 +30,25 @@ def allowed_path(path: Path, roots: _Roots, label: str) -> Path:
     """
     try:
         real = Path(os.path.realpath(path))
-        allowed = roots is None or any(real.is_relative_to(os.path.realpath(r)) for r in roots)
     except (ValueError, OSError):
         raise SourceNotAllowedError(f"{label}: this is not a path") from None
-    if not allowed:
+    _check_inside(real, roots, label)
+    return real
+
+
+def _check_inside(real: Path, roots: _Roots, label: str) -> None:
+    if roots is not None and not any(real.is_relative_to(os.path.realpath(r)) for r in roots):
         raise SourceNotAllowedError(
             f"{label}: outside the folders that file:// may reach, or linked to the outside; "
             "the operator names them in AFLUENTE_FILE_ROOTS"
         )
-    return real
 
 
-def regular_file(path: Path, roots: _Roots, label: str) -> tuple[Path, os.stat_result]:
-    """Return the real path and stat of an allowed, readable, regular file.
+def open_regular(path: Path, roots: _Roots, label: str) -> FileIO:
+    """Open an allowed, regular file for reading, unbuffered; nothing else is ever opened.
+
+    Whoever can write below a root can swap a folder for a link at any time. So the file is taken
+    hold of first, then checked, and what was checked is what is opened.
 
     Raises:
         SourceNotFoundError: there is none, or it cannot be read.
@@ -46,41 +57,52 @@ def regular_file(path: Path, roots: _Roots, label: str) -> tuple[Path, os.stat_r
     """
     real = allowed_path(path, roots, label)
     try:
-        status = real.stat()
+        # O_PATH opens nothing yet: a pipe would wait for ever, a device might act.
+        held = os.open(real, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _check_held(held, roots, label)
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+            return FileIO(os.open(in_proc(held), flags), "rb")
+        finally:
+            os.close(held)
     except (FileNotFoundError, NotADirectoryError):
         raise SourceNotFoundError(f"{label}: there is no such file") from None
     except OSError as error:
         raise SourceNotFoundError(f"{label}: cannot be read ({error.strerror})") from None
-    # Before any open: opening a pipe would wait for ever.
-    if not stat.S_ISREG(status.st_mode):
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+
+
+def _check_held(held: int, roots: _Roots, label: str) -> None:
+    """Raise SourceNotAllowedError for anything but a regular file under the roots."""
+    mode = os.fstat(held).st_mode
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
         raise SourceNotAllowedError(f"{label}: this is {kind}, a file is needed")
-    if not os.access(real, os.R_OK):
-        raise SourceNotFoundError(f"{label}: cannot be read (Permission denied)")
-    return real, status
+    _check_inside(_path_of(held), roots, label)
 
 
-def open_regular(path: Path, roots: _Roots, label: str) -> FileIO:
-    """Open an allowed, regular file; what is opened is checked, not only the path.
+def open_unchanged(path: Path, signature: Signature, label: str) -> FileIO:
+    """Open a file that was looked at before, for reading, unbuffered.
 
-    Whoever can write below a root may swap a folder for a link between a check and an open. It is
-    not buffered: libraries that read by its descriptor may share it. Raises like `regular_file`.
+    Raises SourceChangedError where another file, or another state of it, is at the path.
     """
-    real, _ = regular_file(path, roots, label)
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     try:
-        handle = FileIO(os.open(real, flags), "rb")
-    except OSError as error:
-        raise SourceNotFoundError(f"{label}: cannot be read ({error.strerror})") from None
-    try:
-        opened = Path(f"/proc/self/fd/{handle.fileno()}").readlink()
-        allowed = roots is None or any(opened.is_relative_to(os.path.realpath(r)) for r in roots)
-        if not allowed or not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
-            raise SourceNotAllowedError(f"{label}: the path changed while it was opened")
-    except BaseException:
+        handle = open_regular(path, None, label)
+    except SourceError as error:
+        reason = error.message.removeprefix(f"{label}: ")
+        raise SourceChangedError(f"{label} vanished since it was looked at: {reason}") from None
+    if Signature.of(os.fstat(handle.fileno())) != signature:
         handle.close()
-        raise
+        raise SourceChangedError(f"{label} changed since it was looked at")
     return handle
+
+
+def in_proc(descriptor: int) -> str:
+    """Return the path by which Linux opens what a descriptor holds, wherever that file is now."""
+    return f"/proc/self/fd/{descriptor}"
+
+
+def _path_of(descriptor: int) -> Path:
+    return Path(os.readlink(in_proc(descriptor)))  # noqa: PTH115 - a descriptor, not a path
 
 
 class LocalFolder:
@@ -90,12 +112,13 @@ class LocalFolder:
         self.label = label
         self.path = allowed_path(path, roots, label)
         self._roots = roots
-        if not self.path.exists():
+        if not os.path.isdir(self.path):  # noqa: PTH112 - false, where Path would raise
+            if os.path.lexists(self.path):
+                raise SourceNotFoundError(
+                    f"{label}: this is a file; name the folder that holds config.json and the "
+                    "weights"
+                )
             raise SourceNotFoundError(f"{label}: there is no such folder")
-        if not self.path.is_dir():
-            raise SourceNotFoundError(
-                f"{label}: this is a file; name the folder that holds config.json and the weights"
-            )
         if not os.access(self.path, os.R_OK | os.X_OK):
             raise SourceNotFoundError(f"{label}: the folder cannot be read (Permission denied)")
 
@@ -106,14 +129,16 @@ class LocalFolder:
     def read_prefix(self, file: SourceFile, length: int) -> bytes:
         """Return the first `length` bytes, or fewer where the file ends."""
         assert file.path is not None
+        assert file.signature is not None
+        label = f"{self.label}: {file.name}"
         try:
-            with file.path.open("rb") as stream:
+            with BufferedReader(open_unchanged(file.path, file.signature, label)) as stream:
                 return stream.read(length)
         except OSError as error:
-            raise SourceNotFoundError(
-                f"{self.label}: {file.name} cannot be read ({error.strerror})"
-            ) from None
+            raise SourceNotFoundError(f"{label} cannot be read ({error.strerror})") from None
 
     def _file(self, name: str) -> SourceFile:
-        real, status = regular_file(self.path / name, self._roots, f"{self.label}: {name}")
-        return SourceFile(name=name, size=status.st_size, path=real, signature=Signature.of(status))
+        with open_regular(self.path / name, self._roots, f"{self.label}: {name}") as handle:
+            status = os.fstat(handle.fileno())
+            path = _path_of(handle.fileno())
+        return SourceFile(name=name, size=status.st_size, path=path, signature=Signature.of(status))

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 from app.contract.errors import (
@@ -15,7 +16,7 @@ from app.contract.errors import (
 )
 from app.contract.evaluation import Utterance
 from app.sources import manifest_kaldi as kaldi
-from app.sources.local import regular_file
+from app.sources.local import open_regular
 from app.sources.manifest_fields import Reading
 from app.sources.manifest_tables import parse_csv, parse_json_lines
 
@@ -37,9 +38,8 @@ def read_manifest(path: Path, *, label: str, roots: tuple[Path, ...] | None = No
     """Return the manifest at a path: a file, or the folder that it lies in.
 
     JSON lines (NeMo's, or AudioFolder's metadata.jsonl), AudioFolder's metadata.csv, or a Kaldi
-    data folder (or its wav.scp). `label` is what messages call the dataset. `path` itself may lie
-    anywhere; whatever else is read must lie under `roots`, links followed (None: anywhere).
-    Audio is not looked at.
+    data folder (or its wav.scp). `label` is what messages call the dataset. All that is read must
+    lie under `roots`, links followed (None: anywhere). Audio is not looked at.
 
     Raises:
         SourceNotFoundError: there is no such file.
@@ -49,13 +49,12 @@ def read_manifest(path: Path, *, label: str, roots: tuple[Path, ...] | None = No
 
     """
     file = _in_folder(path, label) if os.path.isdir(path) else path  # noqa: PTH112 - never raises
-    trusted = None if file is path else roots
     reading = Reading()
     if file.name in kaldi.FILES:
         contents = _read_kaldi(file.parent, label, roots)
         kaldi.parse_kaldi(contents, reading)
     else:
-        contents = {file.name: _read(file, label, trusted)}
+        contents = {file.name: _read(file, label, roots)}
         parse = parse_csv if _is_csv(file, label) else parse_json_lines
         parse(file.name, contents[file.name], reading)
     if reading.problems:
@@ -103,15 +102,17 @@ def _read_kaldi(folder: Path, label: str, roots: tuple[Path, ...] | None) -> dic
 
 def _read(path: Path, label: str, roots: tuple[Path, ...] | None) -> bytes:
     place = label if label.endswith(path.name) else f"{label}: {path.name}"
-    real, status = regular_file(path, roots, place)
-    if status.st_size > MAX_MANIFEST_BYTES:
+    try:
+        with BufferedReader(open_regular(path, roots, place)) as stream:
+            # The limit holds for what is read: the file may grow meanwhile.
+            content = stream.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise SourceNotFoundError(f"{place} cannot be read: {error.strerror}.") from None
+    if len(content) > MAX_MANIFEST_BYTES:
         raise SourceTooLargeError(
             f"{place} has more than {MAX_MANIFEST_BYTES // 1024**2} MB; split it."
         )
-    try:
-        return real.read_bytes()
-    except OSError as error:
-        raise SourceNotFoundError(f"{place} cannot be read: {error.strerror}.") from None
+    return content
 
 
 def _digest(contents: Mapping[str, bytes]) -> str:

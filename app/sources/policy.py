@@ -17,7 +17,7 @@ class SourcePolicy:
     """The limits that every source is held to, and where remote bytes are kept.
 
     Attributes:
-        cache_dir: downloads (by sha256), snapshots of links, and digests already taken.
+        cache_dir: downloads (by sha256) and digests already taken.
         file_roots: folders that `file://` may reach, symlinks followed; None allows every path
             and paths without a scheme (the command line's merge).
         schemes: the URI schemes allowed, out of file, hf, https and merge.

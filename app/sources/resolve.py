@@ -55,7 +55,6 @@ def _resolve(uri: str, policy: SourcePolicy, param: str | None) -> ResolvedCheck
         files=contents.files,
         metadata=contents.metadata,
         languages=contents.languages,
-        folder=folder.path if isinstance(folder, LocalFolder) else None,
         param=param,
     )
 

@@ -67,7 +67,7 @@ def evaluate_checkpoint(
 def _languages_told(checkpoint: Path, spec: EvaluationSpec) -> Set[str]:
     """Return what the checkpoint knows, {} if it is never told; InvalidRequestError for another."""
     facts = read_facts(checkpoint)
-    known = facts.languages if facts.multilingual else frozenset[str]()
+    known = frozenset(facts.languages) if facts.multilingual else frozenset[str]()
     for code in (spec.language, *(dataset.language for dataset in spec.datasets)):
         if code and known and (reason := unknown_language(code, known)):
             raise InvalidRequestError.of([Problem(reason, "language")])

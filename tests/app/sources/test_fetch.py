@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from app.contract.errors import (
     StorageError,
 )
 from app.sources import digests
-from app.sources.fetch import FetchStoppedError, fetch
+from app.sources.fetch import FetchStoppedError, LocalCheckpoint, fetch
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import resolve
 
@@ -47,8 +48,13 @@ def expected_sha256(files: dict[str, bytes]) -> str:
     return sha256(json.dumps(listed, separators=(",", ":")).encode())
 
 
-def read_back(folder: Path) -> dict[str, bytes]:
+def read_folder(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def read_back(local: LocalCheckpoint) -> dict[str, bytes]:
+    with local.opened() as folder:
+        return read_folder(folder)
 
 
 def test_local_files_are_used_in_place_and_named_by_digest(
@@ -56,8 +62,8 @@ def test_local_files_are_used_in_place_and_named_by_digest(
 ) -> None:
     folder = make_checkpoint()
     local = fetch(resolve(folder.as_uri(), policy), policy)
-    assert local.folder == folder
-    assert local.sha256 == expected_sha256(read_back(folder))
+    assert read_back(local) == read_folder(folder)
+    assert local.sha256 == expected_sha256(read_folder(folder))
     assert local.file_sha256[WEIGHTS] == sha256((folder / WEIGHTS).read_bytes())
     assert local.paths[WEIGHTS] == folder / WEIGHTS
     local.verify_unchanged()
@@ -72,9 +78,9 @@ def test_a_digest_is_kept_until_the_file_changes(
     read = digests._read
     taken: list[str] = []
 
-    def count(path: Path, progress: Callable[[int], None]) -> str:
-        taken.append(path.name)
-        return read(path, progress)
+    def count(handle: FileIO, progress: Callable[[int], None]) -> str:
+        taken.append(Path(f"/proc/self/fd/{handle.fileno()}").readlink().name)
+        return read(handle, progress)
 
     monkeypatch.setattr(digests, "_read", count)
     assert fetch(resolve(folder.as_uri(), policy), policy).sha256 == first.sha256
@@ -124,7 +130,7 @@ def test_a_remote_checkpoint_becomes_a_folder(
     stand_in.add_model("org/m", files)
     for uri in (stand_in.add_folder("/a", files), "hf://org/m"):
         local = fetch(resolve(uri, web_policy), web_policy)
-        assert read_back(local.folder) == files
+        assert read_back(local) == files
         assert local.sha256 == expected_sha256(files)
         local.verify_unchanged()
 
@@ -139,7 +145,7 @@ def test_what_was_downloaded_is_not_downloaded_again(
         stand_in.requests.clear()
         again = fetch(found, web_policy)
         assert stand_in.requests == []
-        assert (again.folder, again.sha256) == (first.folder, first.sha256)
+        assert (again.paths, again.sha256) == (first.paths, first.sha256)
     blobs_kept = [path for path in (web_policy.cache_dir / "blobs").rglob("*") if path.is_file()]
     assert len(blobs_kept) == len(files)
 
@@ -152,7 +158,7 @@ def test_without_a_validator_it_is_downloaded_again(
     fetch(found, web_policy)
     stand_in.requests.clear()
     stand_in.files["/a/tokenizer.json"] = b"[]"
-    assert read_back(fetch(found, web_policy).folder)["tokenizer.json"] == b"[]"
+    assert read_back(fetch(found, web_policy))["tokenizer.json"] == b"[]"
 
 
 def test_a_damaged_cache_heals(
@@ -163,8 +169,7 @@ def test_a_damaged_cache_heals(
     blob = local.paths[WEIGHTS]
     blob.chmod(0o644)
     blob.write_bytes(b"damaged")
-    (local.folder / "config.json").unlink()
-    assert read_back(fetch(found, web_policy).folder) == files
+    assert read_back(fetch(found, web_policy)) == files
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -177,7 +182,7 @@ def test_a_broken_download_is_taken_up_again(
     stand_in.requests.clear()
     seen: list[tuple[int, int]] = []
     local = fetch(found, web_policy, progress=lambda done, total: seen.append((done, total)))
-    assert read_back(local.folder) == files
+    assert read_back(local) == files
     assert seen[-1] == (found.size_bytes, found.size_bytes)
     asked = [headers.get("range") for path, headers in stand_in.requests if WEIGHTS in path]
     assert asked == [None, "bytes=1000-", "bytes=1700-" if ranges else "bytes=700-"]
@@ -194,7 +199,7 @@ def test_a_download_goes_on_in_another_process_run(
     with pytest.raises(SourceUnreachableError):
         fetch(found, web_policy)
     stand_in.requests.clear()
-    assert read_back(fetch(found, web_policy).folder) == files
+    assert read_back(fetch(found, web_policy)) == files
     assert [headers["range"] for _, headers in stand_in.requests if "range" in headers] == [
         "bytes=1000-"
     ] * 2  # the hub's own address, then the one it redirects to
@@ -226,7 +231,7 @@ def test_bytes_other_than_the_hub_listed_are_refused_and_forgotten(
     with pytest.raises(SourceChangedError, match="sha256"):
         fetch(found, web_policy)
     stand_in.files[path] = files[WEIGHTS]
-    assert read_back(fetch(found, web_policy).folder) == files
+    assert read_back(fetch(found, web_policy)) == files
 
 
 def test_a_fetch_stops_when_asked_and_keeps_what_it_has(
@@ -284,25 +289,24 @@ def test_threads_that_fetch_the_same_download_it_once(
 ) -> None:
     found = resolve(stand_in.add_folder("/a", files), web_policy)
     stand_in.requests.clear()
-    folders: list[Path] = []
+    fetched: list[LocalCheckpoint] = []
     threads = [
-        threading.Thread(target=lambda: folders.append(fetch(found, web_policy).folder))
-        for _ in range(4)
+        threading.Thread(target=lambda: fetched.append(fetch(found, web_policy))) for _ in range(4)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(folders) == 4
-    assert len(set(folders)) == 1
+    assert len(fetched) == 4
+    assert len({local.sha256 for local in fetched}) == 1
     assert len(stand_in.paths(WEIGHTS)) == 1
-    assert read_back(folders[0]) == files
+    assert read_back(fetched[0]) == files
 
 
 _FETCH = """
 import sys
 from pathlib import Path
-from app.sources.fetch import fetch
+from app.sources.fetch import FetchStoppedError, LocalCheckpoint, fetch
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import resolve
 url, host, cache = sys.argv[1:]

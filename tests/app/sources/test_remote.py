@@ -43,7 +43,6 @@ def test_a_web_folder_is_read_by_ranges(
     assert (found.name, found.resolved) == ("phone", uri)
     assert {file.name: file.size for file in found.files} == {n: len(c) for n, c in files.items()}
     assert all(file.etag for file in found.files)
-    assert found.folder is None
     assert all("range" in headers for _, headers in stand_in.requests)
 
 

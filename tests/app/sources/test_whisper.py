@@ -57,9 +57,10 @@ def test_a_downloaded_checkpoint_loads_from_its_folder(
     transformers = pytest.importorskip("transformers")
     uri = stand_in.add_folder("/a", {path.name: path.read_bytes() for path in saved.iterdir()})
     local = fetch(resolve(uri, web_policy), web_policy)
-    model, loading = transformers.WhisperForConditionalGeneration.from_pretrained(
-        local.folder, local_files_only=True, output_loading_info=True
-    )
+    with local.opened() as folder:
+        model, loading = transformers.WhisperForConditionalGeneration.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True
+        )
     assert not loading["missing_keys"]
     assert not loading["unexpected_keys"]
     assert model.config.d_model == 12

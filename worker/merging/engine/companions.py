@@ -21,6 +21,7 @@ from app.sources import generation
 from app.sources.layout import COMPANIONS
 
 if TYPE_CHECKING:
+    from app.sources.fetch import LocalCheckpoint
     from worker.merging.engine.run import Job
 
 _CONFIG, _GENERATION, _TOKENIZER_CONFIG, _PROCESSOR, _PREPROCESSOR = (
@@ -47,11 +48,11 @@ class Companions:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._paths = job.all[0].paths
+        self._reference = job.all[0]
         self._read = {
-            name: _load(job.labels[0], self._paths[name])
+            name: _load(job.labels[0], name, self._reference)
             for name in (_GENERATION, _TOKENIZER_CONFIG, _PROCESSOR, _PREPROCESSOR)
-            if name in self._paths
+            if name in self._reference.paths
         }
 
     def write(self, folder: Path, diagnostics: Mapping[str, Any]) -> None:
@@ -72,8 +73,9 @@ class Companions:
         _dump(folder / "diagnostics.json", diagnostics)
 
     def _copy(self, name: str, folder: Path) -> None:
-        if name in self._paths:
-            shutil.copyfile(self._paths[name], folder / name)
+        if name in self._reference.paths:
+            with self._reference.open(name) as source, (folder / name).open("wb") as copy:
+                shutil.copyfileobj(source, copy)
 
     def _write_tokenizer_config(self, folder: Path) -> None:
         """Write the tokenizer's configuration in the form that transformers 4 and 5 both read."""
@@ -96,7 +98,7 @@ class Companions:
         if processor is None and extractor is not None:
             processor = {_FEATURE_EXTRACTOR: extractor, "processor_class": "WhisperProcessor"}
         for name, document in ((_PROCESSOR, processor), (_PREPROCESSOR, extractor)):
-            if name in self._paths:
+            if name in self._reference.paths:
                 self._copy(name, folder)
             elif document is not None:
                 _dump(folder / name, document)
@@ -151,14 +153,15 @@ def _config(reference: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     return config | {"dtype": dtype, "torch_dtype": dtype}
 
 
-def _load(label: str, path: Path) -> dict[str, Any]:
+def _load(label: str, name: str, checkpoint: LocalCheckpoint) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text("utf-8"))
+        with checkpoint.open(name) as stream:
+            document = json.loads(stream.read())
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
         raise InvalidCheckpointError(
-            f"{label}: {path.name} is not a JSON object; save the checkpoint again."
+            f"{label}: {name} is not a JSON object; save the checkpoint again."
         )
     return document
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from pathlib import Path
+from io import FileIO
 from types import TracebackType
 from typing import Self
 
@@ -31,21 +31,21 @@ class TensorReader:
     """
 
     def __init__(
-        self, label: str, tensors: Mapping[str, TensorHeader], paths: Mapping[str, Path]
+        self,
+        label: str,
+        tensors: Mapping[str, TensorHeader],
+        open_file: Callable[[str], FileIO],
     ) -> None:
         self.label = label
         self.tensors = tensors
-        self._paths = paths
+        self._open_file = open_file
         self._descriptors: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             for name in {header.file for header in self.tensors.values()}:
-                try:
-                    self._descriptors[name] = os.open(self._paths[name], os.O_RDONLY)
-                except OSError as error:
-                    raise self._changed(f"{name} cannot be opened ({error.strerror})") from None
-                stack.callback(os.close, self._descriptors[name])
+                handle = stack.enter_context(self._open_file(name))
+                self._descriptors[name] = handle.fileno()
             self._closing = stack.pop_all()
         return self
 

@@ -147,7 +147,7 @@ def _run(jobs: Sequence[Job], observer: Observer) -> list[Outcome]:
     job = jobs[0]
     with ExitStack() as stack:
         readers = [
-            stack.enter_context(TensorReader(label, local.resolved.tensors, local.paths))
+            stack.enter_context(TensorReader(label, local.resolved.tensors, local.open))
             for label, local in zip(job.labels, job.all, strict=True)
         ]
         _check_tied_copies(job, readers)

@@ -359,7 +359,7 @@ def test_inner_products_are_told_again_of_a_tensor_that_stayed_in_memory(
     step = next(step for step in job.plan.steps if len(step.target.shape) == 2)
     with ExitStack() as stack:
         readers = [
-            stack.enter_context(TensorReader(label, local.resolved.tensors, local.paths))
+            stack.enter_context(TensorReader(label, local.resolved.tensors, local.open))
             for label, local in zip(job.labels, job.all, strict=True)
         ]
         inputs = blocks.Inputs(
