@@ -23,7 +23,7 @@ def evaluate(
     ],
     language: Annotated[str | None, typer.Option(help="What is spoken: pt, en, ...")] = None,
     normalizer: Annotated[
-        str, typer.Option(help="none, basic, english, portuguese, ...")
+        str, typer.Option(help="none, basic, english, open_asr, portuguese, ...")
     ] = "basic",
     num_beams: Annotated[int, typer.Option(help="1 decodes greedily.")] = 5,
     batch_size: Annotated[int, typer.Option(help="Utterances decoded at once.")] = 16,

@@ -340,6 +340,16 @@ def test_the_model_card_is_what_the_hub_reads(
     assert "https://arxiv.org/abs/2212.04089" in body
 
 
+def test_the_model_card_leaves_out_what_is_not_comparable(
+    client: TestClient, backend: Backend, finished: str, spec: dict[str, Any]
+):
+    systems = {"merge": result(WORSE), "base": result(PERFECT, num_beams=1), "two": result(WORSE)}
+    evaluate(client, backend, finished, spec, systems)
+    card = client.get(f"/merges/{finished}/model-card").text
+    assert "| set | in_domain | WER | 33.33 |  | 33.33 |" in card
+    assert "| macro average: in_domain |  |  | 33.33 |  | 33.33 |" in card
+
+
 def test_what_a_get_has_computed_is_kept_until_results_change(
     client: TestClient, backend: Backend, finished: str, spec: dict[str, Any]
 ):
