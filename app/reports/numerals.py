@@ -173,7 +173,7 @@ def _ordinal(found: Match, digits: str, ordinals: Ordinals, language: str) -> st
 
 def _hour(found: Match, digits: str, clock: Clock, reading: Reading) -> str:
     """Return the hour of the day in words; nothing where none is meant."""
-    before = found.string[: found.start()][-1:]
+    before = found.string[max(found.start() - 1, 0) : found.start()]
     if len(digits) > 2 or int(digits) > 24 or before == ":" or len(found["whole"]) > 2:
         return ""
     hour = clock.one if int(digits) == 1 else _word(str(int(digits)), reading.code)
