@@ -160,7 +160,17 @@ def _service(folder: Path, *, keep: bool) -> Iterator[str]:
     log = folder / "up.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cli.main", "up", "--port", "0", "--data-dir", str(folder)],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "cli.main",
+                "up",
+                "--port",
+                "0",
+                "--data-dir",
+                str(folder),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

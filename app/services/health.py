@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import platform
 import threading
 import time
@@ -25,6 +26,7 @@ _SEEN_WITHIN_SECONDS = 15.0
 _FRESH_SECONDS = 1.0
 # How long whoever asks waits, whatever hangs.
 _PATIENCE_SECONDS = 3.0
+_KNOWN_SECONDS = 5.0
 _SHORT_PATIENCE_SECONDS = 0.3
 # A start takes a while; what lacks for longer is worth a line in the log.
 _LOG_AFTER_SECONDS = 30.0
@@ -71,7 +73,9 @@ class Readiness:
 
     def obstacle(self) -> str | None:
         """Return why a queued job cannot be done now, as far as that is known; None if it can."""
-        found = self._ask(_SHORT_PATIENCE_SECONDS)
+        # A request does not wait for what was known a moment ago.
+        known_lately = all(check.age() < _KNOWN_SECONDS for check in self._checks.values())
+        found = self._ask(0.0 if known_lately else _SHORT_PATIENCE_SECONDS)
         known = {name: outcome or self._checks[name].last for name, outcome in found.items()}
         what = lacks({name: outcome for name, outcome in known.items() if outcome})
         self._log(what)
@@ -150,16 +154,19 @@ class _Check:
     def __init__(self, ask: Callable[[], str]) -> None:
         self.last: Outcome | None = None
         self._question = ask
-        self._answered_at = -_FRESH_SECONDS
+        self._answered_at = -math.inf
         self._lock = threading.Lock()
         self._answered = threading.Event()
         self._answered.set()
 
+    def age(self) -> float:
+        """Return for how many seconds the answer has been known; infinity if there is none."""
+        return time.monotonic() - self._answered_at
+
     def start(self) -> None:
         """Ask, unless the answer is fresh or on its way."""
         with self._lock:
-            fresh = time.monotonic() - self._answered_at < _FRESH_SECONDS
-            if fresh or not self._answered.is_set():
+            if self.age() < _FRESH_SECONDS or not self._answered.is_set():
                 return
             self._answered.clear()
         # A daemon: one that hangs for ever does not keep the process from ending.

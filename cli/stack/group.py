@@ -14,12 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from app.contract.errors import NotReadyError
 from app.contract.settings import Settings
 from app.storage import fleet
-from app.storage.database import connect, migrate
+from app.storage.database import AWAY, connect, migrate
 from cli.stack import readiness
 from cli.stack.valkey import Valkey
 from worker.processes.children import Child, reap_orphans, stop
@@ -65,15 +63,17 @@ class Group:
     def _prepare_database(self) -> None:
         """Migrate, and forget workers that were killed here: they would pass for ours for a while.
 
-        One that lives says so again in seconds.
+        One that lives says so again in seconds. Raises NotReadyError where waiting helps nothing.
         """
         engine = connect(self.settings.database)
         try:
             migrate(engine)
             fleet.forget(engine, socket.gethostname())
-        except (NotReadyError, SQLAlchemyError) as error:
+        except NotReadyError as error:
+            if not isinstance(error.__cause__, AWAY):
+                raise
             # It may be there soon; workers and API try again and again.
-            self.say(f"the database is not there yet: {error}")
+            self.say(f"waiting for the database: {error}")
         finally:
             engine.dispose()
 
