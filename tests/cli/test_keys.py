@@ -10,7 +10,9 @@ def test_a_key_is_shown_once_listed_without_its_secret_and_revoked(afluente):
     assert secret not in listed
     key_id, state, _, scopes, name = listed.split()
     assert (state, scopes, name) == ("active", "read,write", "ci")
-    assert afluente("keys", "revoke", key_id).returncode == 0
+    revoked = afluente("keys", "revoke", key_id)
+    assert revoked.returncode == 0
+    assert "answers nobody until you make another" in revoked.stderr
     assert " revoked " in afluente("keys", "list").stdout
     again = afluente("keys", "revoke", key_id)
     assert again.returncode == 1
