@@ -72,12 +72,93 @@ def test_what_the_file_leaves_out_has_mergekits_default(method: str) -> None:
         ({"parameters": {"densty": 1}}, "parameters.densty"),
         ({"parameters": {"density": [0.1, 0.9]}}, "parameters.density"),
         (
-            {"models": [{"model": "/a", "parameters": {"density": d}} for d in (0.1, 0.2)]},
+            {
+                "models": [
+                    {"model": "/a", "parameters": {"density": 0.1}},
+                    {"model": "/b", "parameters": {"density": 0.2}},
+                ]
+            },
             "models[1].parameters.density",
         ),
+        # mergekit's default is not what another model says.
+        (
+            {"models": [{"model": "/a", "parameters": {"density": 0.1}}, {"model": "/b"}]},
+            "models[1].parameters.density",
+        ),
+        (
+            {
+                "models": [{"model": "/a"}, {"model": "/b", "parameters": {"density": 0.1}}],
+                "parameters": {"density": 0.5},
+            },
+            "models[1].parameters.density",
+        ),
+        # mergekit reads these of `parameters` alone, and passes them over here.
+        (
+            {"models": [{"model": "/a", "parameters": {"lambda": 0.5}}, {"model": "/b"}]},
+            "models[0].parameters.lambda",
+        ),
+        (
+            {"models": [{"model": "/a", "parameters": {"normalize": False}}, {"model": "/b"}]},
+            "models[0].parameters.normalize",
+        ),
+        # mergekit's tensors are a dictionary by model: a second mention does not count.
+        ({"models": [{"model": "/a"}, {"model": "/b"}, {"model": "/a"}]}, "models[2].model"),
+        ({"models": [{"model": "/a"}, {"model": "/b+/lora"}]}, "models[1].model"),
+        ({"models": [{"model": "/a"}, {"model": {"model": {"path": "/b"}}}]}, "models[1].model"),
+        ({"models": [{"model": "/a"}, {}]}, "models[1].model"),
+        ({"base_model": "/base+/lora"}, "base_model"),
+        ({"base_model": {"model": "/base"}}, "base_model"),
+        ({"tokenizer": {"source": "union"}}, "tokenizer"),
+        ({"chat_template": "auto"}, "chat_template"),
     ],
 )
 def test_what_cannot_be_taken_over_is_named(changes: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         parse_request(document("ties") | changes)
     assert [problem.param for problem in caught.value.as_problems()] == [param]
+
+
+def averaged(method: str, *models: dict[str, Any], **more: Any) -> list[tuple[str, float | None]]:
+    """Return URI and weight of the checkpoints, where `/base` is the base."""
+    file = {"merge_method": method, "base_model": "/base", "models": list(models), **more}
+    request = parse_request(file).request
+    assert request.base is not None
+    assert request.base.uri == "/base"
+    return [(checkpoint.uri, checkpoint.weight) for checkpoint in request.checkpoints]
+
+
+def test_what_mergekit_averages_the_base_into_has_it_among_the_checkpoints() -> None:
+    base = {"model": "/base", "parameters": {"weight": 3.0}}
+    expert = {"model": "/a", "parameters": {"weight": 1.0}}
+    assert averaged("linear", base, expert) == [("/base", 3.0), ("/a", 1.0)]
+    assert averaged("linear", expert, base) == [("/a", 1.0), ("/base", 3.0)]
+    assert averaged("karcher", {"model": "/base"}, {"model": "/a"}) == [
+        ("/base", None),
+        ("/a", None),
+    ]
+
+
+def test_mergekit_adds_a_base_that_is_not_listed() -> None:
+    assert averaged("karcher", {"model": "/a"}, {"model": "/b"}) == [
+        ("/a", None),
+        ("/b", None),
+        ("/base", None),
+    ]
+    assert averaged("linear", {"model": "/a"}, parameters={"weight": 2.0}) == [
+        ("/a", 2.0),
+        ("/base", 2.0),
+    ]
+    with pytest.raises(InvalidRequestError, match=r"base_model.*has no weight"):
+        averaged("linear", {"model": "/a", "parameters": {"weight": 1.0}})
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["model_stock", "multislerp", "slerp", "task_arithmetic", "ties", "sce", "breadcrumbs"],
+)
+def test_what_mergekit_sets_the_base_apart_for_has_it_as_base_alone(method: str) -> None:
+    experts = [{"model": "/a"}, {"model": "/b"}][: 1 if method == "slerp" else 2]
+    wanted = [(str(expert["model"]), None) for expert in experts]
+    assert averaged(method, *experts) == wanted
+    assert averaged(method, {"model": "/base"}, *experts) == wanted
+    assert averaged(method, *experts, {"model": "/base"}) == wanted
