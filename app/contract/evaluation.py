@@ -23,6 +23,7 @@ from app.contract.problems import did_you_mean
 Group = Literal["in_domain", "out_of_domain", "english", "multilingual", "other"]
 Task = Literal["transcribe", "translate"]
 Dtype = Literal["float32", "float16", "bfloat16"]
+Search = Literal["default", "temperature_fallback"]
 NormalizerName = Literal[
     "none",
     "basic",
@@ -95,6 +96,11 @@ class EvaluationSpec(_Model):
         "(the Open ASR Leaderboard's), or a language's name: basic, with numbers spelled out.",
     )
     num_beams: int = Field(5, ge=1, le=20, description="1 decodes greedily.")
+    search: Search = Field(
+        "default",
+        description="temperature_fallback hears again, at rising temperatures, what comes out as a "
+        "loop or as a guess, as OpenAI's Whisper does; seeded, so the same each time.",
+    )
     batch_size: int = Field(16, ge=1, le=256, description="Utterances decoded at once.")
     compare_with: tuple[str, ...] = Field(
         ("base", "checkpoints"),
@@ -153,6 +159,7 @@ class EvaluationSpec(_Model):
         """Return the decoding settings of one dataset, its own language and task first."""
         return DecodingOptions(
             num_beams=self.num_beams,
+            search=self.search,
             batch_size=self.batch_size,
             language=dataset.language,
             default_language=self.language,
@@ -174,6 +181,7 @@ class DecodingOptions(_Model):
     """How one dataset is decoded; `dtype` None is float16 on a GPU and float32 elsewhere."""
 
     num_beams: int = Field(5, ge=1, le=20)
+    search: Search = "default"
     batch_size: int = Field(16, ge=1, le=256)
     language: Language | None = None
     default_language: Language | None = None
@@ -254,6 +262,19 @@ class AudioWarning(_Model):
     message: str
 
 
+class Fallback(_Model):
+    """When an utterance is heard again at the next temperature: OpenAI's own thresholds.
+
+    `compression_ratio` is of the text, `logprob` the mean log probability of its tokens; where
+    `no_speech` is exceeded and `logprob` not reached, there was no speech.
+    """
+
+    temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    compression_ratio: float = 2.4
+    logprob: float = -1.0
+    no_speech: float = 0.6
+
+
 class DecodingRecord(_Model):
     """The settings that were used, as results show them; language None was left to the model.
 
@@ -264,7 +285,7 @@ class DecodingRecord(_Model):
     """
 
     backend: str = "transformers"
-    search: Literal["greedy", "beam"] | None = None
+    search: Literal["greedy", "beam", "temperature_fallback"] | None = None
     num_beams: int
     language: str | None
     task: Task | None
@@ -272,6 +293,7 @@ class DecodingRecord(_Model):
     device_type: str = "cpu"
     versions: dict[str, str] = Field(default_factory=dict)
     checkpoint_settings: dict[str, str] | None = None
+    fallback: Fallback | None = None
 
     @property
     def settings(self) -> dict[str, str]:
@@ -285,7 +307,7 @@ class DecodingRecord(_Model):
         if own is None:
             own = {"checkpoint_settings": "not recorded"}
         return {
-            "search": "default" if self.search in (None, "greedy", "beam") else self.search,
+            "search": f"temperature_fallback ({self.fallback})" if self.fallback else "default",
             "num_beams": str(self.num_beams),
             "language": str(self.language),
             "task": str(self.task),

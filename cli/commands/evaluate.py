@@ -26,6 +26,9 @@ def evaluate(
         str, typer.Option(help="none, basic, english, open_asr, portuguese, ...")
     ] = "basic",
     num_beams: Annotated[int, typer.Option(help="1 decodes greedily.")] = 5,
+    search: Annotated[
+        str, typer.Option(help="default, or temperature_fallback: loops are heard again.")
+    ] = "default",
     batch_size: Annotated[int, typer.Option(help="Utterances decoded at once.")] = 16,
     json_: Annotated[bool, typer.Option("--json", help="As the API answers.")] = False,
     device: Device = None,
@@ -47,6 +50,7 @@ def evaluate(
         language=language,
         normalizer=normalizer,
         num_beams=num_beams,
+        search=search,
         batch_size=batch_size,
     )
     settings = load_settings(SERVICE_ONLY, device=device)

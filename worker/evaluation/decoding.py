@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from app.contract.errors import (
 )
 from app.contract.evaluation import DecodingOptions, Dtype
 from worker.evaluation.audio import SAMPLE_RATE
-from worker.evaluation.checkpoint import read_facts
+from worker.evaluation.checkpoint import FRAMES_PER_POSITION, read_facts
+from worker.evaluation.fallback import Reconsideration, until_end
 from worker.evaluation.loading import (
     OWN_BACKEND,
     backend_of,
@@ -56,6 +58,13 @@ class Decoder:
             if self.backend == OWN_BACKEND
             else None
         )
+        self.reconsideration = (
+            Reconsideration(
+                self.model, self.facts, self.generation, lambda said: self._texts([said])[0]
+            )
+            if options.search == "temperature_fallback"
+            else None
+        )
         self.task = options.task
         self.window_samples = self.facts.window_samples
 
@@ -70,8 +79,22 @@ class Decoder:
         with blaming(f"{self.name} cannot be decoded with"):
             inputs = self._features(speech, max_length=self.window_samples, padding="max_length")
             if self.transcriber is None:
-                return self._generate_window(inputs, language)
-            return self._transcribe(self.transcriber, inputs, language)
+                said = self._generate_window(inputs, language)
+            else:
+                said = self._transcribe(self.transcriber, inputs, language)
+            if self.reconsideration is not None:
+                said = [
+                    self.reconsideration.settle(
+                        features[None].to(self.device, self.dtype),
+                        tokens,
+                        self._spoken(language),
+                        _seed(samples),
+                    )
+                    for features, tokens, samples in zip(
+                        inputs.input_features, said, speech, strict=True
+                    )
+                ]
+            return self._texts(said)
 
     def decode_long(
         self,
@@ -87,7 +110,7 @@ class Decoder:
         """
         stopped: list[Exception] = []
 
-        def watch(_: torch.Tensor) -> None:
+        def watch(_: object) -> None:
             try:
                 on_window()
             except Exception as error:
@@ -97,18 +120,54 @@ class Decoder:
         try:
             with blaming(f"{self.name} cannot be decoded with"):
                 inputs = self._features([samples], padding="longest", truncation=False)
-                (text,) = self._generate(
-                    inputs,
-                    language,
-                    return_timestamps=True,
-                    condition_on_prev_tokens=False,
-                    monitor_progress=watch,
-                )
+                if self.reconsideration is None:
+                    (said,) = self._generate(
+                        inputs,
+                        language,
+                        return_timestamps=True,
+                        condition_on_prev_tokens=False,
+                        monitor_progress=watch,
+                    )
+                else:
+                    said = self._reconsider_windows(
+                        self.reconsideration, inputs, language, _seed(samples), watch
+                    )
+                (text,) = self._texts([said])
         except InvalidCheckpointError:
             if stopped:
                 raise stopped[0] from None
             raise
         return text
+
+    def _reconsider_windows(
+        self,
+        reconsideration: Reconsideration,
+        inputs: Any,
+        language: str | None,
+        seed: int,
+        watch: Callable[[object], None],
+    ) -> list[int]:
+        """Return the tokens of audio of any length, each window being settled before the next."""
+        first_time = (self.facts.no_timestamps or 0) + 1
+        frames = FRAMES_PER_POSITION * self.facts.source_positions
+        sound = inputs.input_features.to(self.device, self.dtype)
+        found: list[int] = []
+        begin, end = 0, sound.shape[2]
+        while begin < end:
+            watch(begin)
+            here = sound[:, :, begin : begin + frames]
+            size = here.shape[2]
+            window = torch.nn.functional.pad(here, (0, frames - size))
+            one = {"input_features": window, "attention_mask": torch.ones(1, frames)}
+            how = {"return_timestamps": True, "force_unique_generate_call": True}
+            (said,) = self._generate(BatchFeature(one), language, **how)
+            said = reconsideration.settle(
+                window, said, self._spoken(language), seed + begin, timestamps=True
+            )
+            kept, forward = _until_cut(said, first_time, size)
+            found += kept
+            begin += forward
+        return found
 
     def _features(self, speech: Sequence[Samples], **padding: Any) -> Any:
         return self.extractor(
@@ -130,21 +189,23 @@ class Decoder:
         return {"language": language, "task": self.task}
 
     @torch.inference_mode()
-    def _transcribe(self, transcriber: Transcriber, inputs: Any, language: str | None) -> list[str]:
+    def _transcribe(
+        self, transcriber: Transcriber, inputs: Any, language: str | None
+    ) -> list[list[int]]:
         spoken = self._spoken(language)
         said = transcriber.transcribe(
             inputs.input_features, language=spoken.get("language"), task=spoken.get("task")
         )
-        texts = self._texts([tokens or [] for tokens in said])
+        found = [tokens or [] for tokens in said]
         divided = [index for index, tokens in enumerate(said) if tokens is None]
         if divided:
             again = self._generate_window(_some(inputs, divided), language)
-            for index, text in zip(divided, again, strict=True):
-                texts[index] = text
-        return texts
+            for index, tokens in zip(divided, again, strict=True):
+                found[index] = tokens
+        return found
 
-    def _generate_window(self, inputs: Any, language: str | None) -> list[str]:
-        """Return the text of utterances of one window each.
+    def _generate_window(self, inputs: Any, language: str | None) -> list[list[int]]:
+        """Return the tokens of utterances of one window each, without prompt and end token.
 
         Where a model divides a window at its very beginning, `generate` would begin there again
         for ever: such a window is heard once.
@@ -153,19 +214,19 @@ class Decoder:
         try:
             return self._generate(inputs, language, **how, monitor_progress=_Progress().check)
         except _StuckError:
-            texts = []
+            found = []
             for index in range(len(inputs.input_features)):
                 one = _some(inputs, [index])
                 try:
-                    texts += self._generate(
+                    found += self._generate(
                         one, language, **how, monitor_progress=_Progress().check
                     )
                 except _StuckError:
-                    texts += self._generate(one, language, **how, force_unique_generate_call=True)
-            return texts
+                    found += self._generate(one, language, **how, force_unique_generate_call=True)
+            return found
 
     @torch.inference_mode()
-    def _generate(self, inputs: Any, language: str | None, **how: Any) -> list[str]:
+    def _generate(self, inputs: Any, language: str | None, **how: Any) -> list[list[int]]:
         spoken = self._spoken(language)
         try:
             tokens = self.model.generate(
@@ -181,10 +242,10 @@ class Decoder:
                 f"Decoding {size} utterances at once with {self.generation.num_beams} beams ran "
                 "out of GPU memory; choose a smaller batch_size."
             ) from error
-        return self._texts(tokens)
+        return [until_end(row, self.facts.ends) for row in tokens.tolist()]
 
-    def _texts(self, tokens: Any) -> list[str]:
-        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    def _texts(self, said: Sequence[Sequence[int]]) -> list[str]:
+        texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
         # A byte-level vocabulary can say NUL, which databases cannot keep.
         return [text.replace("\0", "").strip() for text in texts]
 
@@ -204,6 +265,25 @@ class _Progress:
         if self.seen is not None and torch.equal(progress, self.seen):
             raise _StuckError
         self.seen = progress.clone()
+
+
+def _seed(samples: Samples) -> int:
+    """Return a seed that the sound alone decides."""
+    return int.from_bytes(hashlib.sha256(samples.tobytes()).digest()[:4])
+
+
+def _until_cut(said: list[int], first_time: int, size: int) -> tuple[list[int], int]:
+    """Return the tokens that a window's timestamps leave whole, and how many frames to go on.
+
+    As OpenAI's transcribe.py: after the last pair of timestamps an utterance was cut off by the
+    window's end, and is heard again. `size` is the window's frames of sound.
+    """
+    is_time = [token >= first_time for token in said]
+    pairs = [at for at in range(1, len(said)) if is_time[at - 1] and is_time[at]]
+    if not pairs or is_time[-2:] == [False, True]:
+        return said, size
+    forward = FRAMES_PER_POSITION * (said[pairs[-1] - 1] - first_time)
+    return said[: pairs[-1]], min(forward, size) or size
 
 
 def _some(inputs: Any, indices: list[int]) -> Any:

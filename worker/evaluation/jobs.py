@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from app.contract.evaluation import (
     DecodingOptions,
     DecodingRecord,
     Dtype,
+    Fallback,
     SkippedUtterance,
     Utterance,
 )
@@ -44,9 +46,12 @@ class DecodingSetup:
         own = self.facts.constraints(self.options.num_beams, timestamps=timestamps)
         if self.facts.multilingual and language is None:
             own["detected_languages"] = sorted(self.facts.languages)
+        falls_back = self.options.search == "temperature_fallback"
+        plain: Literal["greedy", "beam"] = "greedy" if self.options.num_beams == 1 else "beam"
         return DecodingRecord(
             backend=self.backend,
-            search="greedy" if self.options.num_beams == 1 else "beam",
+            search="temperature_fallback" if falls_back else plain,
+            fallback=Fallback() if falls_back else None,
             num_beams=self.options.num_beams,
             language=language,
             task=self.options.task if self.facts.multilingual else None,
