@@ -21,7 +21,7 @@ from app.sources.manifests import Manifest, audio_path, read_manifest
 
 KALDI = {
     "wav.scp": "call1 audio/call1.flac\ncall2 /speech/call 2.wav\n",
-    "segments": "ana-1 call1 0.50 2.25\nrui-1 call2 0 -1\n",
+    "segments": "ana-1 call1 0.50 2.25\nrui-1 call2 0 -1 1\n",
     "text": "rui-1 boa tarde\nana-1 bom  dia a todos\n",
     "utt2spk": "ana-1 ana\nrui-1 rui\n",
 }
@@ -52,10 +52,10 @@ def texts(manifest: Manifest) -> list[tuple[str, str]]:
 
 def test_a_csv_is_read_with_its_speakers_and_quotes(tmp_path: Path) -> None:
     rows = (
-        "\ufefffile_name,duration,sentence,lang,speaker_id,session\r\n"
-        'audio/a.mp3,9999,"sim, ""claro""\r\nque sim",pt-BR,17,\r\n'
+        "\ufefffile_name,duration,sentence,lang,speaker_id,session,channel\r\n"
+        'audio/a.mp3,9999,"sim, ""claro""\r\nque sim",pt-BR,17,,1\r\n'
         "\r\n"
-        "b.wav,,,,,s1\r\n"
+        "b.wav,,,,,s1,\r\n"
     )
     manifest = read(tmp_path, {"metadata.csv": rows})
     first, second = manifest.utterances
@@ -63,6 +63,7 @@ def test_a_csv_is_read_with_its_speakers_and_quotes(tmp_path: Path) -> None:
         index=0,
         audio="audio/a.mp3",
         reference='sim, "claro"\r\nque sim',
+        channel=1,
         language="pt",
         speaker="17",
     )
@@ -139,6 +140,7 @@ def test_a_kaldi_folder_is_read(tmp_path: Path) -> None:
             audio="/speech/call 2.wav",
             reference="boa tarde",
             offset_seconds=0.0,
+            channel=1,
             speaker="rui",
             session="call2",
         ),
@@ -176,6 +178,8 @@ def test_without_segments_each_recording_is_an_utterance(tmp_path: Path) -> None
         ({"wav.scp": "call1 a"}, 'segments, line 2: wav.scp has no recording "call2"'),
         ({"segments": "ana-1 call1 0 1 A\n"}, "line 1: channel must be a number from 0"),
         ({"segments": "ana-1 call1 0\n"}, "line 1: a segment is an utterance, a recording"),
+        ({"segments": "ana-1 call1 0 1e999\n"}, 'line 1: "1e999" is not a number'),
+        ({"text": "ana-1 " + "a" * 200_001}, "line 1: the line has 200,001 characters"),
         ({"segments": "ana-1 call1 x 2\n"}, 'line 1: "x" is not a number'),
         ({"segments": "ana-1 call1 nan 2\n"}, 'line 1: "nan" is not a number'),
         ({"segments": "ana-1 call1 2 1\n"}, "line 1: a segment starts at 0 or later"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def read(folder: Path, *lines: object) -> Manifest:
 
 def test_every_field_is_read(tmp_path: Path) -> None:
     line = GOOD | {"duration": 2, "offset": 0.5, "lang": "pt-PT", "speaker": "ana", "session": 3}
-    manifest = read(tmp_path, line | {"another": {"field": []}})
+    manifest = read(tmp_path, line | {"channel": 1, "another": {"field": []}})
     assert manifest.utterances == (
         Utterance(
             index=0,
@@ -45,6 +46,7 @@ def test_every_field_is_read(tmp_path: Path) -> None:
             reference="bom dia",
             duration_seconds=2.0,
             offset_seconds=0.5,
+            channel=1,
             language="pt",
             speaker="ana",
             session="3",
@@ -88,6 +90,18 @@ def test_blank_lines_a_bom_and_windows_line_ends_are_taken(tmp_path: Path) -> No
         (GOOD | {"audio_filepath": ""}, "audio_filepath is empty"),
         (GOOD | {"text": 5}, "text must be a string, not a number"),
         (GOOD | {"text": "a\0b"}, "NUL"),
+        (GOOD | {"text": "a" * 200_001}, "text has 200,001 characters; at most 200,000"),
+        (GOOD | {"audio_filepath": "a/" * 2_049}, "audio_filepath has 4,098 characters"),
+        (GOOD | {"speaker": "a" * 1_001}, "speaker has 1,001 characters"),
+        (GOOD | {"session": 10**1_001}, "session has 1,002 characters"),
+        (GOOD | {"other": "a" * 1_000_000}, "bytes; a line may have 1,000,000"),
+        (GOOD | {"channel": -1}, "channel must be a number from 0 to 63"),
+        (GOOD | {"channel": 64}, "channel must be a number from 0 to 63"),
+        (GOOD | {"channel": 10**300}, "channel must be a number from 0 to 63"),
+        (GOOD | {"channel": True}, "channel must be a number from 0 to 63"),
+        (GOOD | {"channel": "left"}, "channel must be a number from 0 to 63"),
+        (GOOD | {"offset": float("inf")}, "offset must be a number of seconds from 0 up"),
+        (GOOD | {"duration": -1e-9}, "duration must be a number of seconds from 0 up"),
         (b'{"audio_filepath": "a.wav", "text": "\\ud83d"}', "surrogate"),
         (GOOD | {"duration": "2"}, "duration must be a number of seconds, not a string"),
         (GOOD | {"duration": True}, "duration must be a number of seconds, not a boolean"),
@@ -125,6 +139,10 @@ def test_no_utterances_no_file_and_other_forms_are_refused_by_name(
         read_manifest(tmp_path, label="set")
     with pytest.raises(InvalidManifestError, match=r"test\.tsv is no manifest"):
         read_manifest(write(tmp_path, b"path\tsentence", name="test.tsv"), label="set")
+    for ends in (b"\n", b"\r"):
+        monkeypatch.setattr(manifests, "MAX_LINES", 3)
+        with pytest.raises(SourceTooLargeError, match="more than 3 lines; split it"):
+            read(tmp_path, ends * 4)
     monkeypatch.setattr(manifests, "MAX_MANIFEST_BYTES", 10)
     with pytest.raises(SourceTooLargeError, match="split it"):
         read(tmp_path, GOOD)
@@ -136,7 +154,17 @@ JSON = st.recursive(
     max_leaves=5,
 )
 FIELDS = st.sampled_from(
-    ["audio_filepath", "text", "duration", "offset", "language", "lang", "speaker", "session"]
+    [
+        "channel",
+        "audio_filepath",
+        "text",
+        "duration",
+        "offset",
+        "language",
+        "lang",
+        "speaker",
+        "session",
+    ]
 )
 LINES = st.binary() | st.dictionaries(FIELDS, JSON).map(lambda line: json.dumps(GOOD | line)).map(
     str.encode
@@ -152,3 +180,31 @@ def test_any_bytes_are_a_manifest_or_refused(tmp_path: Path, lines: list[bytes])
         return
     for utterance in manifest.utterances:
         assert Utterance.model_validate_json(utterance.model_dump_json()) == utterance
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"audio_filepath": "a", "text": "' + b"[" * 900_000 + b'"}',
+        b"[" * 900_000,
+        b'{"a":' * 150_000,
+        b"\n" * 900_000,
+        b'"' * 900_000,
+        b"{" + b",".join(b'"k%d": 1' % key for key in range(60_000)) + b"}",
+        b'{"audio_filepath": "a", "text": "b", "duration": ' + b"1" * 900_000 + b"}",
+    ],
+)
+@pytest.mark.parametrize("name", ["set.jsonl", "metadata.csv", "text"])
+def test_hostile_megabytes_are_refused_in_no_time(
+    tmp_path: Path, content: bytes, name: str
+) -> None:
+    if name == "text":
+        (tmp_path / "wav.scp").write_bytes(content)
+    elif name == "metadata.csv":
+        content = b"file_name,text\n" + content
+    (tmp_path / name).write_bytes(content)
+    started = time.monotonic()
+    with pytest.raises(AfluenteError) as refusal:
+        read_manifest(tmp_path / name, label="set")
+    assert time.monotonic() - started < 5
+    assert len(refusal.value.message) < 2_000
