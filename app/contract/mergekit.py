@@ -1,14 +1,17 @@
 """mergekit's configuration files, for the methods that both have, as requests of our own.
 
 Names, places and defaults are mergekit 0.1.5's: `density` is 1 unless the file says otherwise, and
-so on. What only mergekit has is refused by name, never passed over.
+so on. What only mergekit has, or has in another way, is refused by name, never passed over. What
+remains different: arithmetic is in float32 here whatever `dtype` says, and DARE draws other random
+numbers and divides by the density, as its paper does.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from app.contract.errors import InvalidRequestError, Problem
@@ -16,46 +19,50 @@ from app.contract.problems import MOST_PROBLEMS, did_you_mean, shown
 
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 _FIELDS = frozenset({"merge_method", "base_model", "models", "parameters", "dtype", "out_dtype"})
-# What says nothing of the arithmetic, or only what is done here anyway.
-_IGNORED = frozenset({"int8_mask", "eps"})
-
-
-# What each model may have a value of its own for; mergekit passes all else over there.
-_OF_A_MODEL = frozenset({"weight", "density", "gamma"})
+# Says nothing of the arithmetic.
+_IGNORED = frozenset({"int8_mask"})
+# mergekit's, of what each model may have beside its weight.
+_DEFAULTS = {"density": 1.0, "gamma": 0.01}
 
 
 @dataclass(frozen=True)
 class _Method:
-    """Our method, its parameters by mergekit's name, and mergekit's defaults where ours differ.
+    """Our method, and what mergekit reads for its own.
 
-    `averages_base` says that mergekit treats the base as one of the models, listed or not.
+    Attributes:
+        name: our method.
+        shared: parameters that mergekit reads from the file's `parameters` only, with our names.
+        of_models: parameters that each model may have, else the file's `parameters`, else
+            `_DEFAULTS`; here they have one value for all models.
+        only: parameters that are taken with this one value.
+        weighted: whether models have weights.
+        merges_base: whether the base is merged like any other model; else it is what the models
+            are compared with, listed among them or not.
     """
 
     name: str
-    parameters: Mapping[str, str] = field(default_factory=dict)
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    shared: Mapping[str, str] = field(default_factory=dict)
+    of_models: tuple[str, ...] = ()
+    only: Mapping[str, Any] = field(default_factory=dict)
     weighted: bool = True
-    averages_base: bool = False
+    merges_base: bool = False
 
 
 _SHARED = {"normalize": "normalize", "lambda": "scaling_coefficient"}
+_UNSCALED, _SCALED = {"rescale": False}, {"rescale": True}
 _METHODS = {
-    "linear": _Method("soup", {"normalize": "normalize"}, averages_base=True),
+    "linear": _Method("soup", {"normalize": "normalize"}, merges_base=True),
     "model_stock": _Method("model_stock", {"filter_wise": "filter_wise"}, weighted=False),
     "karcher": _Method(
-        "karcher", {"max_iter": "max_iter", "tol": "tol"}, weighted=False, averages_base=True
+        "karcher", {"max_iter": "max_iter", "tol": "tol"}, weighted=False, merges_base=True
     ),
-    "multislerp": _Method("multi_slerp"),
+    "multislerp": _Method("multi_slerp", only={"eps": 1e-8, "normalize_weights": True}),
     "slerp": _Method("slerp", {"t": "t"}, weighted=False),
-    "task_arithmetic": _Method("task_arithmetic", _SHARED),
-    "ties": _Method("ties", {**_SHARED, "density": "density"}, {"density": 1.0}),
+    "task_arithmetic": _Method("task_arithmetic", _SHARED, only=_UNSCALED),
+    "ties": _Method("ties", _SHARED, ("density",), _UNSCALED),
     "sce": _Method("sce", {"select_topk": "select_topk"}, weighted=False),
-    "breadcrumbs": _Method(
-        "breadcrumbs",
-        {**_SHARED, "density": "density", "gamma": "gamma"},
-        {"density": 1.0, "gamma": 0.01},
-    ),
-    "dare_linear": _Method("dare", {**_SHARED, "density": "density"}, {"density": 1.0}),
+    "breadcrumbs": _Method("breadcrumbs", _SHARED, ("density", "gamma"), _UNSCALED),
+    "dare_linear": _Method("dare", _SHARED, ("density",), _SCALED),
 }
 
 
@@ -74,135 +81,93 @@ def from_mergekit(document: Mapping[str, Any]) -> dict[str, Any]:
     given = document["merge_method"]
     method = _METHODS.get(given) if isinstance(given, str) else None
     if method is None:
-        hint = did_you_mean(str(given), _METHODS) if isinstance(given, str) else ""
+        hint = did_you_mean(given, _METHODS) if isinstance(given, str) else ""
         known = ", ".join(_METHODS)
         message = (
             f"mergekit's {shown(given)} is not among the methods that both have ({known}).{hint}"
         )
         raise InvalidRequestError.of([Problem(message, "merge_method")])
-    for name, value in document.items():
+    # Of so many at least one is unknown: the rest need not be looked at.
+    for name, value in islice(document.items(), MOST_PROBLEMS):
         if name not in _FIELDS and value is not None:
             problems.append(Problem("This part of mergekit's format is not taken here.", str(name)))
-    shared = _parameters(document.get("parameters"), "parameters", method, problems)
     base = document.get("base_model")
-    models = _models(document, method, shared, problems)
+    shared = _parameters(document.get("parameters"), "parameters", method, problems)
+    models = _models(document.get("models"), problems)
     own = [
-        _own_parameters(model.get("parameters"), f"models[{index}].parameters", method, problems)
-        for index, model in models
+        _parameters(model.get("parameters"), f"models[{index}].parameters", method, problems)
+        for index, model in enumerate(models)
     ]
+    for index, found in enumerate(own):
+        for name in set(found) & set(method.shared):
+            message = "mergekit reads it for all models at once: write it under `parameters`."
+            problems.append(Problem(message, f"models[{index}].parameters.{name}"))
+    named = [model.get("model") for model in models]
+    if method.merges_base and base is not None and base not in named:
+        # As mergekit, which adds it as the last model, with no parameters of its own.
+        named, own = [*named, base], [*own, {}]
+        if method.weighted and "weight" not in shared:
+            message = "mergekit averages the base too: list it under `models`, with a weight."
+            problems.append(Problem(message, "base_model"))
+    merged = [n for n, name in enumerate(named) if method.merges_base or name != base]
+    values = _values_of_models(method, {n: {**shared, **own[n]} for n in merged}, problems)
+    dtype = _dtype(document, problems)
+    _check_names([model.get("model") for model in models], base, problems)
     if problems:
         raise InvalidRequestError.of(problems)
-    alike = {
-        name: [{**method.defaults, **shared, **one}.get(name) for one in own]
-        for name in _OF_A_MODEL - {"weight"}
-    }
-    problems += [
-        Problem(
-            f"{shown(value)}, and {shown(values[0])} for the first: it must be the same for all "
-            "models.",
-            f"models[{index}].parameters.{name}",
-        )
-        for name, values in alike.items()
-        for (index, _), value in zip(models, values, strict=True)
-        if value != values[0]
-    ]
-    if problems:
-        raise InvalidRequestError.of(problems)
-    checkpoints = []
-    for (_, model), one in zip(models, own, strict=True):
-        weight = one.pop("weight", shared.get("weight"))
-        checkpoint = {"uri": _uri(model["model"])}
-        checkpoints.append(checkpoint | ({} if weight is None else {"weight": weight}))
-    shared.pop("weight", None)
     request: dict[str, Any] = {
-        "checkpoints": checkpoints,
+        "checkpoints": [_checkpoint(named[n], {**shared, **own[n]}) for n in merged],
         "method": method.name,
-        # As there: a model's own value goes before the shared one.
-        "parameters": {**method.defaults, **shared, **(own[0] if own else {})},
+        "parameters": {
+            **{ours: shared[name] for name, ours in method.shared.items() if name in shared},
+            **values,
+        },
     }
-    if base is not None:
+    # The artifact's files besides tensors are the base's, as there.
+    if base is not None and named[merged[0] if merged else 0] != base:
         request["base"] = _uri(base)
-    dtype = document.get("out_dtype") or document.get("dtype")
     if dtype is not None:
         request["output"] = {"dtype": dtype}
     return request
 
 
-def _models(
-    document: Mapping[str, Any],
-    method: _Method,
-    shared: Mapping[str, Any],
-    problems: list[Problem],
-) -> list[tuple[int, Mapping[str, Any]]]:
-    """Return the models to merge with their places in the file.
-
-    mergekit adds the base to them where it is not listed; most methods then set it apart.
-    """
-    given, base = document.get("models"), document.get("base_model")
-    if not isinstance(given, list) or not all(isinstance(item, Mapping) for item in given):
-        problems.append(Problem("A list of models is needed, each with `model`.", "models"))
-        return []
-    if base is not None:
-        problems += _problems_of_name(base, "base_model")
-    listed: set[str] = set()
-    for index, item in enumerate(given):
-        model, where = item.get("model"), f"models[{index}].model"
-        found = _problems_of_name(model, where)
-        if not found and model in listed:
-            found = [
-                Problem("It is listed twice, and mergekit counts it once: list it once.", where)
-            ]
-        problems += found
-        if isinstance(model, str):
-            listed.add(model)
-    models = list(enumerate(given))
-    if not method.averages_base:
-        return [(n, item) for n, item in models if base is None or item.get("model") != base]
-    if isinstance(base, str) and base not in listed:
-        if method.weighted and "weight" not in shared:
-            message = (
-                f"mergekit makes the base one of the models that {document['merge_method']} "
-                "averages, and here it has no weight: list it under `models` with one, or leave "
-                "base_model out."
-            )
-            problems.append(Problem(message, "base_model"))
-        models.append((len(given), {"model": base}))
-    return models
+def _models(given: object, problems: list[Problem]) -> Sequence[Mapping[str, Any]]:
+    if isinstance(given, list) and given and all(isinstance(item, Mapping) for item in given):
+        return given
+    problems.append(Problem("A list of models is needed, each with `model`.", "models"))
+    return ()
 
 
-def _problems_of_name(model: object, where: str) -> list[Problem]:
-    if not isinstance(model, str):
-        return [Problem("A model is named by one text: its folder or its name on the hub.", where)]
-    if "+" in model:
-        return [Problem('After "+" mergekit expects a LoRA adapter; merge it first.', where)]
-    return []
-
-
-def _own_parameters(
-    given: object, where: str, method: _Method, problems: list[Problem]
-) -> dict[str, Any]:
-    """Return the parameters that are given for one model."""
-    found = _parameters(given, where, method, problems)
-    for name in given if isinstance(given, Mapping) else ():
-        if name in method.parameters and name not in _OF_A_MODEL:
-            message = "mergekit passes it over in a single model: write it under `parameters`."
-            problems.append(Problem(message, f"{where}.{name}"))
-    return found
+def _check_names(named: Sequence[object], base: object, problems: list[Problem]) -> None:
+    """Add what is wrong with the models' names: each is a name or path, and listed once."""
+    fields = {f"models[{index}].model": name for index, name in enumerate(named)}
+    given = fields if base is None else {**fields, "base_model": base}
+    for path, name in given.items():
+        if not isinstance(name, str) or not name:
+            problems.append(Problem("The model's name or path is needed, as text.", path))
+        elif "+" in name and "://" not in name:
+            message = "An adapter (+lora) is not merged here; merge it into its model first."
+            problems.append(Problem(message, path))
+    if problems:
+        return
+    first = {name: path for path, name in reversed(fields.items())}
+    message = "The model is listed twice, and mergekit takes it once: add up the weights."
+    problems += [Problem(message, path) for path, name in fields.items() if first[name] != path]
 
 
 def _parameters(
     given: object, where: str, method: _Method, problems: list[Problem]
 ) -> dict[str, Any]:
+    """Return the parameters that decide the merge, by mergekit's names."""
     found: dict[str, Any] = {}
     if given is None:
         return found
     if not isinstance(given, Mapping):
         problems.append(Problem("An object is needed.", where))
         return found
-    known = {**method.parameters, **({"weight": "weight"} if method.weighted else {})}
-    for name, value in given.items():
-        if len(problems) >= MOST_PROBLEMS:
-            break
+    known = {*method.shared, *method.of_models, *method.only}
+    known |= {"weight"} if method.weighted else set()
+    for name, value in islice(given.items(), MOST_PROBLEMS):
         path = f"{where}.{name}"
         if name in _IGNORED:
             continue
@@ -212,14 +177,79 @@ def _parameters(
         elif isinstance(value, list | Mapping):
             message = "One value is needed; for values by layer, write `rules` in a recipe of ours."
             problems.append(Problem(message, path))
-        else:
-            found[known[name]] = value
+        elif name in method.only:
+            if not _equal(value, method.only[name]):
+                message = f"{shown(value)} is not taken here, {method.only[name]!r} only."
+                problems.append(Problem(message, path))
+        elif value is not None:
+            found[name] = value
     return found
 
 
-def _uri(model: str) -> str:
+def _equal(value: object, only: object) -> bool:
+    # PyYAML reads 1e-8 as text, and mergekit then as the number.
+    try:
+        return isinstance(value, bool | int | float | str) and float(value) == only
+    except (ValueError, OverflowError):
+        return False
+
+
+def _values_of_models(
+    method: _Method, given: Mapping[int, Mapping[str, Any]], problems: list[Problem]
+) -> dict[str, Any]:
+    """Return the one value that all models have of each parameter that is a model's own.
+
+    `given` are the parameters of the models that are merged, by their place in the file.
+    """
+    found: dict[str, Any] = {}
+    for name in method.of_models:
+        values = {n: own.get(name, _DEFAULTS[name]) for n, own in given.items()}
+        found[name] = next(iter(values.values()), _DEFAULTS[name])
+        unlike = next((n for n, value in values.items() if value != found[name]), None)
+        if unlike is not None:
+            message = f"It must be the same for all models ({_DEFAULTS[name]} where not given)."
+            problems.append(Problem(message, f"models[{unlike}].parameters.{name}"))
+    if "gamma" in found:
+        _check_gamma(found, problems)
+    return found
+
+
+def _check_gamma(found: dict[str, Any], problems: list[Problem]) -> None:
+    density, gamma = found["density"], found["gamma"]
+    if not all(isinstance(value, int | float) for value in (density, gamma)):
+        return  # refused as parameters of our method
+    if density == 1:
+        # mergekit then keeps everything, the largest changes too.
+        found["gamma"] = 0.0
+    elif gamma == 0:
+        message = "mergekit drops every change where gamma is 0; use `ties` or a recipe of ours."
+        problems.append(Problem(message, "parameters.gamma"))
+    elif density + gamma > 1:
+        message = "density and gamma must be 1 together at most; mergekit lowers gamma otherwise."
+        problems.append(Problem(message, "parameters.gamma"))
+
+
+def _dtype(document: Mapping[str, Any], problems: list[Problem]) -> str | None:
+    """Return the dtype in which the result is stored."""
+    for name in ("out_dtype", "dtype"):
+        given = document.get(name)
+        if isinstance(given, str) and given:
+            return given.removeprefix("torch.")
+        if given is not None and given != "":
+            problems.append(Problem("The dtype's name is needed, as text.", name))
+    return None
+
+
+def _checkpoint(name: object, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    weight = {"weight": parameters["weight"]} if "weight" in parameters else {}
+    return {"uri": _uri(name), **weight}
+
+
+def _uri(model: object) -> object:
     """Return the URI or path that mergekit's name of a model stands for."""
-    if _HUB.fullmatch(model):
+    if isinstance(model, str) and _HUB.fullmatch(model):
         return f"hf://{model}"
-    # mergekit-pytorch names the file, not its folder.
-    return re.sub(r"/(model\.safetensors|model\.safetensors\.index\.json)$", "", model)
+    if isinstance(model, str):
+        # mergekit-pytorch names the file, not its folder.
+        return re.sub(r"/(model\.safetensors|model\.safetensors\.index\.json)$", "", model)
+    return model

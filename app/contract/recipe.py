@@ -90,8 +90,10 @@ def parse_request(document: Any, *, max_checkpoints: int = 32) -> ParsedRequest:
     A mergekit configuration is taken for the request that it stands for.
     """
     if is_mergekit(document):
+        # Its base may be listed too.
+        _refuse_too_many(document, "models", max_checkpoints + 1)
         document = from_mergekit(document)
-    _refuse_too_many(document, max_checkpoints)
+    _refuse_too_many(document, "checkpoints", max_checkpoints)
     try:
         request = MergeRequest.model_validate(document)
     except ValidationError as error:
@@ -120,15 +122,15 @@ def parse_request(document: Any, *, max_checkpoints: int = 32) -> ParsedRequest:
     return ParsedRequest(request, recipe)
 
 
-def _refuse_too_many(document: Any, max_checkpoints: int) -> None:
+def _refuse_too_many(document: Any, name: str, max_checkpoints: int) -> None:
     """Raise InvalidRequestError for too many checkpoints, before any of them is looked at."""
-    given = document.get("checkpoints") if isinstance(document, Mapping) else None
+    given = document.get(name) if isinstance(document, Mapping) else None
     if isinstance(given, list | tuple) and len(given) > max_checkpoints:
         message = (
             f"{len(given):,} checkpoints; at most {max_checkpoints} are taken "
             "(AFLUENTE_MAX_CHECKPOINTS)."
         )
-        raise InvalidRequestError.of([Problem(message, "checkpoints")])
+        raise InvalidRequestError.of([Problem(message, name)])
 
 
 def _unknown_method(document: Any) -> list[Problem]:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from app.contract.catalogue import CATALOGUE
 from app.contract.errors import InvalidRequestError
 from app.contract.mergekit import _METHODS, from_mergekit
 from app.contract.recipe import parse_request
+
+LEAF = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("/a")
+WORDS = st.sampled_from(["model", "weight", "density", "gamma", "t", "normalize", "eps", "rescale"])
+VALUE = st.recursive(
+    LEAF,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4),
+    max_leaves=12,
+)
+FILE = dict.fromkeys(("base_model", "models", "parameters", "dtype", "out_dtype", "x"), VALUE)
+MODEL = st.fixed_dictionaries({"model": LEAF}, optional={"parameters": VALUE})
+ANY = st.fixed_dictionaries({}, optional=FILE | {"models": VALUE | st.lists(MODEL, max_size=4)})
 
 TIES = """
 merge_method: ties
@@ -72,44 +87,9 @@ def test_what_the_file_leaves_out_has_mergekits_default(method: str) -> None:
         ({"parameters": {"densty": 1}}, "parameters.densty"),
         ({"parameters": {"density": [0.1, 0.9]}}, "parameters.density"),
         (
-            {
-                "models": [
-                    {"model": "/a", "parameters": {"density": 0.1}},
-                    {"model": "/b", "parameters": {"density": 0.2}},
-                ]
-            },
+            {"models": [{"model": "/a", "parameters": {"density": d}} for d in (0.1, 0.2)]},
             "models[1].parameters.density",
         ),
-        # mergekit's default is not what another model says.
-        (
-            {"models": [{"model": "/a", "parameters": {"density": 0.1}}, {"model": "/b"}]},
-            "models[1].parameters.density",
-        ),
-        (
-            {
-                "models": [{"model": "/a"}, {"model": "/b", "parameters": {"density": 0.1}}],
-                "parameters": {"density": 0.5},
-            },
-            "models[1].parameters.density",
-        ),
-        # mergekit reads these of `parameters` alone, and passes them over here.
-        (
-            {"models": [{"model": "/a", "parameters": {"lambda": 0.5}}, {"model": "/b"}]},
-            "models[0].parameters.lambda",
-        ),
-        (
-            {"models": [{"model": "/a", "parameters": {"normalize": False}}, {"model": "/b"}]},
-            "models[0].parameters.normalize",
-        ),
-        # mergekit's tensors are a dictionary by model: a second mention does not count.
-        ({"models": [{"model": "/a"}, {"model": "/b"}, {"model": "/a"}]}, "models[2].model"),
-        ({"models": [{"model": "/a"}, {"model": "/b+/lora"}]}, "models[1].model"),
-        ({"models": [{"model": "/a"}, {"model": {"model": {"path": "/b"}}}]}, "models[1].model"),
-        ({"models": [{"model": "/a"}, {}]}, "models[1].model"),
-        ({"base_model": "/base+/lora"}, "base_model"),
-        ({"base_model": {"model": "/base"}}, "base_model"),
-        ({"tokenizer": {"source": "union"}}, "tokenizer"),
-        ({"chat_template": "auto"}, "chat_template"),
     ],
 )
 def test_what_cannot_be_taken_over_is_named(changes: dict[str, Any], param: str) -> None:
@@ -118,47 +98,123 @@ def test_what_cannot_be_taken_over_is_named(changes: dict[str, Any], param: str)
     assert [problem.param for problem in caught.value.as_problems()] == [param]
 
 
-def averaged(method: str, *models: dict[str, Any], **more: Any) -> list[tuple[str, float | None]]:
-    """Return URI and weight of the checkpoints, where `/base` is the base."""
-    file = {"merge_method": method, "base_model": "/base", "models": list(models), **more}
-    request = parse_request(file).request
-    assert request.base is not None
-    assert request.base.uri == "/base"
-    return [(checkpoint.uri, checkpoint.weight) for checkpoint in request.checkpoints]
+THREE = [
+    {"model": name, "parameters": {"weight": w}} for name, w in (("/b", 1), ("/o", 2), ("/c", 3))
+]
 
 
-def test_what_mergekit_averages_the_base_into_has_it_among_the_checkpoints() -> None:
-    base = {"model": "/base", "parameters": {"weight": 3.0}}
-    expert = {"model": "/a", "parameters": {"weight": 1.0}}
-    assert averaged("linear", base, expert) == [("/base", 3.0), ("/a", 1.0)]
-    assert averaged("linear", expert, base) == [("/a", 1.0), ("/base", 3.0)]
-    assert averaged("karcher", {"model": "/base"}, {"model": "/a"}) == [
-        ("/base", None),
-        ("/a", None),
-    ]
+def test_linear_and_karcher_average_a_base_that_is_listed_in_its_place() -> None:
+    """In mergekit, plan.py adds a base to the models, and both tasks take all of them."""
+    for base in ("/b", "/o"):
+        found = from_mergekit({"merge_method": "linear", "base_model": base, "models": THREE})
+        assert found["checkpoints"] == [
+            {"uri": name, "weight": w} for name, w in (("/b", 1), ("/o", 2), ("/c", 3))
+        ]
+        # The artifact's other files come from the base, which is the first anyway, or said.
+        assert found.get("base", "/b") == base
+    bare = [{"model": name} for name in ("/b", "/o", "/c")]
+    found = from_mergekit({"merge_method": "karcher", "base_model": "/o", "models": bare})
+    assert found["checkpoints"] == [{"uri": name} for name in ("/b", "/o", "/c")]
 
 
-def test_mergekit_adds_a_base_that_is_not_listed() -> None:
-    assert averaged("karcher", {"model": "/a"}, {"model": "/b"}) == [
-        ("/a", None),
-        ("/b", None),
-        ("/base", None),
-    ]
-    assert averaged("linear", {"model": "/a"}, parameters={"weight": 2.0}) == [
-        ("/a", 2.0),
-        ("/base", 2.0),
-    ]
-    with pytest.raises(InvalidRequestError, match=r"base_model.*has no weight"):
-        averaged("linear", {"model": "/a", "parameters": {"weight": 1.0}})
+def test_linear_and_karcher_average_a_base_that_is_not_listed() -> None:
+    bare = [{"model": name} for name in ("/a", "/b")]
+    config = {"base_model": "/base", "models": bare}
+    found = from_mergekit({"merge_method": "karcher", **config})
+    assert found["checkpoints"] == [{"uri": "/a"}, {"uri": "/b"}, {"uri": "/base"}]
+    found = from_mergekit({"merge_method": "linear", "parameters": {"weight": 2}, **config})
+    assert found["checkpoints"][2] == {"uri": "/base", "weight": 2}
+    # mergekit fails: it has no weight for the base.
+    assert refused({"merge_method": "linear", **config}) == ["base_model"]
+
+
+@pytest.mark.parametrize("method", ["ties", "task_arithmetic", "model_stock", "multislerp", "sce"])
+def test_elsewhere_a_base_that_is_listed_is_the_base_alone(method: str) -> None:
+    models = [{"model": name} for name in ("/a", "/base", "/b")]
+    found = from_mergekit({"merge_method": method, "base_model": "/base", "models": models})
+    assert [entry["uri"] for entry in found["checkpoints"]] == ["/a", "/b"]
+    assert found["base"] == "/base"
+
+
+def refused(config: dict[str, Any]) -> list[str | None]:
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_request(config)
+    return [problem.param for problem in caught.value.as_problems()]
+
+
+def models(*parameters: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"model": f"/{n}", "parameters": given} for n, given in enumerate(parameters)]
 
 
 @pytest.mark.parametrize(
-    "method",
-    ["model_stock", "multislerp", "slerp", "task_arithmetic", "ties", "sce", "breadcrumbs"],
+    ("method", "changes", "params"),
+    [
+        # mergekit gives a model without a density of its own the default, 1.
+        ("ties", {"models": models({"density": 0.3}, {})}, ["models[1].parameters.density"]),
+        # Read from the file's own parameters only: those of a model are passed over.
+        ("ties", {"models": models({"lambda": 0.5}, {})}, ["models[0].parameters.lambda"]),
+        ("slerp", {"models": models({"t": 0.1})}, ["models[0].parameters.t"]),
+        ("ties", {"parameters": {"rescale": True}}, ["parameters.rescale"]),
+        ("dare_linear", {"parameters": {"rescale": False}}, ["parameters.rescale"]),
+        ("multislerp", {"parameters": {"eps": 0.1}}, ["parameters.eps"]),
+        ("multislerp", {"parameters": {"eps": "x"}}, ["parameters.eps"]),
+        (
+            "multislerp",
+            {"parameters": {"normalize_weights": False}},
+            ["parameters.normalize_weights"],
+        ),
+        ("breadcrumbs", {"parameters": {"density": 0.9, "gamma": 0}}, ["parameters.gamma"]),
+        ("breadcrumbs", {"parameters": {"density": 0.995}}, ["parameters.gamma"]),
+        ("linear", {"models": [{"model": "/a"}, {"model": "/a"}]}, ["models[1].model"]),
+        ("linear", {"models": [{"model": "/a+/lora"}]}, ["models[0].model"]),
+        ("linear", {"models": [{"model": {"model": {"path": "/a"}}}]}, ["models[0].model"]),
+        ("linear", {"models": []}, ["models"]),
+        ("ties", {"base_model": ["/a"]}, ["base_model"]),
+        ("ties", {"dtype": 16}, ["dtype"]),
+        ("ties", {"out_dtype": "int64"}, ["output.dtype"]),
+        ("ties", {"chat_template": "auto"}, ["chat_template"]),
+        ("ties", {"tokenizer": {"source": "union"}}, ["tokenizer"]),
+        ("ties", {"modules": {}}, ["modules"]),
+        ("karcher", {"parameters": {"weight": 1}}, ["parameters.weight"]),
+        ("linear", {"models": [{"model": f"/{n}"} for n in range(40)]}, ["models"]),
+    ],
 )
-def test_what_mergekit_sets_the_base_apart_for_has_it_as_base_alone(method: str) -> None:
-    experts = [{"model": "/a"}, {"model": "/b"}][: 1 if method == "slerp" else 2]
-    wanted = [(str(expert["model"]), None) for expert in experts]
-    assert averaged(method, *experts) == wanted
-    assert averaged(method, {"model": "/base"}, *experts) == wanted
-    assert averaged(method, *experts, {"model": "/base"}) == wanted
+def test_what_mergekit_would_read_in_another_way_is_refused(
+    method: str, changes: dict[str, Any], params: list[str]
+) -> None:
+    assert refused(document(method) | changes) == params
+
+
+def test_breadcrumbs_that_keep_everything_keep_the_largest_too() -> None:
+    assert from_mergekit(document("breadcrumbs"))["parameters"] == {"density": 1.0, "gamma": 0.0}
+    found = from_mergekit(document("breadcrumbs", parameters={"density": 0.5}))
+    assert found["parameters"] == {"density": 0.5, "gamma": 0.01}
+
+
+def test_what_says_nothing_or_what_is_done_anyway_is_taken() -> None:
+    config = document("multislerp", parameters={"eps": "1e-8", "normalize_weights": True})
+    config |= {"slices": None, "tokenizer_source": None, "dtype": "torch.bfloat16"}
+    recipe = parse_request(config | {"parameters": {"int8_mask": True}}).recipe
+    assert recipe.output.dtype == "bfloat16"
+
+
+@settings(max_examples=300, deadline=2000)
+@given(method=st.sampled_from([*_METHODS, "x"]), document=ANY)
+def test_any_document_is_a_recipe_or_refused(method: str, document: dict[str, Any]) -> None:
+    with suppress(InvalidRequestError):
+        parse_request({"merge_method": method} | document)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {str(n): 1 for n in range(100_000)},
+        {"models": [{"model": "/a", "parameters": {str(n): 1 for n in range(100_000)}}]},
+        {"models": [{"model": "/a"}] * 100_000},
+        {"parameters": {"w" * n: 1 for n in range(1, 2000)}},
+    ],
+)
+def test_a_large_document_is_refused_at_once(document: dict[str, Any]) -> None:
+    started = time.process_time()
+    assert len(refused({"merge_method": "ties"} | document)) <= 100
+    assert time.process_time() - started < 2.0
