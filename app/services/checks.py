@@ -149,7 +149,11 @@ def _evaluation_checks(
     from app.sources.datasets import manifest_roots, resolve_dataset
     from app.sources.manifests import read_manifest
 
-    told = cache(lambda: _languages_told(reference()))
+    checkpoint = cache(reference)
+
+    def told() -> Set[str] | None:
+        found = checkpoint()
+        return found.languages if found else None
 
     def language(code: str | None, param: str) -> None:
         known = told()
@@ -167,6 +171,15 @@ def _evaluation_checks(
             known = None if spec.language else told()
             if known:
                 check_languages(manifest, spec.uri, known)
+            options = evaluation.decoding_of(spec)
+            spoken = {options.language_of(utterance) or "en" for utterance in manifest.utterances}
+            found = checkpoint()
+            if found and found.is_english_only and (others := sorted(spoken - {"en"})):
+                message = (
+                    f"{spec.name}: {', '.join(others)} is spoken, and the checkpoint's vocabulary "
+                    "is that of Whisper's English-only models."
+                )
+                warnings.append({"code": "english_only", "message": message})
         except SourceError as error:
             problems = [Problem(problem.message, param) for problem in error.as_problems()]
             raise type(error)(error.message, param=param, problems=problems) from None
@@ -189,11 +202,6 @@ def _evaluation_checks(
         if name.startswith("merge://"):
             checks.append(partial(other, index, name))
     return checks
-
-
-def _languages_told(reference: ResolvedCheckpoint | None) -> Set[str] | None:
-    """Return the languages that the checkpoint knows; None if it is never told one."""
-    return reference.languages if reference else None
 
 
 def _run_all(checks: Sequence[Callable[[], object]]) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 from app.contract.tensors import TensorHeader
 
+_ENGLISH_VOCABULARY = 51_864
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -70,6 +72,11 @@ class ResolvedCheckpoint:
     metadata: Mapping[str, str] = field(default_factory=dict)
     languages: frozenset[str] | None = None
     param: str | None = None
+
+    @property
+    def is_english_only(self) -> bool:
+        """Return whether its tokens are those of Whisper's English-only models (`.en`)."""
+        return self.languages is None and self.config.get("vocab_size") == _ENGLISH_VOCABULARY
 
     @property
     def size_bytes(self) -> int:

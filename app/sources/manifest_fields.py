@@ -14,11 +14,14 @@ from app.contract.errors import Problem
 from app.contract.evaluation import Utterance
 from app.contract.languages import language_code
 
-MAX_CHANNEL = 63
-_CHANNEL = re.compile(r"[0-9]{1,2}")
-
 MAX_PROBLEMS = 10
 """How many faults are told; the others are counted."""
+_MOST_SHOWN = 500
+# What is said in two hours has some 120,000 characters.
+_MAX_LINE_BYTES = 1_000_000
+MAX_TEXT, MAX_PATH, MAX_LABEL = 200_000, 4_096, 1_000
+_MAX_CHANNEL = 63
+_CHANNEL = re.compile(r"[0-9]{1,2}")
 
 
 class EntryError(ValueError):
@@ -41,7 +44,7 @@ class Reading:
         except EntryError as error:
             self.faults += 1
             if len(self.problems) < MAX_PROBLEMS:
-                self.problems.append(Problem(f"{file}, line {line}: {error}"))
+                self.problems.append(Problem(f"{file}, line {line}: {str(error)[:_MOST_SHOWN]}"))
 
 
 def lines_of(content: bytes) -> Iterator[tuple[int, bytes]]:
@@ -53,7 +56,9 @@ def lines_of(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def decoded(line: bytes) -> str:
-    """Return the line as text; EntryError if it is not UTF-8."""
+    """Return the line as text; EntryError if it is not UTF-8, or too long."""
+    if len(line) > _MAX_LINE_BYTES:
+        raise EntryError(f"{len(line):,} bytes; a line may have {_MAX_LINE_BYTES:,}")
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -70,11 +75,23 @@ def text_of(entry: Mapping[str, Any], name: str) -> str | None:
     return storable(value, name)
 
 
-def storable(text: str, name: str) -> str:
+def storable(text: str, name: str, most: int = MAX_TEXT) -> str:
     """Return the text; EntryError if databases or file systems would refuse it much later."""
-    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise EntryError(f"{name} holds a NUL or half of a surrogate pair")
+    if len(text) > most:
+        raise EntryError(f"{name} has {len(text):,} characters; at most {most:,} are taken")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise EntryError(f"{name} holds half of a surrogate pair") from None
+    if "\0" in text:
+        raise EntryError(f"{name} holds a NUL")
     return text
+
+
+def path_of(entry: Mapping[str, Any], name: str) -> str | None:
+    """Return a field that is a path, or None without it; EntryError for what no path can be."""
+    value = text_of(entry, name)
+    return value if value is None else storable(value, name, MAX_PATH)
 
 
 def seconds_of(entry: Mapping[str, Any], name: str) -> float | None:
@@ -100,8 +117,8 @@ def channel_of(entry: Mapping[str, Any]) -> int | None:
         return None
     if isinstance(value, str) and _CHANNEL.fullmatch(value):
         value = int(value)
-    if type(value) is not int or not 0 <= value <= MAX_CHANNEL:
-        raise EntryError(f"channel must be a number from 0 to {MAX_CHANNEL} (0 is left, 1 right)")
+    if type(value) is not int or not 0 <= value <= _MAX_CHANNEL:
+        raise EntryError(f"channel must be a number from 0 to {_MAX_CHANNEL} (0 is left, 1 right)")
     return value
 
 
@@ -117,7 +134,8 @@ def language_of(entry: Mapping[str, Any]) -> str | None:
 def label_of(entry: Mapping[str, Any], name: str) -> str | None:
     """Return a speaker or a session; numbers are as common there as names."""
     value = entry.get(name)
-    return str(value) if isinstance(value, int) else text_of(entry, name) or None
+    label = str(value) if isinstance(value, int) else text_of(entry, name)
+    return storable(label, name, MAX_LABEL) if label else None
 
 
 def kind(value: object) -> str:

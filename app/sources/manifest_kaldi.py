@@ -8,7 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.contract.evaluation import Utterance
-from app.sources.manifest_fields import EntryError, Reading, channel_of, decoded, lines_of, storable
+from app.sources.manifest_fields import (
+    MAX_LABEL,
+    MAX_PATH,
+    MAX_TEXT,
+    EntryError,
+    Reading,
+    channel_of,
+    decoded,
+    lines_of,
+    storable,
+)
 
 NEEDED = ("wav.scp", "text")
 OPTIONAL = ("segments", "utt2spk")
@@ -59,7 +69,7 @@ def parse_kaldi(files: Mapping[str, bytes], reading: Reading) -> None:
             speaker = speakers[name].rest if name in speakers else None
             utterance = Utterance(
                 index=len(reading.utterances),
-                audio=recordings[stretch.recording].rest,
+                audio=storable(recordings[stretch.recording].rest, "the path", MAX_PATH),
                 reference=texts[name].rest,
                 offset_seconds=stretch.offset_seconds,
                 duration_seconds=stretch.duration_seconds,
@@ -83,8 +93,9 @@ def _table(file: str, files: Mapping[str, bytes], reading: Reading) -> dict[str,
             name, *rest = re.split(r"[ \t]+", decoded(content).strip(" \t\r\n"), maxsplit=1)
             if name in lines:
                 raise EntryError(f'"{name}" is there twice (before in line {lines[name].number})')
-            text = storable(rest[0] if rest else "", "the line")
-            lines[storable(name, "the line")] = _Line(number, text)
+            most = MAX_LABEL if file == "utt2spk" else MAX_TEXT
+            text = storable(rest[0] if rest else "", "the line", most)
+            lines[storable(name, "the identifier", MAX_LABEL)] = _Line(number, text)
     return lines
 
 

@@ -18,6 +18,7 @@ from app.sources.manifest_fields import (
     label_of,
     language_of,
     lines_of,
+    path_of,
     seconds_of,
     text_of,
 )
@@ -126,7 +127,7 @@ def _from_nemo(entry: Mapping[str, Any], index: int) -> Utterance:
 
 
 def _required(entry: Mapping[str, Any], audio_name: str, text_name: str) -> tuple[str, str]:
-    audio, reference = text_of(entry, audio_name), text_of(entry, text_name)
+    audio, reference = path_of(entry, audio_name), text_of(entry, text_name)
     if audio is None or reference is None:
         missing = [name for name in (audio_name, text_name) if entry.get(name) is None]
         raise EntryError(f"{' and '.join(missing)} missing; each line needs both")

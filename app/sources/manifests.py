@@ -21,6 +21,7 @@ from app.sources.manifest_fields import Reading
 from app.sources.manifest_tables import parse_csv, parse_json_lines
 
 MAX_MANIFEST_BYTES = 256 * 1024**2
+MAX_LINES = 1_000_000
 # What a folder is taken for by the file that it holds.
 IN_FOLDERS = ("wav.scp", "metadata.jsonl", "metadata.csv", "manifest.jsonl")
 
@@ -44,7 +45,7 @@ def read_manifest(path: Path, *, label: str, roots: tuple[Path, ...] | None = No
     Raises:
         SourceNotFoundError: there is no such file.
         SourceNotAllowedError: a file is not a regular one, or outside the roots.
-        SourceTooLargeError: a file has over 256 MB.
+        SourceTooLargeError: a file has over 256 MB, or a million lines.
         InvalidManifestError: lists the first ten faults with their lines.
 
     """
@@ -112,6 +113,8 @@ def _read(path: Path, label: str, roots: tuple[Path, ...] | None) -> bytes:
         raise SourceTooLargeError(
             f"{place} has more than {MAX_MANIFEST_BYTES // 1024**2} MB; split it."
         )
+    if max(content.count(b"\n"), content.count(b"\r")) > MAX_LINES:
+        raise SourceTooLargeError(f"{place} has more than {MAX_LINES:,} lines; split it.")
     return content
 
 

@@ -20,8 +20,15 @@ from numpy.typing import NDArray
 from app.contract.errors import SourceError
 from app.sources.audio_files import HEAD_BYTES, READABLE, container_of
 from app.sources.checkpoint import Signature
-from app.sources.local import open_regular
-from worker.evaluation.containers import find_extent, read_ogg_pages, states_its_length
+from app.sources.local import open_regular, open_unchanged
+from worker.evaluation.containers import (
+    Extent,
+    OggPages,
+    TooManyPartsError,
+    find_extent,
+    read_ogg_pages,
+    states_its_length,
+)
 from worker.evaluation.ffmpeg import FFmpegError, count_frames, decode_blocks
 
 SAMPLE_RATE = 16_000
@@ -32,7 +39,7 @@ _SHORTFALL_SECONDS = 0.5
 # Encoders of mp3 add up to four short frames, which a header may count or not.
 _MP3_PADDING = 2_400
 _LOWEST_RATE, _HIGHEST_RATE = 1_000, 384_000
-_MOST_CHANNELS = 64
+_MOST_CHANNELS, _MOST_LINKS = 64, 1_000
 # Samples of all channels that are in memory at once.
 _BLOCK_SAMPLES = 1 << 20
 # What libsndfile says of a stream whose header states no length.
@@ -41,7 +48,7 @@ _UNKNOWN_FRAMES = 1 << 48
 _COMPRESSED = {"FLAC": "flac", "OGG": "ogg", "MP3": "mp3"}
 # Levels, as amplitudes of full scale: -66 dB, and what is no overshoot of a codec.
 _SILENCE, _OVERLOAD = 5e-4, 1.5
-_FULL_SCALE, _CLIPPED_SHARE = 0.9999, 1e-3
+_FULL_SCALE, _CLIPPED_SHARE = 0.9999, 5e-3
 # Averaging n unlike channels leaves 1/n of their power; a tenth of that is cancellation.
 _CANCELLED = 0.1
 
@@ -205,7 +212,9 @@ def listen(segment: Segment) -> tuple[str, ...]:
     if peak > _OVERLOAD:
         notes.append(f"its samples reach {peak:.3g} times full scale")
     elif full > _CLIPPED_SHARE * frames * channels:
-        notes.append(f"it is clipped: {full / frames / channels:.1%} of its samples are full scale")
+        notes.append(
+            f"it is clipped: {full / frames / channels:.1%} of its samples are at full scale"
+        )
     return tuple(notes)
 
 
@@ -241,12 +250,21 @@ def _inspect(handle: FileIO, path: Path, signature: Signature) -> Sound:
     kind = container_of(handle.read(HEAD_BYTES))
     if kind is None:
         raise AudioError(f"not {READABLE}, or damaged")
+    try:
+        extent = find_extent(handle, kind)
+        pages = read_ogg_pages(handle) if kind == "ogg" else None
+    except TooManyPartsError as error:
+        raise AudioError(str(error)) from None
     kind, header = _read_header(handle, kind)
     if kind in _COMPRESSED.values():
-        content = _read_through(handle, kind, header)
+        content = _read_through(handle, kind, header, pages)
     else:
-        content = _count(handle, kind) if header is None else header
-        notes = _check_extent(handle, kind, content.seconds)
+        # A recording that was never finished states a length of 0.
+        unfinished = extent is not None and extent.end is None and extent.size > extent.start
+        content = header or _count(handle, kind)
+        if content.frames == 0 and unfinished:
+            content = _count(handle, kind)
+        notes = _check_extent(extent, content.seconds)
         content = replace(content, notes=(*content.notes, *notes))
     if content.frames <= 0:
         raise AudioError("the file holds no audio")
@@ -270,7 +288,7 @@ def _read_header(handle: FileIO, kind: str) -> tuple[str, Content | None]:
             kind = _COMPRESSED.get(file.format, kind)
             if file.frames < _UNKNOWN_FRAMES:
                 return kind, Content(file.frames, file.samplerate, file.channels)
-    except soundfile.LibsndfileError:
+    except soundfile.SoundFileError:
         pass  # FFmpeg may know it, or says what is wrong
     return kind, None
 
@@ -279,17 +297,19 @@ def _count(handle: FileIO, kind: str) -> Content:
     try:
         count = count_frames(handle, kind)
     except FFmpegError as error:
-        raise AudioError(f"not {READABLE}, or damaged ({error})") from None
+        raise AudioError(f"the file is damaged, or cannot be decoded ({error})") from None
     notes = (f"{count.damaged:,} of its packets could not be decoded",) if count.damaged else ()
     return Content(count.frames, count.sample_rate, count.channels, True, notes)
 
 
-def _read_through(handle: FileIO, kind: str, header: Content | None) -> Content:
+def _read_through(
+    handle: FileIO, kind: str, header: Content | None, pages: OggPages | None
+) -> Content:
     """Return what a compressed file holds when it is decoded to its end.
 
     libsndfile, which finds any offset at once, decodes it later if it sees the same length.
     """
-    notes = _check_pages(handle) if kind == "ogg" else ()
+    notes = _check_pages(pages) if pages else ()
     whole = _count(handle, kind)
     if header is None:
         return replace(whole, notes=(*notes, *whole.notes))
@@ -301,7 +321,7 @@ def _read_through(handle: FileIO, kind: str, header: Content | None) -> Content:
     guessed = kind == "mp3" and not states_its_length(handle)
     if not guessed:
         if more < -slack:
-            raise AudioError(f"the file is damaged: its last {-more:.2f} s are missing")
+            raise AudioError(f"the file is damaged: {-more:.2f} s of it are missing")
         if more > slack and kind == "flac":
             raise AudioError(_JOINED)  # FFmpeg loses a frame where they meet
         if more > slack:
@@ -312,24 +332,24 @@ def _read_through(handle: FileIO, kind: str, header: Content | None) -> Content:
     return replace(header, frames=min(header.frames, whole.frames)) if guessed else header
 
 
-def _check_pages(handle: FileIO) -> tuple[str, ...]:
-    pages = read_ogg_pages(handle)
+def _check_pages(pages: OggPages) -> tuple[str, ...]:
     if pages.cut:
         raise AudioError("the file is damaged: it ends within a page of its Ogg stream")
+    if len(pages.links) > _MOST_LINKS:
+        raise AudioError(f"{len(pages.links):,} recordings are joined in it; at most {_MOST_LINKS}")
     notes = []
-    if pages.links > 1:
-        notes.append(f"{pages.links} recordings are joined in it; all were heard")
+    if len(pages.links) > 1:
+        notes.append(f"{len(pages.links)} recordings are joined in it; all were heard")
     if not pages.ended:
         notes.append("it may be cut off: its Ogg stream has no end")
     return tuple(notes)
 
 
-def _check_extent(handle: FileIO, kind: str, seconds: float) -> tuple[str, ...]:
+def _check_extent(extent: Extent | None, seconds: float) -> tuple[str, ...]:
     """Return notes of bytes that the header does not account for; `seconds` is what is heard.
 
     Raises AudioError where sound is missing, or follows that would not be heard.
     """
-    extent = find_extent(handle, kind)
     if extent is None or extent.end is None:
         return ()
     there = min(extent.end, extent.size) - extent.start
@@ -403,8 +423,9 @@ def _decoded(handle: FileIO, segment: Segment) -> Iterator[_Block]:
             _skip(file, segment.start, most)
             while len(block := file.read(most, dtype="float32", always_2d=True)):
                 yield block
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"the file is damaged ({error.error_string.rstrip('.')})") from None
+    except soundfile.SoundFileError as error:
+        reason = getattr(error, "error_string", str(error)).rstrip(".")
+        raise AudioError(f"the file is damaged ({reason})") from None
     except FFmpegError as error:
         raise AudioError(f"the file is damaged ({error})") from None
 
@@ -428,9 +449,7 @@ def _skip(sound: soundfile.SoundFile, frames: int, most: int) -> None:
 def _open(path: Path, signature: Signature) -> Iterator[FileIO]:
     """Open the file that was looked at before; AudioError if another is in its place."""
     try:
-        with open_regular(path, None, path.name) as handle:
-            if Signature.of(os.fstat(handle.fileno())) != signature:
-                raise AudioError("the file changed while the evaluation used it")
+        with open_unchanged(path, signature, path.name) as handle:
             yield handle
     except SourceError as error:
         raise AudioError(str(error)) from None

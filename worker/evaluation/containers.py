@@ -15,6 +15,12 @@ _NAME = re.compile(rb"[ -~\xa9]{4}")
 _FILES = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"FORM", b".snd", b"dns.", b"caff", b"NIST")
 _TAGS = (b"ID3", b"TAG", b"APET", b"LYRI")
 _NIST_HEADER_LIMIT = 1 << 16
+# A day of the shortest pages; a sound file has a dozen chunks.
+_MOST_PAGES, _MOST_CHUNKS = 5_000_000, 10_000
+
+
+class TooManyPartsError(Exception):
+    """A file has more chunks or pages than one of sound could have."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ def find_extent(handle: BinaryIO, kind: str) -> Extent | None:
     """Return where a file of uncompressed frames (wav, w64, aiff, au, caf, nist) has its samples.
 
     Reads headers only. None for another kind, and where no samples are found: the decoder says
-    why then.
+    why then. Raises TooManyPartsError.
     """
     size = os.fstat(handle.fileno()).st_size
     match kind:
@@ -79,7 +85,9 @@ def _chunks(
     """Walk chunks of a name and a length each; `large` is the length where 32 bits cannot say."""
     head = struct.calcsize(form)
     padded = head == 8
+    chunks = 0
     while len(chunk := _at(handle, at, head)) == head:
+        chunks = _one_more(chunks)
         name, length = struct.unpack(form, chunk)
         start = at + head
         if name == wanted:
@@ -98,8 +106,9 @@ def _chunks(
 
 def _w64(handle: BinaryIO, size: int) -> Extent | None:
     # Lengths count the 24 bytes of the chunk's own head, and chunks lie at multiples of 8.
-    at = 40
+    at, chunks = 40, 0
     while len(chunk := _at(handle, at, 24)) == 24:
+        chunks = _one_more(chunks)
         length = struct.unpack("<Q", chunk[16:])[0]
         if chunk[:16] == b"data" + _W64_TAIL:
             if not 24 < length < _UNKNOWN_64:
@@ -146,7 +155,9 @@ def _with_rest(handle: BinaryIO, extent: Extent, form: str | None) -> Extent:
         at = (end + 7) // 8 * 8
     elif form and form.endswith("I"):
         at = end + end % 2
+    chunks = 0
     while at < extent.size:
+        chunks = _one_more(chunks)
         head = _at(handle, at, 40)
         if head[:4] in _FILES:
             return Extent(extent.start, end, extent.size, extent.size - at, joined=True)
@@ -180,6 +191,12 @@ def _chunk_length(head: bytes, form: str | None) -> int | None:
     return size + length + (length % 2 if size == 8 else 0)
 
 
+def _one_more(count: int, most: int = _MOST_CHUNKS) -> int:
+    if count >= most:
+        raise TooManyPartsError(f"it has more than {most:,} chunks or pages")
+    return count + 1
+
+
 def _is_blank(handle: BinaryIO, at: int) -> bool:
     """Return whether only zeros follow: a recorder that fills up its last block."""
     handle.seek(at)
@@ -199,9 +216,9 @@ def _at(handle: BinaryIO, at: int, length: int) -> bytes:
 
 @dataclass(frozen=True)
 class OggPages:
-    """What the pages of an Ogg file tell: how many streams follow one another, and how it ends."""
+    """What the pages of an Ogg file tell: where its recordings begin, and how it ends."""
 
-    links: int
+    links: tuple[int, ...]
     ended: bool
     cut: bool
 
@@ -209,18 +226,20 @@ class OggPages:
 def read_ogg_pages(handle: BinaryIO) -> OggPages:
     """Return the structure of an Ogg file from the heads of its pages (RFC 3533)."""
     size = os.fstat(handle.fileno()).st_size
-    links, at, ended = 0, 0, False
-    beginning = False
+    links: list[int] = []
+    at, pages, ended, beginning = 0, 0, False, False
     while len(head := _at(handle, at, 27)) == 27 and head[:4] == b"OggS":
+        pages = _one_more(pages, _MOST_PAGES)
         kind, segments = head[5], head[26]
         table = handle.read(segments)
         # A link may hold several streams: all of them begin before any goes on.
-        links += bool(kind & 2) and not beginning
+        if kind & 2 and not beginning:
+            links.append(at)
         beginning, ended = bool(kind & 2), bool(kind & 4)
         at += 27 + segments + sum(table)
         if len(table) < segments or at > size:
-            return OggPages(links, ended=False, cut=True)
-    return OggPages(links, ended, cut=at < size and head.startswith((b"O", b"OggS")))
+            return OggPages(tuple(links), ended=False, cut=True)
+    return OggPages(tuple(links), ended, cut=at < size and head.startswith((b"O", b"OggS")))
 
 
 def states_its_length(handle: BinaryIO) -> bool:

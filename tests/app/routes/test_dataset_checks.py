@@ -15,6 +15,7 @@ from app.sources.audio_files import container_of
 from app.sources.dataset_checks import check_audio
 from app.sources.manifests import read_manifest
 from tests.app.routes.test_create_merge import refusal
+from tests.app.sources.conftest import checkpoint_files, whisper_tensors
 
 WAV = b"RIFF\x24\0\0\0WAVE"
 Post = Callable[..., Any]
@@ -142,3 +143,15 @@ def test_languages_that_the_checkpoint_does_not_know_are_refused_by_name(
 def test_an_english_only_checkpoint_is_never_told_a_language(post: Post, models: Path) -> None:
     (models / "0.wav").write_bytes(WAV)
     assert post(line("0.wav", language="pt"), language="pt").status_code == 200
+
+
+def test_another_language_for_whispers_english_models_is_said(post: Post, models: Path) -> None:
+    (models / "0.wav").write_bytes(WAV)
+    config = {"vocab_size": 51_864}
+    tensors = whisper_tensors(**config)
+    for name in ("base", "one", "two"):
+        for file, content in checkpoint_files(tensors, config).items():
+            (models / name / file).write_bytes(content)
+    (warning,) = post(line("0.wav", language="pt")).json()["warnings"]
+    assert warning["code"] == "english_only"
+    assert post(line("0.wav", language="en"), line("0.wav")).json()["warnings"] == []

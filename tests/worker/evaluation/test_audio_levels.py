@@ -131,5 +131,5 @@ def test_a_file_that_is_swapped_is_not_read(tmp_path: Path, make_sound: MakeSoun
         soundfile.write(file, make_sound(1.0), 16_000)
     segment = find_segment(path)
     other.replace(path)
-    with pytest.raises(AudioError, match="changed while"):
+    with pytest.raises(AudioError, match="changed since it was looked at"):
         read_segment(segment)
