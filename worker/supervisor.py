@@ -31,7 +31,7 @@ _LOG = logging.getLogger(__name__)
 _TICK_SECONDS = 0.25
 _MARGIN_SECONDS = 3.0
 # Celery's loop beats every second; a busy machine may keep it from doing so for a while.
-_DEAF_SECONDS = 10.0
+_DEAF_SECONDS = 8.0
 # What Celery may take to start before its silence is worth a word: it imports torch.
 _START_SECONDS = 60.0
 # The tasks are imported first: `run` is for those that are known by then.
@@ -131,14 +131,15 @@ def _sweep_until(stopping: threading.Event, sweeper: Sweeper, worker_id: str, be
     due = time.monotonic()  # what a dead worker left may be waiting already
     takes_jobs, said = False, ""
     while not stopping.wait(_TICK_SECONDS):
-        has_begun = beats.are_recent() and not takes_jobs
-        takes_jobs = beats.are_recent()
-        if time.monotonic() < due and not has_begun:
+        took_jobs, takes_jobs = takes_jobs, beats.are_recent()
+        if time.monotonic() < due and takes_jobs == took_jobs:
             continue
         due = time.monotonic() + sweeper.settings.sweep_seconds
         try:
             if takes_jobs:
                 fleet.seen(sweeper.engine, worker_id)
+            elif took_jobs:
+                fleet.dismiss(sweeper.engine, worker_id)
             sweeper.sweep()
             said = ""
         except SQLAlchemyError as error:

@@ -63,7 +63,7 @@ def wait_for(what: Callable[[], bool], seconds: float = 90.0) -> None:
 def alive(data: Path) -> list[str]:
     engine = connect(data / "afluente.db")
     migrate(engine)
-    found = [row["id"] for row in fleet.alive(engine, 5.0)]
+    found = [row["id"] for row in fleet.alive(engine, 60.0)]
     engine.dispose()
     return found
 
@@ -88,8 +88,14 @@ def test_a_killed_celery_is_replaced_and_leaves_no_zombie(broker: str, tmp_path:
         victims = {celery.pid, *(child.pid for child in celery.children(recursive=True))}
         assert len(victims) > 1
         celery.kill()
+        # Its replacement is held up until the silence shows: nothing takes a job meanwhile.
+        wait_for(lambda: {child.pid for child in process.children()} - victims != set())
+        [replacement] = [child for child in process.children() if child.pid not in victims]
+        replacement.suspend()
+        wait_for(lambda: alive(data) == [], 30.0)
+        replacement.resume()
+        wait_for(lambda: bool(alive(data)))
         wait_for(lambda: not any(psutil.pid_exists(pid) for pid in victims))
-        wait_for(lambda: bool(process.children()))
     assert alive(data) == []
 
 
