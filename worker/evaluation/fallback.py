@@ -34,7 +34,7 @@ class Reconsideration:
         self.rules = Fallback()
         # OpenAI samples one hypothesis from the whole distribution.
         self.sampling = deepcopy(generation)
-        self.sampling.update(num_beams=1, top_k=0)
+        self.sampling.num_beams, self.sampling.top_k = 1, 0
         own = facts.constraints(num_beams=1)
         self.never = own.get("suppress_tokens", [])
         self.never_first = own.get("begin_suppress_tokens", [])

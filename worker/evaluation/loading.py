@@ -49,7 +49,7 @@ def load(
             # Dithering adds noise, and so another transcript each time.
             dither=0.0,
         )
-        config = model_config(facts)
+        config = model_config(checkpoint.name, facts)
     with blaming(f"{checkpoint.name} cannot be loaded"):
         model, report = WhisperForConditionalGeneration.from_pretrained(
             str(checkpoint),
@@ -69,16 +69,16 @@ def load(
     return model, extractor, tokenizer
 
 
-def model_config(facts: CheckpointFacts) -> WhisperConfig:
+def model_config(name: str, facts: CheckpointFacts) -> WhisperConfig:
     """Return the model's config, made of the fields that decide what it computes."""
     config = facts.config
     activation = config.get("activation_function", "gelu")
     if not isinstance(activation, str) or activation not in ACT2FN:
         raise InvalidCheckpointError(
-            f"config.json says activation_function {ascii(activation)[:60]}, which is unknown."
+            f"{name}: config.json says activation_function {ascii(activation)[:60]}; it is unknown."
         )
     return WhisperConfig(
-        **{name: config[name] for name in SIZE_KEYS},
+        **{size: config[size] for size in SIZE_KEYS},
         activation_function=activation,
         scale_embedding=config.get("scale_embedding", False) is True,
         tie_word_embeddings=is_output_tied(config),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from app.contract.evaluation import DecodingRecord
 from app.reports.comparison import compare, difference
 from app.reports.scored import score_dataset
 
@@ -80,3 +81,68 @@ def test_a_renamed_dataset_is_known_by_its_manifest(make_dataset) -> None:
     scored = score_dataset(make_dataset("set", *PAIRS))
     differences, _ = compare(scored, {"base": [score_dataset(make_dataset("before", *BETTER))]})
     assert differences["base"]["delta"] == pytest.approx(1 / 6)
+
+
+def record(**fields: object) -> dict[str, object]:
+    plain = {"num_beams": 1, "language": "pt", "task": "transcribe", "dtype": "float32"}
+    return {**plain, **fields}
+
+
+def why_not(make_dataset, one: dict[str, object], other: dict[str, object]) -> str | None:
+    scored = []
+    for decoding in (one, other):
+        dataset = make_dataset("set", *PAIRS)
+        result = dataset.result.model_copy(
+            update={"decoding": DecodingRecord.model_validate(decoding)}
+        )
+        scored.append(score_dataset(dataset.model_copy(update={"result": result})))
+    return compare(scored[0], {"other": [scored[1]]})[1].get("other")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (record(backend="afluente"), record(backend="transformers")),
+        (record(), record(search="greedy", versions={"torch": "1"}, device_type="cuda")),
+        (record(checkpoint_settings={}), record(checkpoint_settings={}, search="greedy")),
+        (
+            record(checkpoint_settings={"max_new_tokens": "24"}, backend="afluente"),
+            record(checkpoint_settings={"max_new_tokens": "24"}, backend="transformers"),
+        ),
+    ],
+    ids=["backend", "before the search was noted", "noted and not", "own settings"],
+)
+def test_what_decides_no_hypothesis_makes_nothing_unlike(make_dataset, one, other) -> None:
+    assert why_not(make_dataset, one, other) is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        (
+            record(checkpoint_settings={}),
+            record(checkpoint_settings={"max_new_tokens": "24"}),
+            "it was decoded with max_new_tokens 24 instead of Whisper's default",
+        ),
+        (
+            record(checkpoint_settings={"suppress_tokens": "[3]"}),
+            record(checkpoint_settings={}),
+            "it was decoded with suppress_tokens Whisper's default instead of [3]",
+        ),
+        (
+            record(checkpoint_settings={}),
+            record(checkpoint_settings={}, search="temperature_fallback", fallback={}),
+            "it was decoded with search temperature_fallback",
+        ),
+        (
+            record(checkpoint_settings={}),
+            record(),
+            "its result is from before the checkpoint's own settings were noted",
+        ),
+    ],
+    ids=["limit", "suppressed", "search", "not noted"],
+)
+def test_what_decides_hypotheses_makes_unlike_by_name(make_dataset, one, other, said) -> None:
+    found = why_not(make_dataset, one, other)
+    assert found is not None
+    assert found.startswith(said)
