@@ -138,6 +138,8 @@ def _resolve_all(
         try:
             return resolve(item[0], policy, param=item[1])
         except SourceError as error:
+            # Its frames would keep the source's headers until all are resolved.
+            error.__traceback__ = error.__context__ = None
             return error
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from app.contract.errors import InvalidCheckpointError, Problem, SourceTooLargeError
+from app.contract.problems import shown
 from app.contract.tensors import TensorHeader
 from app.sources import generation
 from app.sources.checkpoint import SourceFile
-from app.sources.safetensors import parse_header
+from app.sources.json_text import BadJsonError, read_object
+from app.sources.safetensors import MOST_TENSORS, parse_header
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -32,6 +33,10 @@ COMPANIONS = (
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "pytorch_model.pt")
 # Far above any Whisper's; the index of a model of a thousand shards has some MB.
 _MAX_JSON_BYTES = 32 * 2**20
+# Twice as large as a header of as many tensors.
+_MAX_INDEX_BYTES = 8_000_000
+# Each is kept open while it is merged.
+_MOST_SHARDS = 64
 
 
 class SourceFolder(Protocol):
@@ -149,12 +154,9 @@ def _read_json(
     if file.size > most_bytes:
         raise InvalidCheckpointError(f"{label} has {file.size:,} bytes, over {most_bytes:,}")
     try:
-        document = json.loads(folder.read_prefix(file, file.size).decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise InvalidCheckpointError(f"{label} is not JSON") from None
-    if not isinstance(document, dict):
-        raise InvalidCheckpointError(f"{label} is not a JSON object")
-    return document
+        return read_object(folder.read_prefix(file, file.size))
+    except BadJsonError as error:
+        raise InvalidCheckpointError(f"{label} {error}") from None
 
 
 def _weight_files(
@@ -165,8 +167,17 @@ def _weight_files(
     if WEIGHTS in found:
         return {WEIGHTS: found[WEIGHTS]}, None
     if INDEX in found:
-        weight_map = _read_index(folder, found[INDEX])
+        index = found[INDEX]
+        if index.size > _MAX_INDEX_BYTES:
+            raise InvalidCheckpointError(
+                f"{folder.label}: {INDEX} has {index.size:,} bytes, over {_MAX_INDEX_BYTES:,}"
+            )
+        weight_map = _read_index(folder, index)
         names = sorted(set(weight_map.values()))
+        if len(names) > _MOST_SHARDS:
+            raise InvalidCheckpointError(
+                f"{folder.label}: {INDEX} names {len(names):,} shards, over {_MOST_SHARDS}"
+            )
         shards = folder.find(names)
         missing = [name for name in names if name not in shards]
         if missing:
@@ -191,7 +202,7 @@ def _read_index(folder: SourceFolder, file: SourceFile) -> dict[str, str]:
     for shard in weight_map.values():
         if not isinstance(shard, str) or not _is_plain_name(shard):
             raise InvalidCheckpointError(
-                f"{label} names the shard {ascii(shard)[:100]}; a shard is a .safetensors file "
+                f"{label} names the shard {shown(shard)}; a shard is a .safetensors file "
                 "beside the index"
             )
     return weight_map
@@ -215,6 +226,8 @@ def _read_weights(folder: SourceFolder, file: SourceFile, contents: Contents) ->
     twice = [name for name in header.tensors if name in contents.tensors]
     if twice:
         raise InvalidCheckpointError(f"{label} holds tensors of another shard: {sample(twice)}")
+    if len(contents.tensors) + len(header.tensors) > MOST_TENSORS:
+        raise InvalidCheckpointError(f"{label}: over {MOST_TENSORS:,} tensors with other shards'")
     contents.tensors.update(header.tensors)
     contents.metadata.update(header.metadata)
 

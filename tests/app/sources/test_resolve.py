@@ -24,6 +24,7 @@ from app.contract.errors import (
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import resolve
 from app.sources.whisper import expected_shapes
+from tests.app.sources.conftest import write_safetensors
 
 Make = Callable[..., Path]
 CONFIG = {"model_type": "whisper"}
@@ -160,6 +161,29 @@ def test_pickled_weights_are_never_read(make_checkpoint: Make, policy: SourcePol
     error = refusal(make_checkpoint(files=files), policy)
     assert "pytorch_model.bin only" in error.message
     assert "safetensors" in error.message
+
+
+def test_large_sharded_checkpoints_are_refused_before_they_are_read(
+    make_checkpoint: Make, policy: SourcePolicy
+) -> None:
+    many = {f"t{n}": "s.safetensors" for n in range(100_001)}
+    shards = {f"t{n}": f"{n}.safetensors" for n in range(65)}
+    long = {"a": f"{'n' * 300}.safetensors", "b": "\ud800.safetensors"}
+    both = {f"{k}.{n}": f"s{k}.safetensors" for k in range(2) for n in range(3000)}
+    wide_shards = {
+        f"s{k}": write_safetensors({f"{k}.{n}": ("F32", (1,)) for n in range(3000)})
+        for k in range(2)
+    }
+    for name, files, said in (
+        ("many", sharded(many), "more than 100,000 values"),
+        ("shards", sharded(shards), "names 65 shards, over 64"),
+        ("long", sharded(long), "names the shard"),
+        ("large", {"model.safetensors.index.json": b" " * 8_000_001}, "8,000,001 bytes"),
+        ("wide", sharded(both, **wide_shards), "over 5,000 tensors"),
+    ):
+        error = refusal(make_checkpoint(name, files={"config.json": b"{}", **files}), policy)
+        assert said in " ".join(problem.message for problem in error.as_problems())
+        assert len(error.message) < 2000
 
 
 @pytest.mark.parametrize("config", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.contract.errors import InvalidCheckpointError
-from app.sources.safetensors import SafetensorsHeader, parse_header
+from app.sources.safetensors import MAX_HEADER_BYTES, SafetensorsHeader, parse_header
 
 
 def pack(header: object, data: bytes = b"", length: int | None = None) -> bytes:
@@ -77,8 +78,8 @@ def test_the_librarys_own_files_are_read(tmp_path: Path) -> None:
         (b"", "empty"),
         (b"\1\2\3", "too few"),
         (b"\0" * 9, "too few"),
-        (b"PK\3\4" + b"garbage" * 50, "over the 100,000,000"),
-        (pack(b"{}", length=100_000_001), "over the 100,000,000"),
+        (b"PK\3\4" + b"garbage" * 50, "over the 4,000,000"),
+        (pack(b"{}", length=100_000_001), "over the 4,000,000"),
         (pack(b"{}", length=3), "cut off or not safetensors"),
         (pack(b"[1, 2]"), "does not start with"),
         (pack(b"\x80\x02}q"), "does not start with"),
@@ -87,6 +88,18 @@ def test_the_librarys_own_files_are_read(tmp_path: Path) -> None:
         (pack(b'{"a":' * 100_000), "not JSON"),
         (pack(b'{"a": NaN}'), "NaN"),
         (pack(b'{"a": 1, "a": 1}'), "twice"),
+        (pack(b'{"a": {"dtype": "F32", "dtype": "F32"}}'), "names 'dtype' twice"),
+        (pack(b'{"a": ' + b"[" * 900 + b"]" * 900 + b"}"), "must state"),
+        (pack({"a": {**tensor(), "dtype": [[[1] * 9] * 999]}}), "unknown dtype a list"),
+        (pack({"a": tensor(shape=[2**63 - 1] * 300)}), "not a list of sizes"),
+        (pack({"a": tensor(shape=[2**63 - 1] * 32)}, b"\0" * 8), "needs"),
+        (pack(b'{"a": {"dtype": "F32", "shape": [' + b"9" * 5000 + b"]}}"), "not JSON"),
+        (pack({"a": tensor(offsets=[0, 10**400])}), "begin, end"),
+        (pack({"n" * 501: tensor()}, b"\0" * 8), "too long"),
+        (pack({"n" * 10**6: tensor()}, b"\0" * 8), "too long"),
+        (pack({f"t{n}": {} for n in range(5001)}), "5,001 tensors, over the 5,000"),
+        (pack(b'{"a": [' + b"[]," * 60_000 + b"0]}"), "more than 100,000 values"),
+        (pack(b'{"__metadata__": {' + b'"":"",' * 100_001 + b'"":""}}'), "values"),
         (pack({"__metadata__": {"k": 1}}), "not a string"),
         (pack({"__metadata__": [1]}), "not an object"),
         (pack({"a": 1}), "must state"),
@@ -114,6 +127,7 @@ def test_a_bad_file_is_refused_by_name_and_reason(content: bytes, said: str) -> 
     with pytest.raises(InvalidCheckpointError, match=said) as refusal:
         parse(content)
     assert refusal.value.message.startswith("w: ")
+    assert len(refusal.value.message) < 2000
 
 
 @given(st.binary(max_size=200))
@@ -153,3 +167,31 @@ def test_a_cut_file_is_refused_wherever_it_is_cut(at: int) -> None:
     content = pack({"a": tensor(), "b": tensor(offsets=(8, 16))}, b"\7" * 16)
     with pytest.raises(InvalidCheckpointError):
         parse(content[: at % len(content)])
+
+
+@given(st.text(min_size=1, max_size=300), st.integers(1, 10**6))
+def test_any_text_in_place_of_a_header_is_refused(text: str, times: int) -> None:
+    """Also long and repetitive ones, quickly: hypothesis has a deadline for each."""
+    content = b'{"' + (text.encode("utf-8", "surrogatepass") * times)[:300_000]
+    with pytest.raises(InvalidCheckpointError):
+        parse(pack(content))
+
+
+def test_many_duplicates_are_found_in_linear_time() -> None:
+    names = ",".join(f'"{n}":0' for n in range(49_000))
+    started = time.process_time()
+    with pytest.raises(InvalidCheckpointError, match="names '48999' twice"):
+        parse(pack(f'{{{names},"48999":0,"48999":0}}'.encode()))
+    assert time.process_time() - started < 2.0
+
+
+def test_a_header_beyond_the_limit_is_never_read() -> None:
+    asked = []
+
+    def read_prefix(length: int) -> bytes:
+        asked.append(length)
+        return (MAX_HEADER_BYTES + 1).to_bytes(8, "little") + b"{" * (length - 8)
+
+    with pytest.raises(InvalidCheckpointError, match="over the"):
+        parse_header(read_prefix, 10**12, "w")
+    assert sum(asked) < 10**6
