@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,7 +52,8 @@ def _located(source: object) -> object:
     if isinstance(source, Mapping):
         return {**source, "uri": _located(source["uri"])} if "uri" in source else source
     if isinstance(source, str) and "://" not in source and not source.startswith("file:"):
-        return Path(source).expanduser().resolve().as_uri()
+        # Leaves `~nobody` as it is, where Path would raise.
+        return Path(os.path.expanduser(source)).resolve().as_uri()  # noqa: PTH111
     return source
 
 

@@ -17,7 +17,9 @@ _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w./+-]*", re.ASCII)
 _HOST = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?", re.ASCII)
-_MERGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_MERGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+# What file systems allow; the hub's names are shorter.
+_LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ def _plain_path(uri: str, policy: SourcePolicy) -> FilePlace:
             f"{uri}: this is no URI; write file:///… for a folder on the server or "
             "hf://organisation/name for a model of the hub"
         )
-    path = Path(uri).expanduser()
+    # Leaves `~nobody` as it is, where Path would raise.
+    path = Path(os.path.expanduser(uri))  # noqa: PTH111
     return FilePlace(path, path.absolute().name or "checkpoint")
 
 
@@ -125,6 +128,8 @@ def _file(uri: str) -> FilePlace:
 
 def _hub(uri: str, rest: str) -> HubPlace:
     repo, at, revision = rest.rstrip("/").partition("@")
+    if len(rest) > _LONGEST_NAME:
+        raise SourceNotAllowedError(f"{uri}: a model of the hub has no such long name")
     if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo:
         raise SourceNotAllowedError(
             f"{uri}: write hf://organisation/name or hf://organisation/name@revision"
@@ -178,6 +183,10 @@ def _decoded_segments(uri: str, path: str) -> list[str]:
         if segment in (".", "..") or "/" in segment or "\\" in segment:
             raise SourceNotAllowedError(
                 f"{uri}: a path has no '.' or '..' segments and no encoded slashes"
+            )
+        if len(segment.encode()) > _LONGEST_NAME:
+            raise SourceNotAllowedError(
+                f"{uri}: a name in a path has {_LONGEST_NAME} bytes at most"
             )
         if not segment.isprintable() or _ESCAPE.search(segment):
             raise SourceNotAllowedError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from hypothesis import given
@@ -102,3 +103,17 @@ def test_what_is_read_is_counted() -> None:
     assert plan_of({"method": "tsv_m"}, big).as_document()["totals"]["bytes_read"] == 3 * 4000
     assert plan_of({"method": "soup"}, big).as_document()["totals"]["bytes_read"] == 2 * 4000
     assert plan_of({"method": "soup"}, big).as_document()["totals"]["bytes_written"] > 4000
+
+
+def test_hostile_globs_on_many_tensors_take_bounded_time() -> None:
+    """Patterns that a matcher with backtracking would never finish."""
+    names = [f"model.decoder.layers.{n}.{'a' * 40}" for n in range(1300)]
+    tensors = {name: tensor(name) for name in names}
+    rules = [
+        {"match": f"{start}{n}", "method": "keep_base"}
+        for n, start in enumerate(("*a" * 200, "*?" * 200, "*[!z]" * 80, "*" * 490) * 10)
+    ]
+    recipe = parse_request({"checkpoints": ["a", "b"], "method": "soup", "rules": rules}).recipe
+    started = time.process_time()
+    assert len(make_plan(recipe, tensors, None, [tensors, tensors]).unmatched_rules) == len(rules)
+    assert time.process_time() - started < 10.0

@@ -37,6 +37,13 @@ def test_a_place_and_a_name_come_of_each_scheme(uri: str, place: object) -> None
     ("uri", "said"),
     [
         ("", "not empty"),
+        (f"file:///m/{'n' * 256}", "255 bytes at most"),
+        (f"file:///m/{'%C3%A4' * 128}/x", "255 bytes at most"),
+        (f"https://example.org/{'n' * 256}", "255 bytes at most"),
+        (f"hf://org/{'n' * 256}", "no such long name"),
+        (f"merge://{'n' * 65}", "the merge's id"),
+        (f"https://example.org:{'9' * 30}/a", "not a URI"),
+        ("file:///m/%ED%A0%80", "not UTF-8"),
         ("file:///models/../etc", r"'\.\.'"),
         ("file:///models/%2e%2e/etc", r"'\.\.'"),
         ("file:///models/%252e%252e/etc", "once at most"),
@@ -113,3 +120,8 @@ def test_a_path_survives_its_uri(name: str) -> None:
     if ".." in path.parts or not str(path).isprintable():
         return
     assert parse_uri(file_uri(path), POLICY) == FilePlace(path, path.name)
+
+
+def test_a_home_that_nobody_has_is_a_path_like_any_other() -> None:
+    place = parse_uri("~nobody-has-this-name/x", replace(POLICY, file_roots=None))
+    assert place == FilePlace(Path("~nobody-has-this-name/x"), "x")
