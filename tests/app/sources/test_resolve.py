@@ -5,25 +5,32 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.contract.errors import (
     AfluenteError,
     ConflictError,
     InvalidCheckpointError,
     NotFoundError,
+    SourceError,
     SourceNotAllowedError,
     SourceNotFoundError,
     SourceTooLargeError,
 )
+from app.sources.checkpoint import SourceFile
+from app.sources.layout import read_contents
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import resolve
 from app.sources.whisper import expected_shapes
+from tests.app.sources.conftest import CONFIG as CONFIG_OF_A_MODEL
 from tests.app.sources.conftest import write_safetensors
 
 Make = Callable[..., Path]
@@ -314,3 +321,51 @@ def test_a_checkpoint_is_resolved_in_milliseconds(
     for _ in range(20):
         resolve(uri, policy)
     assert (time.perf_counter() - start) / 20 < 0.05
+
+
+class InMemory:
+    """A checkpoint's folder of these files."""
+
+    label = "m"
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self._files = files
+
+    def find(self, names: Iterable[str]) -> dict[str, SourceFile]:
+        return {n: SourceFile(n, len(self._files[n])) for n in names if n in self._files}
+
+    def read_prefix(self, file: SourceFile, length: int) -> bytes:
+        return self._files[file.name][:length]
+
+
+_LEAF = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
+_SHARD = st.sampled_from(["s.safetensors", "t.safetensors"]) | _LEAF
+_ANY = st.recursive(
+    _LEAF,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+_INDEX = st.fixed_dictionaries(
+    {"weight_map": st.dictionaries(st.sampled_from("ab") | st.text(max_size=3), _SHARD) | _ANY}
+)
+_CONFIGS = st.dictionaries(st.sampled_from([*CONFIG_OF_A_MODEL, "auto_map"]), _ANY, max_size=4)
+
+
+@given(index=_INDEX | _ANY, changes=_CONFIGS, generation=_ANY, noise=st.binary(max_size=20))
+def test_any_documents_are_a_checkpoint_or_refused(
+    index: object, changes: dict[str, object], generation: object, noise: bytes
+) -> None:
+    files = {
+        "config.json": json.dumps(CONFIG_OF_A_MODEL | changes).encode(),
+        "generation_config.json": json.dumps(generation).encode(),
+        "tokenizer.json": noise,
+        "model.safetensors.index.json": json.dumps(index).encode(),
+        "s.safetensors": ONE,
+        "t.safetensors": ONE[:8] + noise + ONE[8 + len(noise) :],
+    }
+    with suppress(SourceError):
+        read_contents(InMemory(files), 10**9)
+    with suppress(SourceError):
+        read_contents(InMemory(dict.fromkeys(files, noise)), 10**9)
