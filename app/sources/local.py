@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable
@@ -13,10 +14,13 @@ from app.contract.errors import (
     SourceError,
     SourceNotAllowedError,
     SourceNotFoundError,
+    StorageError,
 )
 from app.sources.checkpoint import Signature, SourceFile
 
 _Roots = tuple[Path, ...] | None
+# Says nothing of the file: it may be opened later.
+_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 def allowed_path(path: Path, roots: _Roots, label: str) -> Path:
@@ -53,6 +57,7 @@ def open_regular(path: Path, roots: _Roots, label: str) -> FileIO:
     Raises:
         SourceNotFoundError: there is none, or it cannot be read.
         SourceNotAllowedError: it lies outside the roots, or is a device, pipe or socket.
+        StorageError: this process or machine has too many files open.
 
     """
     real = allowed_path(path, roots, label)
@@ -68,6 +73,8 @@ def open_regular(path: Path, roots: _Roots, label: str) -> FileIO:
     except (FileNotFoundError, NotADirectoryError):
         raise SourceNotFoundError(f"{label}: there is no such file") from None
     except OSError as error:
+        if error.errno in _OURS:
+            raise StorageError(f"{label}: cannot be opened now ({error.strerror})") from None
         raise SourceNotFoundError(f"{label}: cannot be read ({error.strerror})") from None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from threading import Event, Thread
 
 import pytest
 
-from app.contract.errors import SourceChangedError, SourceError, SourceNotAllowedError
+from app.contract.errors import SourceChangedError, SourceError, SourceNotAllowedError, StorageError
 from app.sources import local
 from app.sources.checkpoint import Signature
 from app.sources.fetch import fetch
@@ -178,3 +179,16 @@ def test_links_inside_the_roots_are_followed(make_checkpoint: Make, policy: Sour
     linked = folder.parent / "linked" / "link.json"
     with open_regular(linked, policy.file_roots, "m") as handle:
         assert handle.read() == b"{}"
+
+
+def test_too_many_open_files_are_no_fault_of_the_source(
+    make_checkpoint: Make, policy: SourcePolicy
+) -> None:
+    folder = make_checkpoint("m")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(StorageError, match="Too many open files"):
+            open_regular(folder / "config.json", policy.file_roots, "m")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
