@@ -37,9 +37,17 @@ def make_base(folder: Path, **sizes: int) -> Path:
     config = WhisperConfig(**fields | sizes)
     torch.manual_seed(0)
     WhisperForConditionalGeneration(config).save_pretrained(folder)
-    extractor = {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 8}
-    (folder / "preprocessor_config.json").write_text(json.dumps(extractor))
+    write_companions(folder, config.vocab_size, config.num_mel_bins)
     return folder
+
+
+def write_companions(folder: Path, vocab_size: int, bins: int) -> None:
+    """Write a feature extractor, and a tokenizer of `vocab_size` words."""
+    extractor = {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": bins}
+    (folder / "preprocessor_config.json").write_text(json.dumps(extractor))
+    words = {f"w{number}": number for number in range(vocab_size)}
+    (folder / "vocab.json").write_text(json.dumps(words))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
 
 
 def variant(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from app.contract.errors import (
     AfluenteError,
     ConflictError,
     IncompatibleCheckpointError,
+    InvalidCheckpointError,
     NotFoundError,
     Problem,
     SourceError,
@@ -20,10 +21,12 @@ from app.contract.errors import (
 from app.contract.recipe import Recipe, Source
 from app.contract.settings import Settings
 from app.planning.plan import Plan, make_plan
-from app.sources.checkpoint import ResolvedCheckpoint
+from app.sources.checkpoint import ResolvedCheckpoint, SourceFile
 from app.sources.compatibility import CheckedTensors, check_compatible
+from app.sources.completion import borrowed, has_tokenizer, missing
 from app.sources.policy import SourcePolicy
-from app.sources.resolve import resolve
+from app.sources.resolve import read_file, resolve
+from app.sources.tokenizers import tokenizer_problems
 from app.storage.artifacts import ArtifactStore
 
 if TYPE_CHECKING:
@@ -108,10 +111,12 @@ def prepare(
     )
     if problems:
         raise _one_error(IncompatibleCheckpointError, problems)
+    _check_companions(resolved, params, policy)
     plan = make_plan(
         recipe, checked.tensors, base.tensors if base else None, [e.tensors for e in experts]
     )
-    return Prepared(recipe, base, experts, checked, plan, _warnings(recipe, plan))
+    warnings = (*_borrowing(recipe, reference, experts), *_warnings(recipe, plan))
+    return Prepared(recipe, base, experts, checked, plan, warnings)
 
 
 def replan(prepared: Prepared, recipe: Recipe) -> Prepared:
@@ -119,7 +124,11 @@ def replan(prepared: Prepared, recipe: Recipe) -> Prepared:
     base = prepared.base.tensors if prepared.base else None
     experts = [expert.tensors for expert in prepared.experts]
     plan = make_plan(recipe, prepared.checked.tensors, base, experts)
-    return replace(prepared, recipe=recipe, plan=plan, warnings=_warnings(recipe, plan))
+    warnings = (
+        *_borrowing(recipe, prepared.reference, prepared.experts),
+        *_warnings(recipe, plan),
+    )
+    return replace(prepared, recipe=recipe, plan=plan, warnings=warnings)
 
 
 def _sources(recipe: Recipe) -> list[Source]:
@@ -151,6 +160,45 @@ def _resolve_all(
     # The kind is the first one's; a source that may come back does not make the others right.
     lasting = [error for error in errors if not error.retryable]
     raise _one_error(type((lasting or errors)[0]), problems)
+
+
+def _check_companions(
+    resolved: Sequence[ResolvedCheckpoint], params: Sequence[str], policy: SourcePolicy
+) -> None:
+    """Raise where the reference cannot be decoded with, or a tokenizer differs from its own."""
+    reference, others = resolved[0], list(zip(params[1:], resolved[1:], strict=True))
+    lacking = missing(reference)
+    if lacking:
+        problem = (
+            f"{reference.uri}: it has {' and '.join(lacking)}; copy the files from the model that "
+            "was trained"
+        )
+        raise _one_error(InvalidCheckpointError, [Problem(problem, params[0])])
+    having = [(param, other) for param, other in others if has_tokenizer(other)]
+
+    def read(checkpoint: ResolvedCheckpoint, file: SourceFile) -> bytes:
+        return read_file(checkpoint, file, policy)
+
+    differences = tokenizer_problems(reference, [other for _, other in having], read)
+    problems = [
+        Problem(f"{other.uri}: {message}", param)
+        for (param, other), messages in zip(having, differences, strict=True)
+        for message in messages
+    ]
+    if problems:
+        raise _one_error(IncompatibleCheckpointError, problems)
+
+
+def _borrowing(
+    recipe: Recipe, reference: ResolvedCheckpoint, experts: Sequence[ResolvedCheckpoint]
+) -> Iterator[dict[str, str]]:
+    """Yield a warning for each checkpoint that is decoded with files of the reference."""
+    whose = "the base" if recipe.base else recipe.checkpoints[0].name
+    for source, expert in zip(recipe.checkpoints, experts, strict=True):
+        files = borrowed(expert, reference)
+        if files:
+            message = f"{source.name} lacks files and takes those of {whose}: {', '.join(files)}."
+            yield {"code": "companions_from_base", "message": message}
 
 
 def _one_error(kind: type[AfluenteError], problems: Sequence[Problem]) -> AfluenteError:

@@ -59,8 +59,9 @@ class ResolvedCheckpoint:
 
     `resolved` is the URI with its revision pinned (or its links followed); `name` suggests one
     from the URI's last segment; `tensors` are in stored order (by file, then by offset);
-    `metadata` is that of the safetensors headers;
-    `languages` are the codes that it knows, None if it is English-only.
+    `metadata` is that of the safetensors headers. `config` and `documents`, the JSON files besides
+    it by name, hold the fields that are known here (app/sources/configs.py). `languages` are the
+    codes that it knows, None if it is English-only.
     """
 
     uri: str
@@ -69,6 +70,7 @@ class ResolvedCheckpoint:
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorHeader]
     files: tuple[SourceFile, ...]
+    documents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     languages: frozenset[str] | None = None
     param: str | None = None

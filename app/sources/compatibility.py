@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from app.contract.errors import Problem
 from app.contract.tensors import TensorHeader
 from app.sources.checkpoint import ResolvedCheckpoint
+from app.sources.configs import CONFIG, PREPROCESSOR
 from app.sources.layout import sample
 from app.sources.whisper import (
     EMBEDDING,
@@ -18,6 +19,9 @@ from app.sources.whisper import (
     is_output_tied,
 )
 
+_GELU = "gelu"
+# What features are made by.
+_HEARING = ("feature_size", "hop_length", "n_fft", "chunk_length", "padding_value")
 _Tensors = Mapping[str, TensorHeader]
 _Shapes = Mapping[str, tuple[int, ...]]
 
@@ -92,6 +96,7 @@ def _against_reference(
         for key in SIZE_KEYS
         if other.config[key] != reference.config.get(key)
     ]
+    messages += _against_meaning(other, reference)
     if is_output_tied(other.config) != is_output_tied(reference.config):
         messages.append(
             f"config.json ties the output projection to the embedding, that of {reference.uri} "
@@ -106,6 +111,24 @@ def _against_reference(
     messages += _against_shapes(tensors, shapes)
     messages += _against_shapes(_stored_ties(other, tied), _tied_shapes(expected, tied))
     return messages + _against_dtypes(tensors, expected)
+
+
+def _against_meaning(other: ResolvedCheckpoint, reference: ResolvedCheckpoint) -> list[str]:
+    """Return what makes equal numbers mean something else: the activation, and the features."""
+    compared = [
+        (CONFIG, "activation_function", other.config, reference.config),
+        *(
+            (PREPROCESSOR, name, other.documents[PREPROCESSOR], reference.documents[PREPROCESSOR])
+            for name in _HEARING
+            if PREPROCESSOR in other.documents and PREPROCESSOR in reference.documents
+        ),
+    ]
+    return [
+        f"{file} says {name} {theirs.get(name, _GELU)}, that of {reference.uri} "
+        f"{ours.get(name, _GELU)}: they must be equal"
+        for file, name, theirs, ours in compared
+        if theirs.get(name, _GELU) != ours.get(name, _GELU)
+    ]
 
 
 def _against_config(tensors: _Tensors, expected: _Shapes) -> list[str]:

@@ -160,7 +160,7 @@ IGNORED: Mapping[str, tuple[str, ...]] = {
 }
 
 # Ignored when decoding, but of the model: an artifact keeps them if they are well-formed.
-_CARRIED: Mapping[str, TypeAdapter[Any]] = {
+CARRIED: Mapping[str, TypeAdapter[Any]] = {
     "bos_token_id": TypeAdapter(_TokenId),
     "pad_token_id": TypeAdapter(_TokenId),
     "prev_sot_token_id": TypeAdapter(_TokenId),
@@ -205,19 +205,23 @@ def generation_problems(
     return problems
 
 
-def generation_config_of(document: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+def generation_config_of(
+    document: Mapping[str, Any] | None, config: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return what an artifact's generation_config.json holds: known fields with sound values.
 
-    `document` is the reference's, without `generation_problems`; `config` is its config.json.
+    `document` is the reference's, without `generation_problems`, or None if it has none; `config`
+    is its config.json.
     """
     size = int(config["vocab_size"])
+    document = _stated(document, config)
     settings = GenerationSettings.model_validate(dict(document)).model_dump(exclude_none=True)
     for name in ("suppress_tokens", "begin_suppress_tokens"):
         if name in settings:
             settings[name] = _inside(settings[name], size)
     if len(settings.get("eos_token_id", ())) == 1:
         (settings["eos_token_id"],) = settings["eos_token_id"]
-    for name, kind in _CARRIED.items():
+    for name, kind in CARRIED.items():
         try:
             carried = kind.dump_python(kind.validate_python(document[name]), mode="json")
         except (KeyError, ValidationError):
@@ -312,6 +316,13 @@ def shown(value: object) -> str:
         digest = hashlib.sha256(repr(value).encode()).hexdigest()
         return f"{len(value)} entries (sha256 {digest[:12]})"
     return str(value)
+
+
+def _stated(document: Mapping[str, Any] | None, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    if document is not None:
+        return document
+    # transformers' own default, for the sake of equal transcripts.
+    return {"begin_suppress_tokens": [220, 50256], **config}
 
 
 def _ids_of(config: Mapping[str, Any]) -> dict[str, int]:

@@ -10,29 +10,15 @@ from typing import Any, Protocol
 from app.contract.errors import InvalidCheckpointError, Problem, SourceTooLargeError
 from app.contract.problems import shown
 from app.contract.tensors import TensorHeader
-from app.sources import generation
+from app.sources import configs, generation
 from app.sources.checkpoint import SourceFile
 from app.sources.json_text import BadJsonError, read_object
 from app.sources.safetensors import MOST_TENSORS, parse_header
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-COMPANIONS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "normalizer.json",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-)
+COMPANIONS = tuple(configs.MAX_BYTES)
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "pytorch_model.pt")
-# Far above any Whisper's; the index of a model of a thousand shards has some MB.
-_MAX_JSON_BYTES = 32 * 2**20
 # Twice as large as a header of as many tensors.
 _MAX_INDEX_BYTES = 8_000_000
 # Each is kept open while it is merged.
@@ -55,10 +41,12 @@ class SourceFolder(Protocol):
 class Contents:
     """A folder's config, tensors in stored order, files used and safetensors metadata.
 
-    `languages` are the codes that it knows, None if it is English-only.
+    `config` and `documents` hold the known fields of its JSON files. `languages` are the codes that
+    it knows, None if it is English-only.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)
+    documents: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     tensors: dict[str, TensorHeader] = field(default_factory=dict)
     files: tuple[SourceFile, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
@@ -78,10 +66,12 @@ def read_contents(folder: SourceFolder, max_bytes: int) -> Contents:
     contents = Contents()
     weights: dict[str, SourceFile] = {}
     weight_map: Mapping[str, str] | None = None
-    with _collecting(problems):
-        contents.config = _read_config(folder, found)
-    with _collecting(problems):
-        problems += _read_generation(folder, found, contents)
+    for name in COMPANIONS:
+        with _collecting(problems):
+            if name in found:
+                _check_size(folder, found[name], configs.MAX_BYTES[name])
+    if not problems:
+        problems += _read_documents(folder, found, contents)
     with _collecting(problems):
         weights, weight_map = _weight_files(folder, found)
     used = [file for name, file in found.items() if name in COMPANIONS]
@@ -124,35 +114,44 @@ def _invalid(problems: list[str]) -> InvalidCheckpointError:
     )
 
 
-def _read_config(folder: SourceFolder, found: Mapping[str, SourceFile]) -> dict[str, Any]:
-    if "config.json" not in found:
-        raise InvalidCheckpointError(
-            f"{folder.label}: there is no config.json; a checkpoint is a Hugging Face model folder"
-        )
-    return _read_json(folder, found["config.json"])
-
-
-def _read_generation(
+def _read_documents(
     folder: SourceFolder, found: Mapping[str, SourceFile], contents: Contents
 ) -> list[str]:
-    """Return what is wrong with generation_config.json, and note the languages it lists."""
-    config, document = contents.config, None
-    if generation.FILE in found:
-        document = _read_json(folder, found[generation.FILE], generation.MAX_BYTES)
-        messages = generation.generation_problems(document, config)
-    else:
-        messages = generation.generation_problems(config, config, "config.json")
-    if not messages and type(config.get("vocab_size")) is int:
-        contents.languages = generation.languages_of(document, config)
-    return [f"{folder.label}: {message}" for message in messages]
+    """Read the JSON files into `contents`, reduced to what is known; return what is wrong."""
+    problems: list[str] = []
+    if configs.CONFIG not in found:
+        return [
+            f"{folder.label}: there is no config.json; a checkpoint is a Hugging Face model folder"
+        ]
+    read: dict[str, dict[str, Any]] = {}
+    for name in configs.DOCUMENTS:
+        with _collecting(problems):
+            if name in found:
+                read[name] = _read_json(folder, found[name])
+    if problems:
+        return problems
+    config, stated = read.pop(configs.CONFIG), read.get(generation.FILE)
+    contents.config, messages = configs.read_config(config, decodes=stated is None)
+    messages += generation.generation_problems(
+        config if stated is None else stated,
+        contents.config,
+        configs.CONFIG if stated is None else generation.FILE,
+    )
+    contents.documents, found_wrong = configs.read_documents(read, contents.config)
+    if not messages and type(contents.config.get("vocab_size")) is int:
+        contents.languages = generation.languages_of(stated, contents.config)
+    return [f"{folder.label}: {message}" for message in (*messages, *found_wrong)]
 
 
-def _read_json(
-    folder: SourceFolder, file: SourceFile, most_bytes: int = _MAX_JSON_BYTES
-) -> dict[str, Any]:
-    label = f"{folder.label}: {file.name}"
+def _check_size(folder: SourceFolder, file: SourceFile, most_bytes: int) -> None:
     if file.size > most_bytes:
-        raise InvalidCheckpointError(f"{label} has {file.size:,} bytes, over {most_bytes:,}")
+        raise InvalidCheckpointError(
+            f"{folder.label}: {file.name} has {file.size:,} bytes, over {most_bytes:,}"
+        )
+
+
+def _read_json(folder: SourceFolder, file: SourceFile) -> dict[str, Any]:
+    label = f"{folder.label}: {file.name}"
     try:
         return read_object(folder.read_prefix(file, file.size))
     except BadJsonError as error:
@@ -167,12 +166,7 @@ def _weight_files(
     if WEIGHTS in found:
         return {WEIGHTS: found[WEIGHTS]}, None
     if INDEX in found:
-        index = found[INDEX]
-        if index.size > _MAX_INDEX_BYTES:
-            raise InvalidCheckpointError(
-                f"{folder.label}: {INDEX} has {index.size:,} bytes, over {_MAX_INDEX_BYTES:,}"
-            )
-        weight_map = _read_index(folder, index)
+        weight_map = _read_index(folder, found[INDEX])
         names = sorted(set(weight_map.values()))
         if len(names) > _MOST_SHARDS:
             raise InvalidCheckpointError(
@@ -196,6 +190,7 @@ def _weight_files(
 
 def _read_index(folder: SourceFolder, file: SourceFile) -> dict[str, str]:
     label = f"{folder.label}: {file.name}"
+    _check_size(folder, file, _MAX_INDEX_BYTES)
     weight_map = _read_json(folder, file).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InvalidCheckpointError(f"{label} has no weight_map")

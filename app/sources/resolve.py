@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from io import BufferedReader
 from pathlib import Path
 
 from app.contract.errors import (
@@ -10,12 +11,13 @@ from app.contract.errors import (
     ConflictError,
     NotFoundError,
     Problem,
+    SourceChangedError,
     SourceError,
     SourceNotFoundError,
 )
-from app.sources.checkpoint import ResolvedCheckpoint
+from app.sources.checkpoint import ResolvedCheckpoint, SourceFile
 from app.sources.layout import SourceFolder, read_contents
-from app.sources.local import LocalFolder
+from app.sources.local import LocalFolder, open_unchanged
 from app.sources.policy import SourcePolicy
 from app.sources.remote import HubFolder, WebFolder
 from app.sources.uris import FilePlace, HubPlace, MergePlace, Place, WebPlace, file_uri, parse_uri
@@ -41,6 +43,28 @@ def with_param(error: AfluenteError, param: str | None) -> AfluenteError:
     return type(error)(error.message, param=param, problems=problems)
 
 
+def read_file(checkpoint: ResolvedCheckpoint, file: SourceFile, policy: SourcePolicy) -> bytes:
+    """Return a companion's content, which is small; SourceChangedError if it is not as it was."""
+    label = f"{checkpoint.uri}: {file.name}"
+    try:
+        if file.path is None:
+            assert file.url is not None
+            hub = checkpoint.resolved.startswith("hf://")
+            with WebClient(policy, hub=hub) as client:
+                content = client.read_prefix(file.url, file.size + 1, label).data
+            unchanged = len(content) == file.size
+        else:
+            assert file.signature is not None
+            with BufferedReader(open_unchanged(file.path, file.signature, label)) as stream:
+                content = stream.read(file.size + 1)
+                unchanged = len(content) == file.size
+    except OSError as error:
+        raise SourceNotFoundError(f"{label} cannot be read ({error.strerror})") from None
+    if not unchanged:
+        raise SourceChangedError(f"{label} changed since the checkpoint was looked at")
+    return content
+
+
 def _resolve(uri: str, policy: SourcePolicy, param: str | None) -> ResolvedCheckpoint:
     place = parse_uri(uri, policy)
     with ExitStack() as stack:
@@ -53,6 +77,7 @@ def _resolve(uri: str, policy: SourcePolicy, param: str | None) -> ResolvedCheck
         config=contents.config,
         tensors=contents.tensors,
         files=contents.files,
+        documents=contents.documents,
         metadata=contents.metadata,
         languages=contents.languages,
         param=param,

@@ -11,7 +11,7 @@ import soundfile
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from tests.tiny_whisper import noisy, variant
+from tests.tiny_whisper import noisy, variant, write_companions
 from tests.worker.evaluation.conftest import build_checkpoint
 
 
@@ -46,8 +46,7 @@ def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     torch.manual_seed(0)
     WhisperForConditionalGeneration(config).save_pretrained(folder / "base")
-    extractor = {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 8}
-    (folder / "base" / "preprocessor_config.json").write_text(json.dumps(extractor))
+    write_companions(folder / "base", vocab_size=51, bins=8)
     for seed in (1, 2):
         variant(folder / "base", folder / f"expert-{seed}", noisy(seed))
     return folder

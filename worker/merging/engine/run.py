@@ -24,7 +24,7 @@ from app.sources.fetch import LocalCheckpoint
 from app.storage.artifacts import storage_error
 from worker.merging.engine.allocation import memory_kept
 from worker.merging.engine.blocks import Blocks, Inputs
-from worker.merging.engine.companions import Companions
+from worker.merging.engine.companions import write_companions
 from worker.merging.engine.crew import Crew
 from worker.merging.engine.groups import STRETCH_ENTRIES, Task, groups_of, structure_of
 from worker.merging.engine.journal import Entry
@@ -151,7 +151,6 @@ def _run(jobs: Sequence[Job], observer: Observer) -> list[Outcome]:
             for label, local in zip(job.labels, job.all, strict=True)
         ]
         _check_tied_copies(job, readers)
-        companions = [Companions(job) for job in jobs]
         writers = []
         for each in jobs:
             writers.append(OutputWriter(each.folder, each.plan.files, _origin(each)))
@@ -170,9 +169,9 @@ def _run(jobs: Sequence[Job], observer: Observer) -> list[Outcome]:
     for local in job.all:
         local.verify_unchanged()
     outcomes = []
-    for each, beside, writer, found in zip(jobs, companions, writers, entries, strict=True):
+    for each, writer, found in zip(jobs, writers, entries, strict=True):
         warnings = _summed_up(each.plan.steps, found)
-        beside.write(writer.folder, _diagnostics(each.plan.steps, found, warnings))
+        write_companions(each, writer.folder, _diagnostics(each.plan.steps, found, warnings))
         outcomes.append(Outcome(writer.folder, warnings, adopted))
     return outcomes
 

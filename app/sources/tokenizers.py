@@ -1,0 +1,185 @@
+"""Says whether two checkpoints' tokenizers give every token the same id.
+
+Rows of the embedding are merged by their number: where the ids differ, words of two meanings would
+be averaged.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.contract.errors import InvalidCheckpointError
+from app.sources.checkpoint import ResolvedCheckpoint, SourceFile
+from app.sources.configs import TOKENIZER_CONFIG
+
+Read = Callable[[ResolvedCheckpoint, SourceFile], bytes]
+_SHOWN = 3
+# What the hub called otherwise in another year: the same row means the same.
+_RENAMED = {"<|iw|>": "<|he|>", "<|jv|>": "<|jw|>", "<|nocaptions|>": "<|nospeech|>"}
+_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
+_MOST_KNOWN = 1000
+# What comparisons of files that have not changed since came to.
+_known: dict[object, tuple[str, ...]] = {}
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """The ids below the vocabulary's size by token, the token by id, and the merges in order."""
+
+    ids: Mapping[str, int]
+    tokens: Mapping[int, str]
+    merges: Sequence[str]
+
+
+def tokenizer_problems(
+    reference: ResolvedCheckpoint, others: Sequence[ResolvedCheckpoint], read: Read
+) -> list[tuple[str, ...]]:
+    """Return for each of the others what differs from the reference's tokenizer.
+
+    All of them have one. `read` returns a file's content. Raises InvalidCheckpointError, naming
+    the file, for one that is no tokenizer.
+    """
+    own = _identity(reference)
+    parsed: Tokenizer | None = None
+    if (own, own) not in _known:
+        # Whether it is one at all is asked of a merge of a single checkpoint too.
+        parsed = read_tokenizer(reference, read)
+        _keep((own, own), ())
+    found = []
+    for other in others:
+        key = (own, _identity(other))
+        if key not in _known:
+            parsed = parsed or read_tokenizer(reference, read)
+            _keep(key, tuple(_differences(parsed, read_tokenizer(other, read), reference.uri)))
+        found.append(_known[key])
+    return found
+
+
+def read_tokenizer(checkpoint: ResolvedCheckpoint, read: Read) -> Tokenizer:
+    """Return a checkpoint's tokenizer, whichever files say it."""
+    size = int(checkpoint.config["vocab_size"])
+    files = {file.name: file for file in checkpoint.files if file.name in _FILES}
+    vocabulary: dict[str, int] = {}
+    if "tokenizer.json" in files:
+        label = f"{checkpoint.uri}: tokenizer.json"
+        document = _object(read(checkpoint, files["tokenizer.json"]), label)
+        model, added = document.get("model"), document.get("added_tokens")
+        if not isinstance(model, dict):
+            raise InvalidCheckpointError(f"{label} has no model, so it is no tokenizer")
+        vocabulary |= _vocabulary(model.get("vocab"), f"{label}: model.vocab")
+        entries = added if isinstance(added, list) else []
+        if not all(isinstance(entry, dict) for entry in entries):
+            raise InvalidCheckpointError(f"{label}: added_tokens is not a list of objects")
+        vocabulary |= _vocabulary(
+            {entry.get("content"): entry.get("id") for entry in entries}, f"{label}: added_tokens"
+        )
+        merges = _merges(model.get("merges"), f"{label}: model.merges")
+    else:
+        label = f"{checkpoint.uri}: vocab.json"
+        vocabulary |= _vocabulary(_object(read(checkpoint, files["vocab.json"]), label), label)
+        merges = _merges(
+            _lines(read(checkpoint, files["merges.txt"]), f"{checkpoint.uri}: merges.txt"),
+            f"{checkpoint.uri}: merges.txt",
+        )
+    for token, number in _added(checkpoint.documents).items():
+        vocabulary.setdefault(token, number)
+    ids = {_RENAMED.get(token, token): n for token, n in vocabulary.items() if n < size}
+    return Tokenizer(ids, {number: token for token, number in ids.items()}, merges)
+
+
+def _differences(own: Tokenizer, other: Tokenizer, uri: str) -> list[str]:
+    """Return what the other tokenizer says otherwise; a token that only one has is no difference.
+
+    (Those saved before 2023 lack the timestamps, which have the same ids in all.)
+    """
+    problems = []
+    moved = [t for t, number in other.ids.items() if own.ids.get(t, number) != number]
+    listed = [f"{ascii(t)[:60]} {other.ids[t]} and {own.ids[t]}" for t in moved[:_SHOWN]]
+    if not moved:
+        moved = [t for t, n in other.ids.items() if own.tokens.get(n, t) != t and t not in own.ids]
+        listed = [
+            f"id {other.ids[t]} is {ascii(t)[:60]} and {ascii(own.tokens[other.ids[t]])[:60]}"
+            for t in moved[:_SHOWN]
+        ]
+    if moved:
+        more = f" and {len(moved) - _SHOWN:,} more" if len(moved) > _SHOWN else ""
+        problems.append(
+            f"its tokenizer has other ids than that of {uri}: {', '.join(listed)}{more}; rows of "
+            "unlike tokens cannot be merged"
+        )
+    if own.merges != other.merges:
+        at = next(
+            (k for k, (a, b) in enumerate(zip(own.merges, other.merges, strict=False)) if a != b),
+            min(len(own.merges), len(other.merges)),
+        )
+        problems.append(
+            f"its tokenizer has other merges than that of {uri}, from number {at:,} on "
+            f"({len(other.merges):,} and {len(own.merges):,}): the same text would become other "
+            "tokens"
+        )
+    return problems
+
+
+def _identity(checkpoint: ResolvedCheckpoint) -> object:
+    """Return what stays the same while the tokenizer's files do."""
+    files = tuple(file for file in checkpoint.files if file.name in _FILES)
+    added = json.dumps(_added(checkpoint.documents))
+    pinned = all(file.signature or file.sha256 or file.etag or file.immutable for file in files)
+    # What may change unseen is only known while it is looked at.
+    return (files, added, checkpoint.config["vocab_size"], None if pinned else object())
+
+
+def _keep(key: object, found: tuple[str, ...]) -> None:
+    if len(_known) >= _MOST_KNOWN:
+        _known.clear()
+    _known[key] = found
+
+
+def _added(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """Return the tokens that stand outside the vocabulary's own files."""
+    decoder = documents.get(TOKENIZER_CONFIG, {}).get("added_tokens_decoder", {})
+    named = {token["content"]: int(number) for number, token in decoder.items()}
+    return dict(documents.get("added_tokens.json", {})) | named
+
+
+def _object(content: bytes, label: str) -> dict[str, Any]:
+    try:
+        document = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise InvalidCheckpointError(f"{label} is not JSON") from None
+    if not isinstance(document, dict):
+        raise InvalidCheckpointError(f"{label} is not a JSON object")
+    return document
+
+
+def _vocabulary(found: object, label: str) -> dict[str, int]:
+    if not isinstance(found, dict) or not all(
+        isinstance(token, str) and type(number) is int and 0 <= number < 2**31
+        for token, number in found.items()
+    ):
+        raise InvalidCheckpointError(f"{label} is not a table of tokens and their ids")
+    return found
+
+
+def _merges(found: object, label: str) -> list[str]:
+    """Return the merges as lines; newer files have each as a pair."""
+    lines: list[str] = []
+    for entry in found if isinstance(found, list) else [None]:
+        if isinstance(entry, str):
+            lines.append(entry)
+        elif isinstance(entry, list) and [type(part) for part in entry] == [str, str]:
+            lines.append(" ".join(entry))
+        else:
+            raise InvalidCheckpointError(f"{label} is not a list of merges")
+    return lines
+
+
+def _lines(content: bytes, label: str) -> list[str]:
+    try:
+        lines = content.decode("utf-8").split("\n")
+    except UnicodeDecodeError:
+        raise InvalidCheckpointError(f"{label} is not UTF-8") from None
+    return [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]
