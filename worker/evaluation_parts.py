@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,8 @@ from app.contract.errors import AfluenteError, EvaluationFailedError, SourceChan
 from app.contract.evaluation import DatasetSpec, EvaluatedDataset, EvaluationSpec
 from app.contract.settings import Settings
 from app.services.preparation import source_policy
+from app.sources.checkpoint import ResolvedCheckpoint
+from app.sources.completion import borrowed, is_incomplete
 from app.sources.datasets import manifest_roots, resolve_dataset
 from app.sources.fetch import LocalCheckpoint, fetch
 from app.sources.manifests import Manifest, read_manifest
@@ -31,11 +33,30 @@ from worker.merging.local import choose_device
 
 @dataclass(frozen=True)
 class _System:
-    """A checkpoint to decode with, the URI it is at, and its digest where the merge knows it."""
+    """A checkpoint to decode with, the URI it is at, and its digest where the merge knows it.
+
+    `lender` is the URI of the merge's reference, whose files it takes where it lacks them.
+    """
 
     name: str
     uri: str
     sha256: str | None = None
+    lender: str | None = None
+
+
+@dataclass(frozen=True)
+class _Complete:
+    """A checkpoint at hand, and the files that it lacks; `key` says by digest what both are."""
+
+    checkpoint: LocalCheckpoint
+    lender: LocalCheckpoint | None
+
+    @property
+    def key(self) -> str:
+        if self.lender is None:
+            return self.checkpoint.sha256
+        both = f"{self.checkpoint.sha256} {self.lender.sha256}"
+        return hashlib.sha256(both.encode()).hexdigest()
 
 
 @dataclass
@@ -48,7 +69,7 @@ class Bench:
     spec: EvaluationSpec
     systems: dict[str, _System]
     _manifests: dict[str, Manifest] = field(default_factory=dict)
-    _checkpoints: dict[str, LocalCheckpoint] = field(default_factory=dict)
+    _checkpoints: dict[str, _Complete] = field(default_factory=dict)
 
     @classmethod
     def of(cls, settings: Settings, engine: Engine, evaluation_id: str) -> Bench:
@@ -96,11 +117,11 @@ class Bench:
             raise SourceChangedError(
                 f"{dataset.uri}: the manifest changed since the evaluation began; evaluate again."
             )
-        checkpoint = self._checkpoint(self.systems[part.system], should_stop)
-        with checkpoint.opened() as folder:
+        complete = self._checkpoint(self.systems[part.system], should_stop)
+        with complete.checkpoint.opened(complete.lender) as folder:
             result = evaluate(
                 folder,
-                checkpoint.sha256,
+                complete.key,
                 manifest,
                 self.spec.decoding_of(dataset),
                 StoredTranscripts(self.engine),
@@ -124,15 +145,27 @@ class Bench:
             self._manifests[dataset.name] = found
         return self._manifests[dataset.name]
 
-    def _checkpoint(self, system: _System, should_stop: Callable[[], bool]) -> LocalCheckpoint:
+    def _checkpoint(self, system: _System, should_stop: Callable[[], bool]) -> _Complete:
         if system.name not in self._checkpoints:
             try:
                 found = resolve(system.uri, self.policy)
+                lender = self._lender(system, found, should_stop)
                 local = fetch(found, self.policy, should_stop=should_stop)
             except AfluenteError as error:
                 raise EvaluationFailedError(f"{system.name}: {error.message}") from error
-            self._checkpoints[system.name] = local
+            self._checkpoints[system.name] = _Complete(local, lender)
         return self._checkpoints[system.name]
+
+    def _lender(
+        self, system: _System, found: ResolvedCheckpoint, should_stop: Callable[[], bool]
+    ) -> LocalCheckpoint | None:
+        """Return those files of the reference that the checkpoint lacks, None if it lacks none."""
+        if system.lender is None or not is_incomplete(found):
+            return None
+        reference = resolve(system.lender, self.policy)
+        names = borrowed(found, reference)
+        files = tuple(file for file in reference.files if file.name in names)
+        return fetch(replace(reference, files=files), self.policy, should_stop=should_stop)
 
 
 def device_type_of(settings: Settings) -> str:
@@ -143,12 +176,13 @@ def device_type_of(settings: Settings) -> str:
 def _systems(spec: EvaluationSpec, merge: Any) -> Iterator[_System]:
     yield _System("merge", f"merge://{merge['id']}")
     sources = merge["sources"]
+    reference = (sources["base"] or sources["checkpoints"][0])["resolved"]
     for other in spec.compare_with:
         if other == "base" and sources["base"]:
             yield _System("base", sources["base"]["resolved"], sources["base"]["sha256"])
         elif other == "checkpoints":
             for source in sources["checkpoints"]:
-                yield _System(source["name"], source["resolved"], source["sha256"])
+                yield _System(source["name"], source["resolved"], source["sha256"], reference)
         elif other.startswith("merge://"):
             yield _System(other.removeprefix("merge://"), other)
 

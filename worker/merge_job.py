@@ -19,7 +19,7 @@ from app.storage.database import writing
 from app.storage.leases import JobKind, LeaseLostError, finish, mark_sent
 from worker.attempts import Attempt
 from worker.merging.engine.run import Observer, run
-from worker.merging.local import all_warnings, describe_files, fetch_all, make_job
+from worker.merging.local import all_warnings, check_reference, describe_files, fetch_all, make_job
 
 
 def do_merge(attempt: Attempt) -> None:
@@ -40,6 +40,7 @@ def do_merge(attempt: Attempt) -> None:
     )
     sources = prepared.sources([local.sha256 for local in locals_])
     _record_sources(attempt, row["sources"], sources)
+    check_reference(locals_[0], policy)
     _phase(attempt, Phase.MERGING, "tensors", len(prepared.plan.steps))
     folder = attempt.store.attempt_folder(lease.id, lease.fence)
     previous = _previous(attempt, row["continues"], sources)

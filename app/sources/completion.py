@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from io import BufferedReader
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.sources import generation
 from app.sources.checkpoint import ResolvedCheckpoint
@@ -23,7 +23,9 @@ from app.sources.configs import (
     model_config_of,
     tokenizer_config_of,
 )
-from app.sources.fetch import LocalCheckpoint
+
+if TYPE_CHECKING:
+    from app.sources.fetch import LocalCheckpoint
 
 # What goes over to the byte, if it passes app/sources/tokenizers.py.
 COPIED = ("tokenizer.json", "vocab.json", "merges.txt")
@@ -50,6 +52,11 @@ def missing(checkpoint: ResolvedCheckpoint) -> list[str]:
     if PREPROCESSOR not in checkpoint.documents:
         lacking.append(f"no feature extractor ({' or '.join(FEATURE_FILES)})")
     return lacking
+
+
+def is_incomplete(checkpoint: ResolvedCheckpoint) -> bool:
+    """Return whether it may take files from another."""
+    return bool(missing(checkpoint)) or generation.FILE not in checkpoint.documents
 
 
 def borrowed(checkpoint: ResolvedCheckpoint, lender: ResolvedCheckpoint) -> tuple[str, ...]:

@@ -17,6 +17,14 @@ from app.contract.errors import (
 )
 from app.sources.blobs import BlobCache, Progress
 from app.sources.checkpoint import ResolvedCheckpoint, Signature
+from app.sources.completion import (
+    COPIED,
+    TOKENIZER_FILES,
+    borrowed,
+    companions_of,
+    has_tokenizer,
+)
+from app.sources.configs import DOCUMENTS
 from app.sources.digests import checkpoint_sha256, local_sha256
 from app.sources.local import in_proc, open_unchanged
 from app.sources.policy import SourcePolicy
@@ -51,18 +59,29 @@ class LocalCheckpoint:
             raise with_param(error, self.resolved.param) from None
 
     @contextmanager
-    def opened(self) -> Iterator[Path]:
-        """Give a folder that libraries can load: links to the files used, held open by `open`.
+    def opened(self, lender: LocalCheckpoint | None = None) -> Iterator[Path]:
+        """Give a folder that libraries can load, whatever happens at the files' own paths.
 
-        What they read by path is so what was fetched, whatever happens at the files' own paths.
-        The folder serves this process, until the context ends. Raises SourceChangedError.
+        Its JSON files are made of the fields that are known; weights and vocabulary are links to
+        files held open by `open`. What is lacking is the lender's. The folder serves this process,
+        until the context ends. Raises SourceChangedError.
         """
+        made = companions_of(self.resolved, lender.resolved if lender else None)
+        lent = borrowed(self.resolved, lender.resolved) if lender else ()
+        dropped = set(DOCUMENTS)
+        if not has_tokenizer(self.resolved):
+            dropped |= set(TOKENIZER_FILES)
         with TemporaryDirectory(prefix="afluente-") as parent, ExitStack() as stack:
             # A name of a web address may be longer than a folder's may.
             folder = Path(parent, self.resolved.name[:60])
             folder.mkdir()
-            for name in self.paths:
-                handle = stack.enter_context(self.open(name))
+            for name, content in made.items():
+                (folder / name).write_bytes(content)
+            links = [(self, name) for name in self.paths if name not in dropped]
+            if lender is not None:
+                links += [(lender, name) for name in lent if name in COPIED]
+            for owner, name in links:
+                handle = stack.enter_context(owner.open(name))
                 (folder / name).symlink_to(in_proc(handle.fileno()))
             yield folder
 

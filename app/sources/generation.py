@@ -239,7 +239,7 @@ def settings_of(
     `document` is its generation_config.json. Without one config.json says them, as old checkpoints
     have it; a token id that the file leaves out is that of config.json too.
     """
-    stated = config if document is None else document
+    stated = _stated(document, config)
     named = {name: value for name, value in stated.items() if value is not None}
     return GenerationSettings.model_validate(_ids_of(config) | named)
 

@@ -24,11 +24,11 @@ from worker.evaluation.fallback import Reconsideration, until_end
 from worker.evaluation.loading import (
     OWN_BACKEND,
     backend_of,
-    blaming,
     generation_config,
     load,
 )
 from worker.evaluation.whisper.transcriber import Transcriber
+from worker.loadable import blaming
 
 Samples = NDArray[np.float32]
 

@@ -5,8 +5,6 @@ The libraries get what was checked (CheckpointFacts), and of the files weights a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -18,16 +16,15 @@ from transformers import (
     WhisperTokenizer,
 )
 from transformers.activations import ACT2FN
-from transformers.utils import logging as transformers_logging
 
-from app.contract.errors import AfluenteError, InvalidCheckpointError, OutOfMemoryError
+from app.contract.errors import InvalidCheckpointError
 from app.contract.evaluation import DecodingOptions, Dtype
 from app.sources.whisper import SIZE_KEYS, is_output_tied
 from worker.evaluation.checkpoint import SAMPLE_RATE, CheckpointFacts
 from worker.evaluation.whisper.rules import why_not
+from worker.loadable import OFFLINE, blaming
 
 OWN_BACKEND, TRANSFORMERS = "afluente", "transformers"
-_OFFLINE = {"local_files_only": True, "trust_remote_code": False}
 
 
 def load(
@@ -38,7 +35,7 @@ def load(
     InvalidCheckpointError says what does not fit, whatever the libraries raise.
     """
     with blaming(f"{checkpoint.name}: its tokenizer's files cannot be loaded"):
-        tokenizer = WhisperTokenizer.from_pretrained(str(checkpoint), **_OFFLINE)
+        tokenizer = WhisperTokenizer.from_pretrained(str(checkpoint), **OFFLINE)
     with blaming(f"{checkpoint.name}: preprocessor_config.json or config.json cannot be used"):
         features = facts.features
         extractor = WhisperFeatureExtractor(
@@ -58,7 +55,7 @@ def load(
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
-            **_OFFLINE,
+            **OFFLINE,
         )
     # transformers fills what is missing with random numbers: that must never be evaluated.
     wrong = sorted(str(key) for key in (*report["missing_keys"], *report["mismatched_keys"]))
@@ -127,39 +124,3 @@ def backend_of(facts: CheckpointFacts, options: DecodingOptions, dtype: Dtype, d
     activation = facts.config.get("activation_function", "gelu")
     width = int(facts.config["vocab_size"])
     return TRANSFORMERS if why_not(own, activation, width, options.num_beams) else OWN_BACKEND
-
-
-@contextmanager
-def blaming(what: str) -> Iterator[None]:
-    """Turn whatever a library raises over a checkpoint's content into an InvalidCheckpointError.
-
-    Our own errors, those of memory and of the device, and requests to stop go through.
-    """
-    try:
-        with quiet():
-            yield
-    except (AfluenteError, torch.OutOfMemoryError, torch.AcceleratorError):
-        raise
-    except MemoryError as error:
-        raise OutOfMemoryError(f"{what}: the memory does not suffice.") from error
-    except BaseException as error:
-        # tokenizers' panics are no Exceptions.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        reason = f"{type(error).__name__}: {error}"
-        raise InvalidCheckpointError(f"{what}: {reason[:500]}") from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' advice and progress bars off the worker's stderr."""
-    verbosity = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()

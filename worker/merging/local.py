@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from app.contract.errors import ConflictError
+from app.contract.errors import ConflictError, StorageError
 from app.contract.recipe import parse_request
 from app.contract.settings import Settings
 from app.services.preparation import Prepared, prepare, source_policy
+from app.sources.blobs import BlobCache
+from app.sources.completion import COPIED, companions_of
 from app.sources.fetch import LocalCheckpoint, fetch
 from app.sources.policy import SourcePolicy
+from worker.loadable import check_loadable
 from worker.merging.engine.run import Job, Observer, Outcome, default_threads, run
 
 Progress = Callable[[int, int, str], None]
@@ -49,6 +53,7 @@ def merge_recipe(
     policy = source_policy(settings, None, any_path=True)
     prepared = prepare(parsed.recipe, policy)
     locals_ = fetch_all(prepared, policy, lambda done, total: progress(done, total, "bytes"))
+    check_reference(locals_[0], policy)
     with scratch_beside(output) as scratch:
         job = make_job(prepared, locals_, scratch, settings)
         observer = Observer(progress=lambda done, total: progress(done, total, "tensors"))
@@ -107,6 +112,25 @@ def fetch_all(
         fetched.append(fetch(checkpoint, policy, progress=advance, should_stop=should_stop))
         before += checkpoint.size_bytes
     return fetched
+
+
+def check_reference(reference: LocalCheckpoint, policy: SourcePolicy) -> None:
+    """Have transformers load what the artifact takes from its reference, before any tensor is read.
+
+    What it has loaded once is not loaded again. InvalidCheckpointError names the file that fails.
+    """
+    made = companions_of(reference.resolved)
+    contents = {name: hashlib.sha256(content).hexdigest() for name, content in made.items()}
+    contents |= {name: reference.file_sha256[name] for name in COPIED if name in reference.paths}
+    key = f"loadable:{version('transformers')}:{version('tokenizers')}:{sorted(contents.items())}"
+    store = BlobCache(policy).digests
+    if store.get(key) is not None:
+        return
+    with reference.opened() as folder:
+        check_loadable(folder, reference.resolved.uri)
+    # Where the cache cannot be written it is only loaded again.
+    with suppress(OSError, StorageError):
+        store.put(key, reference.sha256)
 
 
 def make_job(

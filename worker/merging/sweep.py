@@ -17,6 +17,7 @@ from worker.merging.local import (
     LocalMerge,
     Progress,
     all_warnings,
+    check_reference,
     describe_files,
     fetch_all,
     make_job,
@@ -54,6 +55,7 @@ def sweep_recipe(
     policy = source_policy(settings, None, any_path=True)
     prepared = prepare(points[0].recipe, policy)
     locals_ = fetch_all(prepared, policy, lambda done, total: progress(done, total, "bytes"))
+    check_reference(locals_[0], policy)
     planned = [replan(prepared, point.recipe) for point in points]
     with scratch_beside(output) as scratch:
         jobs = [

@@ -1,0 +1,78 @@
+"""Has transformers load what strangers wrote: offline, quietly, and blaming the file that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from app.contract.errors import AfluenteError, InvalidCheckpointError, OutOfMemoryError
+
+OFFLINE = {"local_files_only": True, "trust_remote_code": False}
+
+
+def check_loadable(folder: Path, label: str) -> None:
+    """Load by transformers all that a folder has besides weights; none of them is read.
+
+    InvalidCheckpointError names `label` and the file that cannot be loaded.
+    """
+    # Only here: it takes seconds to import, and most merges are of a base that was checked before.
+    from transformers import (
+        GenerationConfig,
+        WhisperConfig,
+        WhisperFeatureExtractor,
+        WhisperForConditionalGeneration,
+        WhisperProcessor,
+    )
+
+    path = str(folder)
+    with blaming(f"{label}: config.json cannot be loaded by transformers"):
+        config = WhisperConfig.from_pretrained(path, **OFFLINE)
+        with torch.device("meta"):
+            WhisperForConditionalGeneration(config)
+    with blaming(f"{label}: generation_config.json cannot be loaded by transformers"):
+        GenerationConfig.from_pretrained(path, **OFFLINE)
+    with blaming(f"{label}: preprocessor_config.json cannot be loaded by transformers"):
+        WhisperFeatureExtractor.from_pretrained(path, **OFFLINE)
+    with blaming(f"{label}: its tokenizer's files cannot be loaded by transformers"):
+        WhisperProcessor.from_pretrained(path, **OFFLINE)
+
+
+@contextmanager
+def blaming(what: str) -> Iterator[None]:
+    """Turn whatever a library raises over a checkpoint's content into an InvalidCheckpointError.
+
+    Our own errors, those of memory and of the device, and requests to stop go through.
+    """
+    try:
+        with quiet():
+            yield
+    except (AfluenteError, torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except MemoryError as error:
+        raise OutOfMemoryError(f"{what}: the memory does not suffice.") from error
+    except BaseException as error:
+        # tokenizers' panics are no Exceptions.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        raise InvalidCheckpointError(f"{what}: {reason[:500]}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' advice and progress bars off the worker's stderr."""
+    from transformers.utils import logging as transformers_logging
+
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
