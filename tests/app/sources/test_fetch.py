@@ -28,6 +28,7 @@ from app.sources import digests
 from app.sources.fetch import FetchStoppedError, LocalCheckpoint, fetch
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import resolve
+from tests.app.sources.conftest import checkpoint_files
 
 Make = Callable[..., Path]
 WEIGHTS = "model.safetensors"
@@ -53,8 +54,11 @@ def read_folder(folder: Path) -> dict[str, bytes]:
 
 
 def read_back(local: LocalCheckpoint) -> dict[str, bytes]:
-    with local.opened() as folder:
-        return read_folder(folder)
+    found = {}
+    for name in local.paths:
+        with local.open(name) as stream:
+            found[name] = stream.read()
+    return found
 
 
 def test_local_files_are_used_in_place_and_named_by_digest(
@@ -67,6 +71,43 @@ def test_local_files_are_used_in_place_and_named_by_digest(
     assert local.file_sha256[WEIGHTS] == sha256((folder / WEIGHTS).read_bytes())
     assert local.paths[WEIGHTS] == folder / WEIGHTS
     local.verify_unchanged()
+
+
+def test_libraries_see_known_fields_and_what_was_fetched(
+    make_checkpoint: Make, policy: SourcePolicy
+) -> None:
+    training = {"auto_map": {"AutoModel": "evil.py"}, "quantization_config": {}}
+    folder = make_checkpoint(config=training)
+    local = fetch(resolve(folder.as_uri(), policy), policy)
+    with local.opened() as opened:
+        assert not training.keys() & json.loads((opened / "config.json").read_bytes()).keys()
+        assert (opened / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
+        (folder / "tokenizer.json").rename(folder / "aside")
+        (folder / "tokenizer.json").write_bytes(b"of the host")
+        assert (opened / "tokenizer.json").read_bytes() == b"{}"
+
+
+def test_what_a_checkpoint_lacks_is_the_lenders_whole_tokenizer_or_none_of_it(
+    make_checkpoint: Make, policy: SourcePolicy
+) -> None:
+    extractor = json.dumps({"feature_size": 4}).encode()
+    config = json.dumps({"errors": "replace"}).encode()
+    files = checkpoint_files() | {"preprocessor_config.json": extractor}
+    base = files | {"tokenizer_config.json": config, "merges.txt": b"#base", "vocab.json": b"{}"}
+    bare = {name: files[name] for name in ("config.json", WEIGHTS)}
+    bare |= {"merges.txt": b"#its own, without a vocabulary"}
+    lender, local = (
+        fetch(resolve(make_checkpoint(name, files=given).as_uri(), policy), policy)
+        for name, given in (("base", base), ("checkpoint-9", bare))
+    )
+    with local.opened(lender) as opened:
+        found = read_folder(opened)
+    assert found["merges.txt"] == b"#base"
+    assert found[WEIGHTS] == bare[WEIGHTS]
+    assert json.loads(found["tokenizer_config.json"])["errors"] == "replace"
+    assert json.loads(found["preprocessor_config.json"])["feature_size"] == 4
+    with lender.opened(lender) as opened:
+        assert read_folder(opened).keys() >= base.keys()
 
 
 def test_a_digest_is_kept_until_the_file_changes(
