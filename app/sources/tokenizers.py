@@ -71,12 +71,14 @@ def read_tokenizer(checkpoint: ResolvedCheckpoint, read: Read) -> Tokenizer:
             raise InvalidCheckpointError(f"{label} has no model, so it is no tokenizer")
         vocabulary |= _vocabulary(model.get("vocab"), f"{label}: model.vocab")
         entries = added if isinstance(added, list) else []
-        if not all(isinstance(entry, dict) for entry in entries):
-            raise InvalidCheckpointError(f"{label}: added_tokens is not a list of objects")
+        if not all(isinstance(e, dict) and isinstance(e.get("content"), str) for e in entries):
+            raise InvalidCheckpointError(f"{label}: added_tokens is not a list of tokens")
         vocabulary |= _vocabulary(
-            {entry.get("content"): entry.get("id") for entry in entries}, f"{label}: added_tokens"
+            {entry["content"]: entry.get("id") for entry in entries}, f"{label}: added_tokens"
         )
         merges = _merges(model.get("merges"), f"{label}: model.merges")
+        if "vocab.json" in files:
+            _refuse_contradiction(checkpoint, vocabulary, read(checkpoint, files["vocab.json"]))
     else:
         label = f"{checkpoint.uri}: vocab.json"
         vocabulary |= _vocabulary(_object(read(checkpoint, files["vocab.json"]), label), label)
@@ -88,6 +90,22 @@ def read_tokenizer(checkpoint: ResolvedCheckpoint, read: Read) -> Tokenizer:
         vocabulary.setdefault(token, number)
     ids = {_RENAMED.get(token, token): n for token, n in vocabulary.items() if n < size}
     return Tokenizer(ids, {number: token for token, number in ids.items()}, merges)
+
+
+def _refuse_contradiction(
+    checkpoint: ResolvedCheckpoint, vocabulary: Mapping[str, int], content: bytes
+) -> None:
+    """Raise InvalidCheckpointError where vocab.json gives tokens other ids than tokenizer.json.
+
+    Which of the two is read depends on the library.
+    """
+    label = f"{checkpoint.uri}: vocab.json"
+    for token, number in _vocabulary(_object(content, label), label).items():
+        if vocabulary.get(token, number) != number:
+            raise InvalidCheckpointError(
+                f"{label} says {number} for {ascii(token)[:60]}, tokenizer.json "
+                f"{vocabulary[token]}; the files belong to two models"
+            )
 
 
 def _differences(own: Tokenizer, other: Tokenizer, uri: str) -> list[str]:

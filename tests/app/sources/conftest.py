@@ -37,6 +37,8 @@ CONFIG: dict[str, Any] = {
     "max_source_positions": 10,
     "max_target_positions": 6,
 }
+VOCABULARY = {f"w{number}": number for number in range(CONFIG["vocab_size"])}
+TOKENIZER = json.dumps({"model": {"vocab": VOCABULARY, "merges": []}}).encode()
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 Tensors = dict[str, tuple[str, tuple[int, ...]]]
@@ -61,9 +63,11 @@ def checkpoint_files(
     tensors: Tensors | None = None, config: dict[str, Any] | None = None, seed: int = 0
 ) -> dict[str, bytes]:
     """Return the files of a small checkpoint, by name."""
+    told = CONFIG | (config or {})
     return {
-        "config.json": json.dumps(CONFIG | (config or {})).encode(),
-        "tokenizer.json": b"{}",
+        "config.json": json.dumps(told).encode(),
+        "preprocessor_config.json": json.dumps({"feature_size": told["num_mel_bins"]}).encode(),
+        "tokenizer.json": TOKENIZER,
         "model.safetensors": write_safetensors(
             whisper_tensors() if tensors is None else tensors, seed
         ),

@@ -28,7 +28,7 @@ from app.sources import digests
 from app.sources.fetch import FetchStoppedError, LocalCheckpoint, fetch
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import resolve
-from tests.app.sources.conftest import checkpoint_files
+from tests.app.sources.conftest import TOKENIZER, checkpoint_files
 
 Make = Callable[..., Path]
 WEIGHTS = "model.safetensors"
@@ -84,15 +84,14 @@ def test_libraries_see_known_fields_and_what_was_fetched(
         assert (opened / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
         (folder / "tokenizer.json").rename(folder / "aside")
         (folder / "tokenizer.json").write_bytes(b"of the host")
-        assert (opened / "tokenizer.json").read_bytes() == b"{}"
+        assert (opened / "tokenizer.json").read_bytes() == (folder / "aside").read_bytes()
 
 
 def test_what_a_checkpoint_lacks_is_the_lenders_whole_tokenizer_or_none_of_it(
     make_checkpoint: Make, policy: SourcePolicy
 ) -> None:
-    extractor = json.dumps({"feature_size": 4}).encode()
     config = json.dumps({"errors": "replace"}).encode()
-    files = checkpoint_files() | {"preprocessor_config.json": extractor}
+    files = checkpoint_files()
     base = files | {"tokenizer_config.json": config, "merges.txt": b"#base", "vocab.json": b"{}"}
     bare = {name: files[name] for name in ("config.json", WEIGHTS)}
     bare |= {"merges.txt": b"#its own, without a vocabulary"}
@@ -198,8 +197,9 @@ def test_without_a_validator_it_is_downloaded_again(
     found = resolve(stand_in.add_folder("/a", files), web_policy)
     fetch(found, web_policy)
     stand_in.requests.clear()
-    stand_in.files["/a/tokenizer.json"] = b"[]"
-    assert read_back(fetch(found, web_policy))["tokenizer.json"] == b"[]"
+    changed = TOKENIZER.replace(b"w1", b"v1")
+    stand_in.files["/a/tokenizer.json"] = changed
+    assert read_back(fetch(found, web_policy))["tokenizer.json"] == changed
 
 
 def test_a_damaged_cache_heals(

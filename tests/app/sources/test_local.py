@@ -23,6 +23,7 @@ from app.sources.fetch import fetch
 from app.sources.local import open_regular, open_unchanged
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import resolve
+from tests.app.sources.conftest import TOKENIZER
 
 Make = Callable[..., Path]
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -109,7 +110,7 @@ def test_what_was_resolved_is_what_is_read_or_nothing(
     fetched = fetch(found, policy)
     with fetched.opened() as folder:
         exchange(good, evil)
-        assert (folder / "tokenizer.json").read_bytes() == b"{}"
+        assert (folder / "tokenizer.json").read_bytes() == TOKENIZER
         assert (folder / "model.safetensors").stat().st_size == fetched.signatures[
             "model.safetensors"
         ].size
@@ -122,7 +123,7 @@ def test_what_was_resolved_is_what_is_read_or_nothing(
     exchange(good, evil)
     outside.unlink()
     with fetched.open("tokenizer.json") as handle:
-        assert handle.read() == b"{}"
+        assert handle.read() == TOKENIZER
 
 
 def test_no_race_ever_reads_a_file_outside_the_roots(
@@ -143,7 +144,7 @@ def test_no_race_ever_reads_a_file_outside_the_roots(
                 with suppress(SourceError), attempt() as handle:
                     read.append(handle.read())
     assert read
-    assert set(read) == {b"{}"}
+    assert set(read) == {TOKENIZER}
 
 
 def test_only_regular_files_are_opened_and_nothing_waits(tmp_path: Path) -> None:
@@ -178,7 +179,7 @@ def test_links_inside_the_roots_are_followed(make_checkpoint: Make, policy: Sour
     (folder / "link.json").symlink_to("tokenizer.json")
     linked = folder.parent / "linked" / "link.json"
     with open_regular(linked, policy.file_roots, "m") as handle:
-        assert handle.read() == b"{}"
+        assert handle.read() == TOKENIZER
 
 
 def test_too_many_open_files_are_no_fault_of_the_source(

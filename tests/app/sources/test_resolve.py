@@ -68,6 +68,7 @@ def test_config_headers_and_files_used_are_read(
     assert [file.name for file in found.files] == [
         "config.json",
         "tokenizer.json",
+        "preprocessor_config.json",
         "model.safetensors",
     ]
     assert {n: t.shape for n, t in found.tensors.items()} == expected_shapes(found.config)
