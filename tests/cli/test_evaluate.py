@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ def evaluate(
 ) -> int:
     words = ["afluente", "evaluate", str(checkpoint), "-m", str(manifest), "--num-beams", "1"]
     monkeypatch.setattr("sys.argv", [*words, *options])
+    monkeypatch.setenv("AFLUENTE_DATA_DIR", str(manifest.parent / "data"))
     try:
         main.main()
     except SystemExit as end:
@@ -51,6 +53,34 @@ def test_it_ends_with_1_where_something_was_skipped_and_still_shows_the_rest(
     told = capsys.readouterr()
     assert "set" in told.out
     assert "1 utterances could not be decoded, the first of them set: gone.wav" in told.err
+
+
+@pytest.mark.parametrize(
+    ("name", "leftover"),
+    [
+        ("config.json", {"quantization_config": {"quant_method": "bitsandbytes"}}),
+        ("config.json", {"attn_implementation": "flash_attention_2", "num_hidden_layers": 9}),
+        ("tokenizer_config.json", {"normalizer_file": "/etc/hostname", "tokenizer_file": "/none"}),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.py", None]}}),
+        ("processor_config.json", {"auto_map": {"AutoProcessor": "evil.py"}}),
+    ],
+)
+def test_settings_of_a_training_run_change_nothing(
+    monkeypatch, manifest: Path, tmp_path: Path, name: str, leftover: dict[str, object]
+) -> None:
+    folder = shutil.copytree(CHECKPOINT, tmp_path / "trained")
+    document = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(document | leftover))
+    assert evaluate(monkeypatch, folder, manifest) == 0
+
+
+def test_a_file_beyond_its_limit_is_not_read(
+    monkeypatch, capsys, manifest: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(CHECKPOINT, tmp_path / "large")
+    os.truncate(folder / "tokenizer_config.json", 600_000_000)
+    assert evaluate(monkeypatch, folder, manifest) != 0
+    assert "tokenizer_config.json has 600,000,000 bytes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kept", [(), ("vocab.json",), ("tokenizer_config.json",)])

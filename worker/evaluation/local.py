@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,12 @@ from app.contract.errors import InvalidRequestError, Problem
 from app.contract.evaluation import EvaluatedDataset, EvaluationSpec
 from app.contract.settings import Settings
 from app.reports.wer import build_wer
+from app.services.preparation import source_policy
 from app.sources.dataset_checks import check_audio, check_languages, unknown_language
+from app.sources.fetch import fetch
 from app.sources.manifests import read_manifest
+from app.sources.resolve import resolve
+from app.sources.uris import file_uri
 from worker.evaluation.cache import InMemoryTranscriptCache
 from worker.evaluation.checkpoint import read_facts
 from worker.evaluation.runner import evaluate
@@ -28,9 +32,26 @@ def evaluate_checkpoint(
     The datasets' URIs are paths of manifests; `progress` gets utterances done, their number and
     the dataset's name. Raises InvalidManifestError, InvalidCheckpointError, OutOfMemoryError.
     """
+    policy = source_policy(settings, None, any_path=True)
+    local = fetch(resolve(file_uri(checkpoint), policy), policy)
+    # Libraries see the known fields of its JSON files, as in an evaluation by the service.
+    with local.opened() as folder:
+        results = list(_evaluate(folder, local.sha256, spec, settings, progress))
+    status = (
+        "partial" if any(item.result.status != "succeeded" for item in results) else "succeeded"
+    )
+    return build_wer(checkpoint.name, status, results, {})
+
+
+def _evaluate(
+    folder: Path,
+    key: str,
+    spec: EvaluationSpec,
+    settings: Settings,
+    progress: Callable[[int, int, str], None],
+) -> Iterator[EvaluatedDataset]:
     cache = InMemoryTranscriptCache()
-    results = []
-    known = _languages_told(checkpoint, spec)
+    known = _languages_told(folder, spec)
     for dataset in spec.datasets:
         name = dataset.name
 
@@ -42,26 +63,20 @@ def evaluate_checkpoint(
         if known and not dataset.language:
             check_languages(manifest, dataset.uri, known)
         result = evaluate(
-            checkpoint,
-            str(checkpoint),
+            folder,
+            key,
             manifest,
             spec.decoding_of(dataset),
             cache,
             progress=report,
             device=None if settings.device == "auto" else settings.device,
         )
-        results.append(
-            EvaluatedDataset(
-                name=name,
-                group=dataset.group,
-                normalizer=spec.normalizer_of(dataset),
-                result=result,
-            )
+        yield EvaluatedDataset(
+            name=name,
+            group=dataset.group,
+            normalizer=spec.normalizer_of(dataset),
+            result=result,
         )
-    status = (
-        "partial" if any(item.result.status != "succeeded" for item in results) else "succeeded"
-    )
-    return build_wer(checkpoint.name, status, results, {})
 
 
 def _languages_told(checkpoint: Path, spec: EvaluationSpec) -> Set[str]:

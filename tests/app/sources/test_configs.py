@@ -112,7 +112,7 @@ def test_what_cannot_be_is_refused_by_file_and_field(
 
 
 def test_a_feature_extractor_of_another_model_is_refused(resolved: Any) -> None:
-    with pytest.raises(InvalidCheckpointError, match="makes 5 mel bins and config.json says"):
+    with pytest.raises(InvalidCheckpointError, match=r"makes 5 mel bins and config\.json says"):
         resolved("preprocessor_config.json", {"feature_size": 5})
 
 
