@@ -110,6 +110,28 @@ def spec(tmp_path: Path) -> dict[str, Any]:
     return {"datasets": [dataset], "language": "pt", "num_beams": 1}
 
 
+def test_a_trainers_checkpoint_is_decoded_with_the_files_of_the_base(
+    service: Service, spec: dict[str, Any], tmp_path: Path
+) -> None:
+    bare = tmp_path / "speech" / "checkpoint-1000"
+    whole = SAMPLES / "checkpoints" / "telephone"
+    bare.mkdir()
+    for path in whole.iterdir():
+        if path.name in {"config.json", "generation_config.json"} or "safetensors" in path.name:
+            shutil.copy(path, bare)
+    recipe = service.recipe("soup") | {"checkpoints": [bare.as_uri(), whole.as_uri()]}
+    answer = service.client.post("/merges", json=recipe)
+    assert answer.status_code == 202, answer.text
+    merge_id = answer.json()["id"]
+    assert "companions_from_base" in {one["code"] for one in answer.json()["warnings"]}
+    service.work(JobKind.MERGE, merge_id)
+    service.evaluate(merge_id, spec)
+    table = service.client.get(f"/merges/{merge_id}/wer").json()
+    for name in ("checkpoint-1000", "telephone"):
+        (dataset,) = table["systems"][name]["datasets"]
+        assert dataset["wer"] == 0.0
+
+
 def test_a_second_merge_is_all_that_a_second_evaluation_decodes(
     service: Service, spec: dict[str, Any]
 ) -> None:
