@@ -12,6 +12,7 @@ from app.contract.evaluation import EvaluationSpec
 RESERVED_NAMES = frozenset({"base", "merge"})
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 _SIZE = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*(B|KB|MB|GB|TB|KIB|MIB|GIB|TIB)?", re.IGNORECASE)
+_MOST_WILDCARDS = 32
 _SIZE_LIMIT = 2**63
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -68,6 +69,14 @@ class Rule(_Model):
     )
     method: str = Field(description="A method's name, or `keep_base`.", examples=["keep_base"])
     parameters: dict[str, Any] = Field(default_factory=dict, description="The method's parameters.")
+
+    @field_validator("match")
+    @classmethod
+    def _few_wildcards(cls, value: str) -> str:
+        # Each makes every comparison longer, and there are as many as tensors times rules.
+        if sum(map(value.count, "*?[")) > _MOST_WILDCARDS:
+            raise ValueError(f"A glob may have {_MOST_WILDCARDS} wildcards (*, ?, [)")
+        return value
 
 
 class OutputSpec(_Model):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from typing import Any
 
 from app.contract.catalogue import CATALOGUE, MethodParameters
@@ -86,7 +87,11 @@ def make_plan(
     files = lay_out(tensors.values(), dtypes, recipe.output.max_shard_bytes)
     main = Assignment(recipe.method, recipe.method_parameters, None)
     rules = [
-        (rule.match, Assignment(rule.method, _parameters(rule.method, rule.parameters), rule.match))
+        (
+            # Compiled here once: fnmatchcase would look each pattern up for every tensor.
+            re.compile(translate(rule.match)),
+            Assignment(rule.method, _parameters(rule.method, rule.parameters), rule.match),
+        )
         for rule in recipe.rules
     ]
     steps = tuple(
@@ -95,7 +100,7 @@ def make_plan(
         for target in file.tensors
     )
     used = {step.assignment.rule for step in steps}
-    return Plan(steps, files, tuple(match for match, _ in rules if match not in used))
+    return Plan(steps, files, tuple(rule.match for rule in recipe.rules if rule.match not in used))
 
 
 def _output_dtype(tensor: TensorHeader, recipe: Recipe) -> str:
@@ -108,8 +113,10 @@ def _parameters(method: str, given: Mapping[str, Any]) -> MethodParameters | Non
     return None if method == KEEP_BASE else CATALOGUE[method].model_validate(given)
 
 
-def _assign(name: str, rules: Sequence[tuple[str, Assignment]], main: Assignment) -> Assignment:
-    return next((chosen for match, chosen in rules if fnmatchcase(name, match)), main)
+def _assign(
+    name: str, rules: Sequence[tuple[re.Pattern[str], Assignment]], main: Assignment
+) -> Assignment:
+    return next((chosen for pattern, chosen in rules if pattern.match(name)), main)
 
 
 def _step(

@@ -6,9 +6,11 @@ import json
 import time
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.contract.errors import InvalidRequestError
 from app.contract.recipe import parse_request
 from app.contract.tensors import ITEM_SIZES, TensorHeader
 from app.planning.layout import index_document, lay_out
@@ -105,15 +107,23 @@ def test_what_is_read_is_counted() -> None:
     assert plan_of({"method": "soup"}, big).as_document()["totals"]["bytes_written"] > 4000
 
 
+def test_a_glob_of_too_many_wildcards_is_refused_by_name() -> None:
+    for match in ("*" * 33, "?" * 33, "[a]" * 33, "*a?[b]" * 11):
+        rules = [{"match": match, "method": "keep_base"}]
+        with pytest.raises(InvalidRequestError, match="may have 32 wildcards") as refusal:
+            parse_request({"checkpoints": ["a"], "method": "soup", "rules": rules})
+        assert refusal.value.as_problems()[0].param == "rules[0].match"
+
+
 def test_hostile_globs_on_many_tensors_take_bounded_time() -> None:
     """Patterns that a matcher with backtracking would never finish."""
     names = [f"model.decoder.layers.{n}.{'a' * 40}" for n in range(1300)]
     tensors = {name: tensor(name) for name in names}
     rules = [
         {"match": f"{start}{n}", "method": "keep_base"}
-        for n, start in enumerate(("*a" * 200, "*?" * 200, "*[!z]" * 80, "*" * 490) * 10)
+        for n, start in enumerate(("*a" * 31, "*?" * 16, "*[!z]" * 16, "a" * 490) * 50)
     ]
     recipe = parse_request({"checkpoints": ["a", "b"], "method": "soup", "rules": rules}).recipe
     started = time.process_time()
     assert len(make_plan(recipe, tensors, None, [tensors, tensors]).unmatched_rules) == len(rules)
-    assert time.process_time() - started < 10.0
+    assert time.process_time() - started < 5.0
