@@ -70,6 +70,8 @@ def _numbers(language: str) -> regex.Pattern[str]:
         rf"(?P<clock>{reading.clock.signs if reading.clock else '(?!)'})",
         r"\s?(?P<percent>[%‰])",
         rf"\s?(?P<coin>{coins})(?:(?P<cents>[0-9]{{2}})(?![0-9]))?",
+        # "12,50 euros" is "12,50 €".
+        rf"(?<={point}[0-9]{{2}})\s(?P<coin>{'|'.join(_coin_names(reading)) or '(?!)'})\b",
     ]
     return regex.compile(
         rf"(?P<minus>(?<!\S)[-−](?=[^\s\w]?[0-9]))?(?:(?<!\w)(?P<before>{coins})\s?(?=[0-9]))?"
@@ -79,6 +81,12 @@ def _numbers(language: str) -> regex.Pattern[str]:
         rf"(?(before)(?:\ (?P<scale>{scales})\b)?)"
         rf"(?P<after>{'|'.join(after)})?)"
     )
+
+
+def _coin_names(reading: Reading) -> dict[str, Money]:
+    """Return the currencies of which cents have words, by their own words."""
+    spoken = [money for money in reading.money.values() if money.cents]
+    return {name: money for money in spoken for name in money.unit}
 
 
 def _coin(name: str) -> str:
@@ -111,7 +119,8 @@ def _signs(language: str) -> regex.Pattern[str]:
 def _spell(found: Match, reading: Reading) -> str:
     if found["list"]:
         parts = found["list"].split(reading.decimal)
-        return " ".join(_cardinal(part, reading.code) for part in parts)
+        spoken = [_cardinal(part, reading.code) for part in parts]
+        return " ".join([*spoken, spell_numbers(found["after"] or "", reading.code)])
     return " ".join(
         filter(None, [reading.minus if found["minus"] else "", _number(found, reading)])
     )
@@ -123,9 +132,8 @@ def _number(found: Match, reading: Reading) -> str:
     coin = found["before"] or found["coin"]
     if coin:
         rest = "" if found["coin"] else found["after"] or ""
-        return _money(found, digits, reading.money[coin], reading) + spell_numbers(
-            rest, reading.code
-        )
+        money = reading.money.get(coin) or _coin_names(reading)[coin]
+        return _money(found, digits, money, reading) + spell_numbers(rest, reading.code)
     number = _decimal(digits, found["part"], reading.code)
     if found["percent"]:
         one = digits == "1" and not found["part"] and not reading.feminine_nouns
