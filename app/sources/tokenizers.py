@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.contract.errors import InvalidCheckpointError
+from app.sources import generation
 from app.sources.checkpoint import ResolvedCheckpoint, SourceFile
 from app.sources.configs import TOKENIZER_CONFIG
 
@@ -47,6 +48,7 @@ def tokenizer_problems(
     if (own, own) not in _known:
         # Whether it is one at all is asked of a merge of a single checkpoint too.
         parsed = read_tokenizer(reference, read)
+        _check_spoken(reference, parsed)
         _keep((own, own), ())
     found = []
     for other in others:
@@ -108,6 +110,21 @@ def _refuse_contradiction(
             )
 
 
+def _check_spoken(checkpoint: ResolvedCheckpoint, tokenizer: Tokenizer) -> None:
+    """Raise InvalidCheckpointError where a language's or task's token is not the tokenizer's."""
+    settings = generation.settings_of(checkpoint.documents.get(generation.FILE), checkpoint.config)
+    spoken = dict(settings.lang_to_id or {})
+    spoken |= {f"<|{task}|>": number for task, number in (settings.task_to_id or {}).items()}
+    for token, number in spoken.items():
+        known = tokenizer.ids.get(_RENAMED.get(token, token))
+        if known != number:
+            raise InvalidCheckpointError(
+                f"{checkpoint.uri}: {generation.FILE} says {number} for {token}, the tokenizer "
+                f"{'nothing' if known is None else known}; its files (vocab.json without "
+                "added_tokens.json, say) are not whole, or belong to another model"
+            )
+
+
 def _differences(own: Tokenizer, other: Tokenizer, uri: str) -> list[str]:
     """Return what the other tokenizer says otherwise; a token that only one has is no difference.
 
@@ -147,7 +164,9 @@ def _identity(checkpoint: ResolvedCheckpoint) -> object:
     added = json.dumps(_added(checkpoint.documents))
     pinned = all(file.signature or file.sha256 or file.etag or file.immutable for file in files)
     # What may change unseen is only known while it is looked at.
-    return (files, added, checkpoint.config["vocab_size"], None if pinned else object())
+    spoken = json.dumps(checkpoint.documents.get(generation.FILE))
+    size = checkpoint.config["vocab_size"]
+    return (files, added, spoken, size, None if pinned else object())
 
 
 def _keep(key: object, found: tuple[str, ...]) -> None:

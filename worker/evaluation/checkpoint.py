@@ -202,6 +202,11 @@ def _special_tokens(checkpoint: Path) -> dict[str, int]:
                 "copy the tokenizer's files from the model that was trained."
             )
         found = vocabulary | (_read_optional(checkpoint, "added_tokens.json") or {})
+        settings = _read_optional(checkpoint, "tokenizer_config.json") or {}
+        decoder = settings.get("added_tokens_decoder")
+        for number, entry in decoder.items() if isinstance(decoder, dict) else ():
+            if isinstance(entry, dict) and number.isdecimal() and len(number) < 10:
+                found[str(entry.get("content"))] = int(number)
     return {
         token: number
         for token, number in found.items()
