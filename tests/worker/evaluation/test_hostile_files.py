@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from app.contract.errors import InvalidCheckpointError
 from app.contract.evaluation import DecodingOptions
+from worker.evaluation.checkpoint import read_facts
 from worker.evaluation.decoding import Decoder
 
 CHECKPOINT = Path(__file__).parents[3] / "samples/checkpoints/telephone"
@@ -117,3 +119,19 @@ def test_what_is_wrong_is_named(name: str, changes: dict[str, Any], said: str) -
     error = refusal(name, json.dumps(document).encode())
     assert error is not None
     assert said in error.message
+
+
+def test_tokens_that_only_the_tokenizer_config_lists_are_known(
+    multilingual: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(multilingual, tmp_path / "slow")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(tokenizer["model"]["vocab"]))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    listed = {
+        str(entry["id"]): {"content": entry["content"]} for entry in tokenizer["added_tokens"]
+    }
+    decoder = {"added_tokens_decoder": {**listed, "x": 3, "5": {"content": 4}}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(decoder))
+    assert set(read_facts(folder).languages) == {"en", "pt"}
