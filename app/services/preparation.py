@@ -23,7 +23,7 @@ from app.contract.settings import Settings
 from app.planning.plan import Plan, make_plan
 from app.sources.checkpoint import ResolvedCheckpoint, SourceFile
 from app.sources.compatibility import CheckedTensors, check_compatible
-from app.sources.completion import borrowed, has_tokenizer, missing
+from app.sources.completion import borrowed, missing, states_ids
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import read_file, resolve
 from app.sources.tokenizers import tokenizer_problems
@@ -174,7 +174,7 @@ def _check_companions(
             "was trained"
         )
         raise _one_error(InvalidCheckpointError, [Problem(problem, params[0])])
-    having = [(param, other) for param, other in others if has_tokenizer(other)]
+    having = [(param, other) for param, other in others if states_ids(other)]
 
     def read(checkpoint: ResolvedCheckpoint, file: SourceFile) -> bytes:
         return read_file(checkpoint, file, policy)

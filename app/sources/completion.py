@@ -44,6 +44,11 @@ def has_tokenizer(checkpoint: ResolvedCheckpoint) -> bool:
     return "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= names
 
 
+def states_ids(checkpoint: ResolvedCheckpoint) -> bool:
+    """Return whether it says which ids its tokens have, by a tokenizer or a part of one."""
+    return any(file.name in {"tokenizer.json", "vocab.json"} for file in checkpoint.files)
+
+
 def missing(checkpoint: ResolvedCheckpoint) -> list[str]:
     """Return what nobody can decode without and the checkpoint lacks, as errors say it."""
     lacking = []

@@ -28,11 +28,14 @@ _known: dict[object, tuple[str, ...]] = {}
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """The ids below the vocabulary's size by token, the token by id, and the merges in order."""
+    """The ids below the vocabulary's size by token, the token by id, and the merges in order.
+
+    `merges` is None where only vocab.json is there.
+    """
 
     ids: Mapping[str, int]
     tokens: Mapping[int, str]
-    merges: Sequence[str]
+    merges: Sequence[str] | None
 
 
 def tokenizer_problems(
@@ -40,8 +43,8 @@ def tokenizer_problems(
 ) -> list[tuple[str, ...]]:
     """Return for each of the others what differs from the reference's tokenizer.
 
-    All of them have one. `read` returns a file's content. Raises InvalidCheckpointError, naming
-    the file, for one that is no tokenizer.
+    All of them say which ids their tokens have. `read` returns a file's content. Raises
+    InvalidCheckpointError, naming the file, for one that is no tokenizer.
     """
     own = _identity(reference)
     parsed: Tokenizer | None = None
@@ -65,6 +68,7 @@ def read_tokenizer(checkpoint: ResolvedCheckpoint, read: Read) -> Tokenizer:
     size = int(checkpoint.config["vocab_size"])
     files = {file.name: file for file in checkpoint.files if file.name in _FILES}
     vocabulary: dict[str, int] = {}
+    merges: Sequence[str] | None
     if "tokenizer.json" in files:
         label = f"{checkpoint.uri}: tokenizer.json"
         document = _object(read(checkpoint, files["tokenizer.json"]), label)
@@ -84,10 +88,10 @@ def read_tokenizer(checkpoint: ResolvedCheckpoint, read: Read) -> Tokenizer:
     else:
         label = f"{checkpoint.uri}: vocab.json"
         vocabulary |= _vocabulary(_object(read(checkpoint, files["vocab.json"]), label), label)
-        merges = _merges(
-            _lines(read(checkpoint, files["merges.txt"]), f"{checkpoint.uri}: merges.txt"),
-            f"{checkpoint.uri}: merges.txt",
-        )
+        merges = None
+        if "merges.txt" in files:
+            label = f"{checkpoint.uri}: merges.txt"
+            merges = _merges(_lines(read(checkpoint, files["merges.txt"]), label), label)
     for token, number in _added(checkpoint.documents).items():
         vocabulary.setdefault(token, number)
     ids = {_RENAMED.get(token, token): n for token, n in vocabulary.items() if n < size}
@@ -145,7 +149,7 @@ def _differences(own: Tokenizer, other: Tokenizer, uri: str) -> list[str]:
             f"its tokenizer has other ids than that of {uri}: {', '.join(listed)}{more}; rows of "
             "unlike tokens cannot be merged"
         )
-    if own.merges != other.merges:
+    if own.merges is not None and other.merges is not None and own.merges != other.merges:
         at = next(
             (k for k, (a, b) in enumerate(zip(own.merges, other.merges, strict=False)) if a != b),
             min(len(own.merges), len(other.merges)),

@@ -100,6 +100,16 @@ def test_tokens_with_other_ids_are_refused_by_name(
         prepared(one_file(), form(), form(**change), base=False)
 
 
+def test_a_vocabulary_without_merges_counts_as_well(prepared: Any) -> None:
+    def alone(vocabulary: dict[str, int]) -> dict[str, bytes]:
+        return {"vocab.json": json.dumps(vocabulary).encode()}
+
+    (warning,) = prepared(one_file(), one_file(), alone(WORDS)).warnings
+    assert warning["code"] == "companions_from_base"
+    with pytest.raises(IncompatibleCheckpointError, match="'w3' 4 and 3"):
+        prepared(one_file(), alone(swapped(WORDS, "w3", "w4")))
+
+
 def test_tokens_that_only_one_tokenizer_has_are_no_difference(prepared: Any) -> None:
     assert prepared(one_file(), one_file(added={}), one_file(added={})).warnings == ()
 
