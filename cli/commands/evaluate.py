@@ -54,7 +54,7 @@ def evaluate(
         batch_size=batch_size,
     )
     settings = load_settings(SERVICE_ONLY, device=device)
-    folder = checkpoint.expanduser().absolute()
+    folder = checkpoint.expanduser().resolve()
     if not folder.is_dir():
         raise SourceNotFoundError(f"There is no checkpoint folder {folder}.")
     with ProgressReport() as report:

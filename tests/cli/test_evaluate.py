@@ -43,6 +43,17 @@ def test_it_ends_well_where_everything_was_decoded(monkeypatch, capsys, manifest
     assert "set" in capsys.readouterr().out
 
 
+def test_paths_may_lead_upwards_and_hold_what_urls_give_a_meaning(
+    monkeypatch, capsys, manifest: Path
+) -> None:
+    here = manifest.parent / "runs?a#b%41"
+    here.mkdir()
+    shutil.copytree(CHECKPOINT, manifest.parent / "a model#1")
+    monkeypatch.chdir(here)
+    assert evaluate(monkeypatch, Path("../a model#1"), Path("..") / manifest.name) == 0
+    assert "a model#1" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_it_ends_with_1_where_something_was_skipped_and_still_shows_the_rest(
     monkeypatch, capsys, manifest: Path, options: tuple[str, ...]
