@@ -120,6 +120,8 @@ def test_languages_that_the_checkpoint_does_not_know_are_refused_by_name(
     (models / "0.wav").write_bytes(WAV)
     for name in ("base", "one", "two"):
         (models / name / "generation_config.json").write_text(json.dumps(GENERATION))
+        added = json.dumps(GENERATION["lang_to_id"])
+        (models / name / "added_tokens.json").write_text(added)
     known = post(line("0.wav", language="nb"), line("0.wav", lang="fil-PH"), language="eng")
     assert known.status_code == 200, known.text
     document = refusal(
