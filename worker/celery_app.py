@@ -45,8 +45,6 @@ def run() -> None:
         hostname=f"{WORKER_ID}@{os.uname().nodename}",
         loglevel=SETTINGS.log_level,
         pool_cls="prefork",
-        concurrency=1,
-        max_tasks_per_child=1,
         quiet=True,
         without_gossip=True,
         without_mingle=True,

@@ -45,7 +45,8 @@ from typing import Any, ClassVar
 _LONGEST_MESSAGE = 4_000
 _LONGEST_PROBLEM = 1_000
 _LONGEST_PARAM = 300
-_MOST_PROBLEMS = 100
+# A body of 1 MB may be wrong in 100,000 places; nobody reads more than the first of them.
+MOST_PROBLEMS = 100
 
 
 def tellable(text: str, longest: int = _LONGEST_MESSAGE) -> str:
@@ -90,7 +91,7 @@ class AfluenteError(Exception):
         super().__init__(message)
         self.message = message
         self.param = None if param is None else tellable(param, _LONGEST_PARAM)
-        self.problems = tuple(problems[:_MOST_PROBLEMS])
+        self.problems = tuple(problems[:MOST_PROBLEMS])
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle with the keyword arguments kept (process pools carry errors across)."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from app.contract.errors import InvalidRequestError, Problem
-from app.contract.problems import MOST_PROBLEMS, did_you_mean, shown
+from app.contract.errors import MOST_PROBLEMS, InvalidRequestError, Problem
+from app.contract.problems import did_you_mean, shown
 
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 _FIELDS = frozenset({"merge_method", "base_model", "models", "parameters", "dtype", "out_dtype"})

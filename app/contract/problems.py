@@ -7,10 +7,8 @@ from difflib import get_close_matches
 
 from pydantic import BaseModel, ValidationError
 
-from app.contract.errors import Problem
+from app.contract.errors import MOST_PROBLEMS, Problem
 
-# A body of 1 MB may be wrong in 100,000 places; nobody reads more than the first of them.
-MOST_PROBLEMS = 100
 _LONGEST_WORD = 100
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from app.contract.errors import AfluenteError, NotReadyError, StorageError
 from app.contract.settings import Settings
 from app.storage import database, fleet
-from app.storage.artifacts import check_disk
+from app.storage.artifacts import check_disk, is_full
 from app.storage.queue import Queue
 
 _LOG = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ class Readiness:
                 check_disk(folder, setting)
             except StorageError as error:  # its message has the folder, and anyone may ask here
                 _LOG.info("not ready: %s", error.message)
-                kind = "is full" if " is full" in error.message else "cannot be written"
+                kind = "is full" if is_full(error.__cause__) else "cannot be written"
                 raise NotReadyError(f"The disk of {setting} {kind}.") from None
         return "Can be written."
 

@@ -115,7 +115,7 @@ def prepare(
     plan = make_plan(
         recipe, checked.tensors, base.tensors if base else None, [e.tensors for e in experts]
     )
-    warnings = (*_borrowing(recipe, reference, experts), *_warnings(recipe, plan))
+    warnings = _warnings(recipe, plan, reference, experts)
     return Prepared(recipe, base, experts, checked, plan, warnings)
 
 
@@ -124,10 +124,7 @@ def replan(prepared: Prepared, recipe: Recipe) -> Prepared:
     base = prepared.base.tensors if prepared.base else None
     experts = [expert.tensors for expert in prepared.experts]
     plan = make_plan(recipe, prepared.checked.tensors, base, experts)
-    warnings = (
-        *_borrowing(recipe, prepared.reference, prepared.experts),
-        *_warnings(recipe, plan),
-    )
+    warnings = _warnings(recipe, plan, prepared.reference, prepared.experts)
     return replace(prepared, recipe=recipe, plan=plan, warnings=warnings)
 
 
@@ -207,8 +204,13 @@ def _one_error(kind: type[AfluenteError], problems: Sequence[Problem]) -> Afluen
     return kind(first.message + more, param=first.param, problems=problems)
 
 
-def _warnings(recipe: Recipe, plan: Plan) -> tuple[dict[str, str], ...]:
-    warnings = []
+def _warnings(
+    recipe: Recipe,
+    plan: Plan,
+    reference: ResolvedCheckpoint,
+    experts: Sequence[ResolvedCheckpoint],
+) -> tuple[dict[str, str], ...]:
+    warnings = list(_borrowing(recipe, reference, experts))
     negative = [source.name for source in recipe.checkpoints if source.weight < 0]
     if negative:
         message = f"Negative weights take these checkpoints away: {', '.join(negative)}."

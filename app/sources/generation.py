@@ -244,6 +244,13 @@ def settings_of(
     return GenerationSettings.model_validate(_ids_of(config) | named)
 
 
+def is_multilingual(settings: GenerationSettings, config: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint is told the language: as it says, else as its tokens suggest."""
+    if settings.is_multilingual is not None:
+        return settings.is_multilingual
+    return bool(settings.lang_to_id) or int(config["vocab_size"]) >= _MULTILINGUAL_VOCABULARY
+
+
 def languages_of(
     document: Mapping[str, Any] | None, config: Mapping[str, Any]
 ) -> frozenset[str] | None:
@@ -252,11 +259,7 @@ def languages_of(
     `document` is its generation_config.json; one that lists none is taken to know Whisper's.
     """
     settings = settings_of(document, config)
-    large = int(config["vocab_size"]) >= _MULTILINGUAL_VOCABULARY
-    multilingual = settings.is_multilingual
-    if multilingual is None:
-        multilingual = bool(settings.lang_to_id) or large
-    if not multilingual:
+    if not is_multilingual(settings, config):
         return None
     return frozenset(token.strip("<|>") for token in settings.lang_to_id or ()) or WHISPER_LANGUAGES
 
@@ -310,7 +313,7 @@ def constraints(
     return found
 
 
-def shown(value: object) -> str:
+def summarize(value: object) -> str:
     """Return a setting as results show and compare it: long lists by their number and digest."""
     if isinstance(value, list) and len(value) > 8:
         digest = hashlib.sha256(repr(value).encode()).hexdigest()

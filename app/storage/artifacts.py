@@ -144,9 +144,14 @@ def check_disk(folder: Path, setting: str = _SETTING) -> None:
         raise storage_error(error, folder, setting) from error
 
 
+def is_full(error: BaseException | None) -> bool:
+    """Return whether a disk or a quota is full, by what the system said of it."""
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
 def storage_error(error: OSError, path: Path, setting: str = _SETTING) -> StorageError:
     """Return the error that tells the operator what the artifact store lacks."""
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+    if is_full(error):
         return StorageError(
             f"The disk of {path} is full; free space, or point {setting} elsewhere, and retry the "
             "merge."

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from app.contract.errors import SourceError
 from app.sources.audio_files import HEAD_BYTES, READABLE, container_of
 from app.sources.checkpoint import Signature
+from app.sources.configs import SAMPLE_RATE
 from app.sources.local import open_regular, open_unchanged
 from worker.evaluation.containers import (
     Extent,
@@ -31,7 +32,6 @@ from worker.evaluation.containers import (
 )
 from worker.evaluation.ffmpeg import FFmpegError, count_frames, decode_blocks
 
-SAMPLE_RATE = 16_000
 # Manifests round durations; a segment that ends this near the file's end ends with the file.
 _ROUNDING_SECONDS = 0.1
 # A file this much shorter than its manifest says was cut off on its way.

@@ -11,14 +11,12 @@ from typing import Any
 
 from app.contract.errors import InvalidCheckpointError, Problem
 from app.sources import generation
+from app.sources.configs import SAMPLE_RATE
 from app.sources.generation import GenerationSettings
 from app.sources.whisper import config_problems
 
-# Whisper's own rule: vocabularies from this size on have the language tokens in use.
-_MULTILINGUAL_VOCABULARY = 51_865
 # The encoder's convolutions halve the frames once.
 FRAMES_PER_POSITION = 2
-SAMPLE_RATE = 16_000
 END, START, NO_TIMESTAMPS = "<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"
 _TASKS = ("transcribe", "translate")
 _LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
@@ -111,10 +109,7 @@ def read_facts(checkpoint: Path) -> CheckpointFacts:
     languages = settings.lang_to_id or {
         token: number for token, number in tokens.items() if _LANGUAGE.fullmatch(token)
     }
-    multilingual = settings.is_multilingual
-    if multilingual is None:
-        size = int(config["vocab_size"])
-        multilingual = bool(settings.lang_to_id) or size >= _MULTILINGUAL_VOCABULARY
+    multilingual = generation.is_multilingual(settings, config)
     tasks = {task: number for task in _TASKS if (number := tokens.get(f"<|{task}|>")) is not None}
     no_timestamps = settings.no_timestamps_token_id
     facts = CheckpointFacts(

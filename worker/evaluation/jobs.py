@@ -16,7 +16,7 @@ from app.contract.evaluation import (
     SkippedUtterance,
     Utterance,
 )
-from app.sources.generation import shown
+from app.sources.generation import summarize
 from app.sources.manifests import Manifest, audio_path
 from worker.evaluation.audio import AudioError, Segment, find_segment
 from worker.evaluation.cache import library_versions, transcript_key
@@ -55,7 +55,7 @@ class DecodingSetup:
             num_beams=self.options.num_beams,
             language=language,
             task=self.options.task if self.facts.multilingual else None,
-            checkpoint_settings={name: shown(value) for name, value in sorted(own.items())},
+            checkpoint_settings={name: summarize(value) for name, value in sorted(own.items())},
             dtype=self.dtype,
             device_type=self.device_type,
             versions=library_versions(),

@@ -11,8 +11,8 @@ from pydantic_core import ErrorDetails
 
 from app.contract.catalogue.method import MethodParameters
 from app.contract.catalogue.registry import CATALOGUE
-from app.contract.errors import InvalidRequestError, Problem
-from app.contract.problems import MOST_PROBLEMS, did_you_mean
+from app.contract.errors import MOST_PROBLEMS, InvalidRequestError, Problem
+from app.contract.problems import did_you_mean
 
 _SYNONYMS = dict.fromkeys(("lambda", "alpha", "scale", "scaling"), "scaling_coefficient")
 _CANCELS = 1e-9

@@ -17,7 +17,7 @@ from app.sources.generation import (
     generation_config_of,
     generation_problems,
     settings_of,
-    shown,
+    summarize,
 )
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import resolve
@@ -196,9 +196,9 @@ def test_an_artifact_keeps_what_describes_the_model() -> None:
 
 
 def test_long_lists_are_shown_by_number_and_digest() -> None:
-    assert shown([1, 2]) == "[1, 2]"
-    assert shown(list(range(90))).startswith("90 entries (sha256 ")
-    assert shown(list(range(90))) != shown(list(range(1, 91)))
+    assert summarize([1, 2]) == "[1, 2]"
+    assert summarize(list(range(90))).startswith("90 entries (sha256 ")
+    assert summarize(list(range(90))) != summarize(list(range(1, 91)))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ Only the recipe and the inputs decide these bytes: no time, host, path or identi
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +14,8 @@ import torch
 
 from app.contract.tensors import DTYPE_NAMES
 from app.planning.layout import INDEX_FILE, index_document
-from app.sources.completion import companions_of, copied_files
-from app.sources.configs import CONFIG
+from app.sources.completion import companions_of, copied_files, encoded
+from app.sources.configs import CONFIG, model_config_of
 
 if TYPE_CHECKING:
     from worker.merging.engine.run import Job
@@ -28,17 +27,17 @@ def write_companions(job: Job, folder: Path, diagnostics: Mapping[str, Any]) -> 
     Raises SourceChangedError if a file that is copied is not the one whose digest was taken.
     """
     reference = job.all[0]
-    if len(job.plan.files) > 1:
-        _dump(folder / INDEX_FILE, index_document(job.plan.files))
-    made = companions_of(reference.resolved)
     # transformers 5 reads `dtype`, 4 reads `torch_dtype`.
     dtype = _dtype(job)
-    config = json.loads(made.pop(CONFIG)) | {"dtype": dtype, "torch_dtype": dtype}
-    _dump(folder / CONFIG, config)
-    for name, content in (made | copied_files(reference)).items():
+    config = model_config_of(reference.resolved.config) | {"dtype": dtype, "torch_dtype": dtype}
+    made = companions_of(reference.resolved) | copied_files(reference)
+    made[CONFIG] = encoded(config)
+    made["recipe.json"] = encoded(recipe_document(job))
+    made["diagnostics.json"] = encoded(diagnostics)
+    if len(job.plan.files) > 1:
+        made[INDEX_FILE] = encoded(index_document(job.plan.files))
+    for name, content in made.items():
         (folder / name).write_bytes(content)
-    _dump(folder / "recipe.json", recipe_document(job))
-    _dump(folder / "diagnostics.json", diagnostics)
 
 
 def recipe_document(job: Job) -> dict[str, Any]:
@@ -82,7 +81,3 @@ def _dtype(job: Job) -> str:
             entries[step.target.dtype] += step.target.numel
     names = {stored: name for name, stored in DTYPE_NAMES.items()}
     return names[entries.most_common(1)[0][0]]
-
-
-def _dump(path: Path, document: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="ascii")
