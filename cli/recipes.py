@@ -11,6 +11,7 @@ from typing import Any, Literal
 from app.contract.errors import MalformedBodyError, SourceNotFoundError
 from app.contract.mergekit import from_mergekit, is_mergekit
 from app.services.documents import parse_document
+from app.sources.schemes import scheme_of
 
 Form = Literal["json", "yaml"]
 
@@ -51,7 +52,7 @@ def with_absolute_paths(document: Mapping[str, Any]) -> dict[str, Any]:
 def _located(source: object) -> object:
     if isinstance(source, Mapping):
         return {**source, "uri": _located(source["uri"])} if "uri" in source else source
-    if isinstance(source, str) and "://" not in source and not source.startswith("file:"):
+    if isinstance(source, str) and scheme_of(source) is None:
         # Leaves `~nobody` as it is, where Path would raise.
         return Path(os.path.expanduser(source)).resolve().as_uri()  # noqa: PTH111
     return source

@@ -32,7 +32,7 @@ class CheckpointRef(_Model):
     uri: str = Field(
         min_length=1,
         max_length=2048,
-        description="file://, hf://org/name@revision, https:// (a folder) or merge://{id}.",
+        description="Where the folder is: a URI of a scheme that the operator allows.",
         examples=["file:///models/ft/telephone"],
     )
     name: str | None = Field(

@@ -49,12 +49,12 @@ class Settings(BaseSettings):
         (),
         description="Colon-separated folders that file:// URIs may reach, besides the samples and the data folder's `sources`.",
     )
-    schemes: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("file", "hf", "https", "merge"),
-        description="Comma-separated URI schemes that are allowed.",
+    schemes: Annotated[tuple[str, ...] | None, NoDecode] = Field(
+        None, description="Comma-separated URI schemes that are allowed; all of them if not set."
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Comma-separated hosts that https:// URIs may name; none by default."
+        (),
+        description="Comma-separated servers that URIs may name, as host, host:port or *.domain; none by default. The hub needs no entry.",
     )
     allow_private_addresses: bool = Field(
         False,

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from app.contract.evaluation import EvaluationSpec
 from app.contract.requests import MergeRequest
 from app.routes.problems import MEDIA_TYPE, ProblemDocument
+from app.sources.schemes import forms
 
 DESCRIPTION = """
 Merges fine-tuned Whisper checkpoints into one model, and says what the merge does to the word
@@ -128,6 +129,7 @@ def _add_models(document: dict[str, Any]) -> None:
         schema = model.model_json_schema(ref_template=_REFERENCE)
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema
+    schemas["CheckpointRef"]["properties"]["uri"]["description"] += f" Written {forms()}."
 
 
 def _replace_default_refusals(document: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
 
 from app.contract.errors import AfluenteError, NotReadyError, SourceUnreachableError
-from app.services.checks import is_remote
+from app.sources.schemes import is_remote
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from app.services.preparation import Prepared
 
 _MERGE = "merge://"
-_REMOTE = ("hf:", "http:", "https:")
 
 
 def check_sources(
@@ -91,11 +90,6 @@ def check_evaluation(
     checks.append(lambda: _check_gate(evaluation, has_base, experts, ""))
     _run_all(checks)
     return warnings
-
-
-def is_remote(uri: str) -> bool:
-    """Say whether a source is on another machine, whose answer takes as long as it takes."""
-    return uri.lower().startswith(_REMOTE)
 
 
 def named_merges(uris: Iterable[str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from app.services import wer
 from app.services.backend import Backend
 from app.services.merges import find
 from app.services.presentation import Row
+from app.sources.schemes.hf import model_of
 
 
 def get(backend: Backend, merge_id: str) -> str:
@@ -44,7 +45,7 @@ def _front_matter(row: Row, report: Mapping[str, Any], title: str) -> str:
     sources = row["sources"]
     inputs = [sources["base"]] if sources.get("base") else []
     inputs += sources["checkpoints"]
-    on_hub = [source["uri"][5:].split("@")[0] for source in inputs if _is_on_hub(source)]
+    on_hub = [model for source in inputs if (model := model_of(source["uri"]))]
     front = {
         "library_name": "transformers",
         "pipeline_tag": "automatic-speech-recognition",
@@ -137,10 +138,6 @@ def _percent(rate: float | None) -> str:
 def _table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [headings, tuple("---" for _ in headings), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _is_on_hub(source: Mapping[str, Any]) -> bool:
-    return str(source["uri"]).startswith("hf://")
 
 
 def _line(text: str) -> str:

@@ -81,7 +81,7 @@ def source_policy(
     return SourcePolicy(
         cache_dir=settings.cache,
         file_roots=None if any_path else settings.roots,
-        schemes=frozenset(settings.schemes),
+        schemes=None if settings.schemes is None else frozenset(settings.schemes),
         allowed_hosts=frozenset(settings.allowed_hosts),
         hf_endpoint=settings.hf_endpoint,
         hf_token=token,

@@ -27,6 +27,28 @@ def is_public(address: str) -> bool:
     return all(_is_public(form) for form in _forms(ipaddress.ip_address(address.split("%")[0])))
 
 
+def addresses_of(host: str, port: int, *, allow_private: bool) -> list[str]:
+    """Return the checked addresses of a host; connect to one of them instead of to its name.
+
+    Raises:
+        SourceNotAllowedError: one is private, and that is not allowed.
+        OSError: the name cannot be resolved.
+
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise OSError(f"the name {host} cannot be resolved") from None
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    # A private address among public ones is refused too: rebinding attacks look like that.
+    if not allow_private and not all(is_public(address) for address in addresses):
+        raise SourceNotAllowedError(
+            f"{host} resolves to a private, loopback or otherwise reserved address; "
+            "sources must be on public addresses"
+        )
+    return addresses
+
+
 def _forms(address: _Address) -> list[_Address]:
     """Return every address that a packet to this one could end at."""
     if isinstance(address, ipaddress.IPv4Address):
@@ -65,7 +87,12 @@ class PublicBackend(httpcore2.NetworkBackend):
     ) -> httpcore2.NetworkStream:
         """Connect to an address of the host; TLS still checks the host's name afterwards."""
         error: Exception = httpcore2.ConnectError(f"{host} has no address")
-        for address in self._resolve(host, port):
+        trusted = self._allow_private or (host, port) in self._trusted
+        try:
+            addresses = addresses_of(host, port, allow_private=trusted)
+        except OSError as failure:
+            raise httpcore2.ConnectError(str(failure)) from None
+        for address in addresses:
             try:
                 return self._sockets.connect_tcp(
                     address, port, timeout, local_address, socket_options
@@ -82,22 +109,6 @@ class PublicBackend(httpcore2.NetworkBackend):
     ) -> httpcore2.NetworkStream:
         """Refuse: no source lives behind a Unix socket."""
         raise SourceNotAllowedError(f"{path}: a source is never behind a Unix socket")
-
-    def _resolve(self, host: str, port: int) -> list[str]:
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError):
-            raise httpcore2.ConnectError(f"the name {host} cannot be resolved") from None
-        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-        if self._allow_private or (host, port) in self._trusted:
-            return addresses
-        # One private address among public ones is refused too: it is how rebinding looks.
-        if not all(is_public(address) for address in addresses):
-            raise SourceNotAllowedError(
-                f"{host} resolves to a private, loopback or otherwise reserved address; "
-                "sources must be on public addresses"
-            )
-        return addresses
 
 
 @cache

@@ -9,20 +9,18 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-import httpx2
-
-from app.contract.errors import SourceChangedError, SourceUnreachableError, StorageError
+from app.contract.errors import SourceChangedError, StorageError
 from app.sources.checkpoint import SourceFile
 from app.sources.digests import DigestStore, local_sha256, remember
 from app.sources.policy import SourcePolicy
-from app.sources.web import PassingFaultError, WebClient, range_start, strong_etag, total_size
+from app.sources.schemes.folder import PassingFaultError, RemoteFolder
 
 _LOCK_POLL_SECONDS = 0.1
-# An attempt that brought this much is not counted: a slow line may break many times.
+# An attempt that downloads this much does not count as failed: a slow line may break often.
 _WORTHWHILE_BYTES = 8 << 20
 
 Progress = Callable[[int], None]
@@ -36,11 +34,11 @@ class BlobCache:
         self._folder = policy.cache_dir
         self.digests = DigestStore(policy.cache_dir / "digests")
 
-    def get(self, file: SourceFile, client: WebClient, label: str, progress: Progress) -> Path:
-        """Return the path of a remote file's bytes, downloaded unless they are here already.
+    def get(self, file: SourceFile, source: RemoteFolder, progress: Progress) -> Path:
+        """Return the path of a file's bytes, downloaded unless they are here already.
 
-        `progress` is told of every piece of bytes dealt with (a restart gives a negative one),
-        and may raise to stop; what was downloaded is taken up again.
+        `progress` gets the number of bytes of each piece, and may raise to stop; the next call
+        goes on where the download stopped.
 
         Raises:
             SourceError: the server fails, refuses, or serves other bytes than were listed.
@@ -49,9 +47,9 @@ class BlobCache:
         """
         key = _key(file)
         with _storage_errors(self._folder), self._locked(key, progress):
-            present = self._present(file, key, label)
+            present = self._present(file, key, source.label_of(file.name))
             if present is None:
-                present = self._download(file, key, client, label, progress)
+                present = self._download(file, key, source, progress)
             else:
                 progress(file.size)
             return present
@@ -61,30 +59,33 @@ class BlobCache:
         return self._folder / "blobs" / sha256[:2] / sha256
 
     def _present(self, file: SourceFile, key: str, label: str) -> Path | None:
-        # Without a validator the server may by now hold other bytes of the same size.
-        known = file.sha256 or (self.digests.get(key) if file.etag or file.immutable else None)
-        if known is None:
-            return None
-        path = self.path_of(known)
+        # Without a version the server may by now hold other bytes of the same size.
+        known = file.sha256 or (self.digests.get(key) if file.is_pinned else None)
+        return None if known is None else self._intact(known, label)
+
+    def _intact(self, sha256: str, label: str) -> Path | None:
+        """Return the path of the bytes with this digest if they are here; remove damaged ones."""
+        path = self.path_of(sha256)
         if not path.is_file():
             return None
         actual, _ = local_sha256(path, self.digests, label)
-        if actual == known:
+        if actual == sha256:
             return path
         path.unlink(missing_ok=True)
         return None
 
     def _download(
-        self, file: SourceFile, key: str, client: WebClient, label: str, progress: Progress
+        self, file: SourceFile, key: str, source: RemoteFolder, progress: Progress
     ) -> Path:
+        label = source.label_of(file.name)
         part = self._folder / "parts" / f"{_digest(key)}.part"
         part.parent.mkdir(parents=True, exist_ok=True)
-        if _size(part) > file.size or not (file.etag or file.sha256 or file.immutable):
+        if _size(part) > file.size or not file.is_pinned:
             part.unlink(missing_ok=True)
         progress(_size(part))
         self._check_space(file.size - _size(part), label)
         try:
-            _transfer(part, file, client, label, progress, self._policy.retry_delays_seconds)
+            _transfer(part, file, source, progress)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 part.unlink(missing_ok=True)
@@ -95,13 +96,23 @@ class BlobCache:
             raise SourceChangedError(
                 f"{label}: the bytes served have sha256 {sha256}, listed was {file.sha256}"
             )
-        path = self.path_of(sha256)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Read-only: links lead here, and nobody must write through a link.
-        part.chmod(0o444)
-        part.replace(path)
-        remember(path, sha256, self.digests)
+        path = self._keep(part, sha256, label, progress)
         self.digests.put(key, sha256)
+        return path
+
+    def _keep(self, part: Path, sha256: str, label: str, progress: Progress) -> Path:
+        """Move a download to the place of its digest, and return that."""
+        with self._locked(sha256, progress):
+            # Another source had the same file: it may be in use, and must stay that very file.
+            if (path := self._intact(sha256, label)) is not None:
+                part.unlink()
+                return path
+            path = self.path_of(sha256)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Read-only: links lead here, and nobody must write through a link.
+            part.chmod(0o444)
+            part.replace(path)
+            remember(path, sha256, self.digests)
         return path
 
     def _check_space(self, needed: int, label: str) -> None:
@@ -125,20 +136,14 @@ class BlobCache:
             yield
 
 
-def _transfer(
-    part: Path,
-    file: SourceFile,
-    client: WebClient,
-    label: str,
-    progress: Progress,
-    delays: tuple[float, ...],
-) -> None:
-    """Bring the part to its full size, resuming after each passing fault."""
+def _transfer(part: Path, file: SourceFile, source: RemoteFolder, progress: Progress) -> None:
+    """Download the rest of the file, going on after each passing fault."""
+    delays = source.policy.retry_delays_seconds
     failures = 0
     while _size(part) != file.size or file.size == 0:
         before = _size(part)
         try:
-            _attempt(part, file, client, label, progress)
+            _attempt(part, file, source, progress)
             break
         except PassingFaultError as fault:
             failures = 1 if _size(part) - before >= _WORTHWHILE_BYTES else failures + 1
@@ -147,24 +152,11 @@ def _transfer(
             _pause(max(delays[failures - 1], fault.retry_after_seconds), progress)
 
 
-def _attempt(
-    part: Path, file: SourceFile, client: WebClient, label: str, progress: Progress
-) -> None:
-    assert file.url is not None
+def _attempt(part: Path, file: SourceFile, source: RemoteFolder, progress: Progress) -> None:
     offset = _size(part)
-    headers = {"Range": f"bytes={offset}-"} if offset else {}
-    if offset and file.etag:
-        headers["If-Range"] = file.etag
-    with client.open(file.url, label, headers) as response, part.open("ab") as stream:
-        _check_unchanged(response, file, label)
-        start = range_start(response)
-        if start not in (0, offset):
-            raise SourceUnreachableError(f"{label}: the server sends another range than asked for")
-        # A server without ranges starts again.
-        stream.truncate(start)
-        progress(start - offset)
-        offset = start
-        for chunk in response.iter_raw():
+    label = source.label_of(file.name)
+    with part.open("ab") as stream, closing(source.read(file, offset, file.size)) as chunks:
+        for chunk in chunks:
             offset += len(chunk)
             if offset > file.size:
                 raise SourceChangedError(f"{label}: the server sends more bytes than it stated")
@@ -174,13 +166,6 @@ def _attempt(
         os.fsync(stream.fileno())
     if offset < file.size:
         raise PassingFaultError(f"{label}: the server ended the file {file.size - offset:,} early")
-
-
-def _check_unchanged(response: httpx2.Response, file: SourceFile, label: str) -> None:
-    size = total_size(response, label)
-    etag = strong_etag(response)
-    if size != file.size or (file.etag is not None and etag is not None and etag != file.etag):
-        raise SourceChangedError(f"{label}: the file on the server changed; submit again")
 
 
 def _pause(seconds: float, progress: Progress) -> None:
@@ -206,7 +191,7 @@ def _storage_errors(folder: Path) -> Iterator[None]:
 
 
 def _key(file: SourceFile) -> str:
-    return f"url:{file.url}:{file.etag}:{file.sha256}:{file.size}"
+    return f"url:{file.url}:{file.version}:{file.sha256}:{file.size}"
 
 
 def _digest(key: str) -> str:

@@ -39,8 +39,8 @@ class Signature:
 class SourceFile:
     """One file of a source: a `path` (links followed) and its signature, or a `url`.
 
-    `etag` (a strong one) or `sha256` pin a remote file where its server states them; `immutable`
-    says that the URL itself does (a commit of the hub).
+    `sha256` and `version` pin a remote file, where its server states one: a version (a strong ETag,
+    a commit) changes whenever the bytes do.
     """
 
     name: str
@@ -48,9 +48,13 @@ class SourceFile:
     path: Path | None = None
     signature: Signature | None = None
     url: str | None = None
-    etag: str | None = None
+    version: str | None = None
     sha256: str | None = None
-    immutable: bool = False
+
+    @property
+    def is_pinned(self) -> bool:
+        """Return whether other bytes would be noticed."""
+        return any((self.signature, self.version, self.sha256))
 
 
 @dataclass(frozen=True)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from app.contract.errors import SourceError, SourceNotAllowedError
+from app.contract.errors import SourceError, SourceNotAllowedError, StorageError
 from app.sources.blobs import BlobCache
-from app.sources.checkpoint import SourceFile
-from app.sources.fetch import link_snapshot
 from app.sources.layout import check_quota
-from app.sources.local import allowed_path, open_regular
 from app.sources.manifest_kaldi import FILES as KALDI_FILES
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import with_param
-from app.sources.uris import FilePlace, WebPlace, parse_uri
-from app.sources.web import WebClient
+from app.sources.schemes import open_folder
+from app.sources.schemes.folder import RemoteFolder
 
 
 def resolve_dataset(uri: str, policy: SourcePolicy, *, param: str | None = None) -> Path:
-    """Return the path of a manifest at a `file://` or `https://` URI, downloaded if need be.
+    """Return the path of the manifest at a URI, downloaded if need be.
 
     On this machine it may be the folder that holds the manifest. A downloaded file keeps its
     name, in a folder of its own in the cache.
@@ -29,23 +27,13 @@ def resolve_dataset(uri: str, policy: SourcePolicy, *, param: str | None = None)
 
     """
     try:
-        place = parse_uri(uri, policy)
-        if isinstance(place, FilePlace):
-            real = allowed_path(place.path, policy.file_roots, uri)
-            if os.path.isdir(real):  # noqa: PTH112 - false, where Path would raise
-                return place.path.absolute()
-            with open_regular(place.path, policy.file_roots, uri) as handle:
-                size = os.fstat(handle.fileno()).st_size
-            check_quota(uri, size, policy.max_source_bytes)
-            # A linked file keeps its name and place: its suffix and its neighbours count.
-            return place.path.absolute()
-        if isinstance(place, WebPlace):
-            if place.name in KALDI_FILES:
-                raise SourceNotAllowedError(
-                    f"{uri}: a Kaldi folder is read from file:// only, its files belong together"
-                )
-            return _download(uri, place, policy)
-        raise SourceNotAllowedError(f"{uri}: a manifest is given by a file:// or https:// URI")
+        with open_folder(uri, policy) as source:
+            if isinstance(source, RemoteFolder):
+                return _download(source)
+            file = source.as_file()
+        check_quota(uri, file.size, policy.max_source_bytes)
+        assert file.path is not None
+        return file.path
     except SourceError as error:
         raise with_param(error, param) from None
 
@@ -60,16 +48,24 @@ def _downloads(policy: SourcePolicy) -> Path:
     return policy.cache_dir / "files"
 
 
-def _download(uri: str, place: WebPlace, policy: SourcePolicy) -> Path:
-    cache = BlobCache(policy)
+def _download(source: RemoteFolder) -> Path:
+    policy = source.policy
 
     def in_time(count: int) -> None:
-        policy.patience_seconds(uri)  # raises when the time is over
+        policy.patience_seconds(source.label)  # raises when the time is over
 
-    with WebClient(policy, hub=False) as client:
-        prefix = client.read_prefix(place.url, 1, uri)
-        check_quota(uri, prefix.size, policy.max_source_bytes)
-        file = SourceFile(place.name, prefix.size, url=place.url, etag=prefix.etag)
-        blob = cache.get(file, client, uri, in_time)
-    folder = link_snapshot(_downloads(policy) / blob.name, {place.name: blob})
-    return folder / place.name
+    if source.name in KALDI_FILES:
+        raise SourceNotAllowedError(
+            f"{source.label}: a Kaldi folder must be on this machine: its files belong together"
+        )
+    file = source.as_file()
+    check_quota(source.label, file.size, policy.max_source_bytes)
+    blob = BlobCache(policy).get(file, source, in_time)
+    link = _downloads(policy) / blob.name / file.name
+    try:
+        link.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            link.symlink_to(os.path.relpath(blob, link.parent))
+    except OSError as error:
+        raise StorageError(f"the cache at {link} cannot be written: {error.strerror}") from None
+    return link

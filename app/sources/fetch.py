@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -10,11 +9,7 @@ from io import FileIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from app.contract.errors import (
-    SourceChangedError,
-    SourceError,
-    StorageError,
-)
+from app.contract.errors import SourceChangedError, SourceError
 from app.sources.blobs import BlobCache, Progress
 from app.sources.checkpoint import ResolvedCheckpoint, Signature
 from app.sources.completion import (
@@ -29,7 +24,8 @@ from app.sources.digests import checkpoint_sha256, local_sha256
 from app.sources.local import in_proc, open_unchanged
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import with_param
-from app.sources.web import WebClient
+from app.sources.schemes import open_folder
+from app.sources.schemes.folder import RemoteFolder, SourceFolder
 
 
 class FetchStoppedError(Exception):
@@ -130,41 +126,26 @@ def _fetch(resolved: ResolvedCheckpoint, policy: SourcePolicy, meter: Progress) 
     digests: dict[str, str] = {}
     signatures: dict[str, Signature] = {}
     with ExitStack() as stack:
-        client: WebClient | None = None
+        source: SourceFolder | None = None
         for file in resolved.files:
-            label = f"{resolved.uri}: {file.name}"
             if file.path is not None:
                 digests[file.name], signatures[file.name] = local_sha256(
-                    file.path, cache.digests, label, signature=file.signature, progress=meter
+                    file.path,
+                    cache.digests,
+                    f"{resolved.uri}: {file.name}",
+                    signature=file.signature,
+                    progress=meter,
                 )
                 paths[file.name] = file.path
                 continue
-            if client is None:
-                hub = resolved.resolved.startswith("hf://")
-                client = stack.enter_context(WebClient(policy, hub=hub))
-            path = cache.get(file, client, label, meter)
+            if source is None:
+                source = stack.enter_context(open_folder(resolved.resolved, policy, resolved.uri))
+            assert isinstance(source, RemoteFolder)
+            path = cache.get(file, source, meter)
             paths[file.name], digests[file.name] = path, path.name
             signatures[file.name] = Signature.of(path.stat())
     sha256 = checkpoint_sha256(digests.items())
     return LocalCheckpoint(resolved, paths, digests, sha256, signatures)
-
-
-def link_snapshot(folder: Path, paths: Mapping[str, Path]) -> Path:
-    """Return the folder, made to hold a link by each name; safe against others doing the same."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, path in paths.items():
-            target = Path(os.path.relpath(path, folder))
-            link = folder / name
-            if link.is_symlink() and link.readlink() == target:
-                continue
-            # Made aside and renamed: a reader never meets a missing file.
-            with TemporaryDirectory(dir=folder.parent, prefix=".new-") as aside:
-                (Path(aside) / name).symlink_to(target)
-                (Path(aside) / name).replace(link)
-    except OSError as error:
-        raise StorageError(f"the cache at {folder} cannot be written: {error.strerror}") from None
-    return folder
 
 
 class _Meter:

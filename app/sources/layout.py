@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from app.contract.errors import InvalidCheckpointError, Problem, SourceTooLargeError
 from app.contract.problems import shown
@@ -14,6 +14,7 @@ from app.sources import configs, generation
 from app.sources.checkpoint import SourceFile
 from app.sources.json_text import BadJsonError, read_object
 from app.sources.safetensors import MOST_TENSORS, parse_header
+from app.sources.schemes.folder import SourceFolder
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -23,18 +24,6 @@ _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "py
 _MAX_INDEX_BYTES = 8_000_000
 # Each is kept open while it is merged.
 _MOST_SHARDS = 64
-
-
-class SourceFolder(Protocol):
-    """Where a checkpoint's files are; `label` names it in errors."""
-
-    label: str
-
-    def find(self, names: Iterable[str]) -> dict[str, SourceFile]:
-        """Return the files of these names that there are."""
-
-    def read_prefix(self, file: SourceFile, length: int) -> bytes:
-        """Return the first `length` bytes, or fewer where the file ends."""
 
 
 @dataclass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable
 from io import BufferedReader, FileIO
 from pathlib import Path
 
@@ -16,14 +15,14 @@ from app.contract.errors import (
     SourceNotFoundError,
     StorageError,
 )
-from app.sources.checkpoint import Signature, SourceFile
+from app.sources.checkpoint import Signature
 
-_Roots = tuple[Path, ...] | None
+Roots = tuple[Path, ...] | None
 # Says nothing of the file: it may be opened later.
 _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
-def allowed_path(path: Path, roots: _Roots, label: str) -> Path:
+def allowed_path(path: Path, roots: Roots, label: str) -> Path:
     """Return the path with every link followed, if it lies under one of the roots.
 
     Nothing is said of whether a path outside the roots exists.
@@ -40,7 +39,7 @@ def allowed_path(path: Path, roots: _Roots, label: str) -> Path:
     return real
 
 
-def _check_inside(real: Path, roots: _Roots, label: str) -> None:
+def _check_inside(real: Path, roots: Roots, label: str) -> None:
     if roots is not None and not any(real.is_relative_to(os.path.realpath(r)) for r in roots):
         raise SourceNotAllowedError(
             f"{label}: outside the folders that file:// may reach, or linked to the outside; "
@@ -48,7 +47,7 @@ def _check_inside(real: Path, roots: _Roots, label: str) -> None:
         )
 
 
-def open_regular(path: Path, roots: _Roots, label: str) -> FileIO:
+def open_regular(path: Path, roots: Roots, label: str) -> FileIO:
     """Open an allowed, regular file for reading, unbuffered; nothing else is ever opened.
 
     Whoever can write below a root can swap a folder for a link at any time. So the file is taken
@@ -78,13 +77,13 @@ def open_regular(path: Path, roots: _Roots, label: str) -> FileIO:
         raise SourceNotFoundError(f"{label}: cannot be read ({error.strerror})") from None
 
 
-def _check_held(held: int, roots: _Roots, label: str) -> None:
+def _check_held(held: int, roots: Roots, label: str) -> None:
     """Raise SourceNotAllowedError for anything but a regular file under the roots."""
     mode = os.fstat(held).st_mode
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
         raise SourceNotAllowedError(f"{label}: this is {kind}, a file is needed")
-    _check_inside(_path_of(held), roots, label)
+    _check_inside(path_of(held), roots, label)
 
 
 def open_unchanged(path: Path, signature: Signature, label: str) -> FileIO:
@@ -103,49 +102,23 @@ def open_unchanged(path: Path, signature: Signature, label: str) -> FileIO:
     return handle
 
 
+def read_unchanged(path: Path, signature: Signature, length: int, label: str) -> bytes:
+    """Return the first `length` bytes of a file that was looked at before.
+
+    Raises SourceChangedError as `open_unchanged`, and SourceNotFoundError if it cannot be read.
+    """
+    try:
+        with BufferedReader(open_unchanged(path, signature, label)) as stream:
+            return stream.read(length)
+    except OSError as error:
+        raise SourceNotFoundError(f"{label} cannot be read ({error.strerror})") from None
+
+
 def in_proc(descriptor: int) -> str:
     """Return the path by which Linux opens what a descriptor holds, wherever that file is now."""
     return f"/proc/self/fd/{descriptor}"
 
 
-def _path_of(descriptor: int) -> Path:
+def path_of(descriptor: int) -> Path:
+    """Return the path of the file that a descriptor holds, all links followed."""
     return Path(os.readlink(in_proc(descriptor)))  # noqa: PTH115 - a descriptor, not a path
-
-
-class LocalFolder:
-    """A checkpoint's folder on this machine."""
-
-    def __init__(self, path: Path, roots: _Roots, label: str) -> None:
-        self.label = label
-        self.path = allowed_path(path, roots, label)
-        self._roots = roots
-        if not os.path.isdir(self.path):  # noqa: PTH112 - false, where Path would raise
-            if os.path.lexists(self.path):
-                raise SourceNotFoundError(
-                    f"{label}: this is a file; name the folder that holds config.json and the "
-                    "weights"
-                )
-            raise SourceNotFoundError(f"{label}: there is no such folder")
-        if not os.access(self.path, os.R_OK | os.X_OK):
-            raise SourceNotFoundError(f"{label}: the folder cannot be read (Permission denied)")
-
-    def find(self, names: Iterable[str]) -> dict[str, SourceFile]:
-        """Return the files of these names that the folder has."""
-        return {name: self._file(name) for name in names if os.path.lexists(self.path / name)}
-
-    def read_prefix(self, file: SourceFile, length: int) -> bytes:
-        """Return the first `length` bytes, or fewer where the file ends."""
-        assert file.path is not None
-        assert file.signature is not None
-        label = f"{self.label}: {file.name}"
-        try:
-            with BufferedReader(open_unchanged(file.path, file.signature, label)) as stream:
-                return stream.read(length)
-        except OSError as error:
-            raise SourceNotFoundError(f"{label} cannot be read ({error.strerror})") from None
-
-    def _file(self, name: str) -> SourceFile:
-        with open_regular(self.path / name, self._roots, f"{self.label}: {name}") as handle:
-            status = os.fstat(handle.fileno())
-            path = _path_of(handle.fileno())
-        return SourceFile(name=name, size=status.st_size, path=path, signature=Signature.of(status))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.contract.errors import SourceUnreachableError
-
-ALL_SCHEMES = frozenset({"file", "hf", "https", "merge"})
+from app.contract.errors import SourceNotAllowedError, SourceUnreachableError
 
 
 @dataclass(frozen=True)
@@ -20,8 +19,9 @@ class SourcePolicy:
         cache_dir: downloads (by sha256) and digests already taken.
         file_roots: folders that `file://` may reach, symlinks followed; None allows every path
             and paths without a scheme (the command line's merge).
-        schemes: the URI schemes allowed, out of file, hf, https and merge.
-        allowed_hosts: hosts of https sources: `host` (port 443), `host:port`, or `*.domain`.
+        schemes: the URI schemes allowed; None allows all of them.
+        allowed_hosts: the servers that URIs may name: `host` (at its scheme's usual port),
+            `host:port`, or `*.domain`. The hub needs no entry.
         hf_endpoint: the hub that `hf://` means; trusted, so it may have a private address.
         hf_token: a secret, sent to the hub's own origin only.
         allow_private_addresses: for tests against a server on this machine; also allows http.
@@ -36,7 +36,7 @@ class SourcePolicy:
 
     cache_dir: Path
     file_roots: tuple[Path, ...] | None = ()
-    schemes: frozenset[str] = ALL_SCHEMES
+    schemes: frozenset[str] | None = None
     allowed_hosts: frozenset[str] = frozenset()
     hf_endpoint: str = "https://huggingface.co"
     hf_token: str | None = field(default=None, repr=False)
@@ -46,6 +46,22 @@ class SourcePolicy:
     timeout_seconds: float = 30.0
     retry_delays_seconds: tuple[float, ...] = (0.5, 1.0, 2.0)
     give_up_at: float | None = None
+
+    def check_host(self, host: str, port: int, usual_port: int, label: str) -> None:
+        """Raise SourceNotAllowedError unless the operator allows the server.
+
+        `usual_port` is the scheme's, which an entry without a port means.
+        """
+        for entry in self.allowed_hosts:
+            stated = re.search(r":(\d+)$", entry)
+            name = entry[: stated.start()] if stated else entry
+            same = host.endswith(name[1:]) if name.startswith("*.") else host == name.strip("[]")
+            if same and port == (int(stated[1]) if stated else usual_port):
+                return
+        raise SourceNotAllowedError(
+            f"{label}: the host {host} (port {port}) is not allowed here; "
+            "the operator lists hosts in AFLUENTE_ALLOWED_HOSTS"
+        )
 
     def patience_seconds(self, label: str) -> float:
         """Return how long one wait may take now; SourceUnreachableError when the time is over."""
@@ -57,5 +73,5 @@ class SourcePolicy:
         return min(self.timeout_seconds, left)
 
     def may_wait(self, seconds: float) -> bool:
-        """Say whether there is time for a pause and an answer after it."""
+        """Return whether there is time for a pause and an answer after it."""
         return self.give_up_at is None or time.monotonic() + seconds < self.give_up_at

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from io import BufferedReader
-from pathlib import Path
-
 from app.contract.errors import (
     AfluenteError,
-    ConflictError,
-    NotFoundError,
     Problem,
     SourceChangedError,
     SourceError,
-    SourceNotFoundError,
 )
 from app.sources.checkpoint import ResolvedCheckpoint, SourceFile
-from app.sources.layout import SourceFolder, read_contents
-from app.sources.local import LocalFolder, open_unchanged
+from app.sources.layout import read_contents
+from app.sources.local import read_unchanged
 from app.sources.policy import SourcePolicy
-from app.sources.remote import HubFolder, WebFolder
-from app.sources.uris import FilePlace, HubPlace, MergePlace, Place, WebPlace, file_uri, parse_uri
-from app.sources.web import WebClient
+from app.sources.schemes import open_folder
 
 
 def resolve(uri: str, policy: SourcePolicy, *, param: str | None = None) -> ResolvedCheckpoint:
@@ -46,67 +37,25 @@ def with_param(error: AfluenteError, param: str | None) -> AfluenteError:
 def read_file(checkpoint: ResolvedCheckpoint, file: SourceFile, policy: SourcePolicy) -> bytes:
     """Return a companion's content, which is small; SourceChangedError if it is not as it was."""
     label = f"{checkpoint.uri}: {file.name}"
-    try:
-        if file.path is None:
-            assert file.url is not None
-            hub = checkpoint.resolved.startswith("hf://")
-            with WebClient(policy, hub=hub) as client:
-                content = client.read_prefix(file.url, file.size + 1, label).data
-            unchanged = len(content) == file.size
-        else:
-            assert file.signature is not None
-            with BufferedReader(open_unchanged(file.path, file.signature, label)) as stream:
-                content = stream.read(file.size + 1)
-                unchanged = len(content) == file.size
-    except OSError as error:
-        raise SourceNotFoundError(f"{label} cannot be read ({error.strerror})") from None
-    if not unchanged:
+    if file.path is None:
+        with open_folder(checkpoint.resolved, policy, checkpoint.uri) as folder:
+            content = folder.read_prefix(file, file.size + 1)
+    else:
+        assert file.signature is not None
+        content = read_unchanged(file.path, file.signature, file.size + 1, label)
+    if len(content) != file.size:
         raise SourceChangedError(f"{label} changed since the checkpoint was looked at")
     return content
 
 
 def _resolve(uri: str, policy: SourcePolicy, param: str | None) -> ResolvedCheckpoint:
-    place = parse_uri(uri, policy)
-    with ExitStack() as stack:
-        folder, resolved = _open(uri, place, policy, stack)
+    with open_folder(uri, policy) as folder:
+        resolved = folder.resolved
         contents = read_contents(folder, policy.max_source_bytes)
     return ResolvedCheckpoint(
         uri=uri,
         resolved=resolved,
-        name=place.name,
-        config=contents.config,
-        tensors=contents.tensors,
-        files=contents.files,
-        documents=contents.documents,
-        metadata=contents.metadata,
-        languages=contents.languages,
+        name=folder.name,
+        **vars(contents),
         param=param,
     )
-
-
-def _open(
-    uri: str, place: Place, policy: SourcePolicy, stack: ExitStack
-) -> tuple[SourceFolder, str]:
-    """Return the folder and the pinned URI; `stack` closes its connections."""
-    match place:
-        case FilePlace():
-            folder = LocalFolder(place.path, policy.file_roots, uri)
-            return folder, file_uri(folder.path)
-        case MergePlace():
-            # The artifact store is the service's own: the roots are for what users name.
-            return LocalFolder(_merge_folder(place, policy, uri), None, uri), uri.rstrip("/")
-        case HubPlace():
-            hub = HubFolder(place, policy, stack.enter_context(WebClient(policy, hub=True)), uri)
-            return hub, hub.resolved
-        case WebPlace():
-            client = stack.enter_context(WebClient(policy, hub=False))
-            return WebFolder(place.url, client, uri), place.url
-
-
-def _merge_folder(place: MergePlace, policy: SourcePolicy, uri: str) -> Path:
-    if policy.merge_folder is None:
-        raise SourceNotFoundError(f"{uri}: there are no earlier merges here")
-    try:
-        return policy.merge_folder(place.merge_id)
-    except (NotFoundError, ConflictError) as error:
-        raise SourceNotFoundError(f"{uri}: {error.message}") from None

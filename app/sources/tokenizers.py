@@ -166,7 +166,7 @@ def _identity(checkpoint: ResolvedCheckpoint) -> object:
     """Return what stays the same while the tokenizer's files do."""
     files = tuple(file for file in checkpoint.files if file.name in _FILES)
     added = json.dumps(_added(checkpoint.documents))
-    pinned = all(file.signature or file.sha256 or file.etag or file.immutable for file in files)
+    pinned = all(file.is_pinned for file in files)
     # What may change unseen is only known while it is looked at.
     spoken = json.dumps(checkpoint.documents.get(generation.FILE))
     size = checkpoint.config["vocab_size"]

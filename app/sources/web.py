@@ -3,44 +3,26 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TypeVar
 
 import httpx2
 
 from app.contract.errors import (
+    SourceChangedError,
     SourceNotAllowedError,
     SourceNotFoundError,
     SourceUnreachableError,
 )
 from app.sources.addresses import PublicBackend, PublicTransport
+from app.sources.checkpoint import SourceFile
 from app.sources.policy import SourcePolicy
+from app.sources.schemes.folder import PassingFaultError, first_bytes, retrying
 
 _MAX_REDIRECTS = 5
 _PASSING_FAULTS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LONGEST_RETRY_AFTER_SECONDS = 10.0
-_WAITS_FOR_A_PREFIX = 2
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+)")
-
-_T = TypeVar("_T")
-
-
-class PassingFaultError(SourceUnreachableError):
-    """A fault worth another attempt, after `retry_after_seconds` if the server says so."""
-
-    retry_after_seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """The first bytes of a remote file, its whole size, and its strong ETag if it has one."""
-
-    data: bytes
-    size: int
-    etag: str | None
 
 
 class WebClient:
@@ -56,12 +38,6 @@ class WebClient:
             headers={"User-Agent": "afluente", "Accept-Encoding": "identity"},
             follow_redirects=False,
         )
-
-    def __enter__(self) -> WebClient:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._client.close()
 
     @contextmanager
     def open(
@@ -118,11 +94,8 @@ class WebClient:
             raise SourceNotAllowedError(f"{label}: {url.scheme}://{url.host} is not https")
         if url.userinfo:
             raise SourceNotAllowedError(f"{label}: {url.host}: an address with a password")
-        if self._hub_origin is None and not _is_allowed(origin, self._policy.allowed_hosts):
-            raise SourceNotAllowedError(
-                f"{label}: the host {url.host} (port {origin[2]}) is not allowed here; "
-                "the operator lists hosts in AFLUENTE_ALLOWED_HOSTS"
-            )
+        if self._hub_origin is None:
+            self._policy.check_host(url.host, origin[2], 443, label)
 
     def _headers(self, url: httpx2.URL, headers: Mapping[str, str]) -> dict[str, str]:
         token = self._policy.hf_token
@@ -157,17 +130,48 @@ class WebClient:
         )
         return f" The repository is private or gated, or its name is wrong: {has}."
 
-    def read_prefix(self, url: str, length: int, label: str) -> Prefix:
-        """Return a remote file's first `length` bytes (1 at least) and its size."""
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
 
-        def read() -> Prefix:
-            with self.open(url, label, {"Range": f"bytes=0-{max(length, 1) - 1}"}) as response:
-                size = total_size(response, label)
+    def look_at(self, url: str, name: str, length: int, label: str) -> tuple[SourceFile, bytes]:
+        """Return what the server says of a file, and its first `length` bytes."""
+
+        def read() -> tuple[SourceFile, bytes]:
+            with self.open(url, label, {"Range": f"bytes=0-{length - 1}"}) as response:
+                size, etag = _total_size(response, label), _strong_etag(response)
                 # 416: an empty file has no first byte to give.
                 data = b"" if response.status_code == 416 else self._first(response, length, label)
-                return Prefix(data, size, strong_etag(response))
+                return SourceFile(name, size, url=url, version=etag), data
 
         return retrying(self._policy, read)
+
+    def read(
+        self, file: SourceFile, start: int, stop: int, label: str, etag: str | None
+    ) -> Generator[bytes, None, None]:
+        """Yield a file's bytes from `start` to `stop`, or to its end.
+
+        `etag` is what the file had when it was found, None where its URL never means other bytes.
+        Raises SourceChangedError where size or ETag differ.
+        """
+        assert file.url is not None
+        headers = {}
+        if start or stop < file.size:
+            headers["Range"] = f"bytes={start}-{stop - 1 if stop < file.size else ''}"
+        if start and etag:
+            headers["If-Range"] = etag
+        with self.open(file.url, label, headers) as response:
+            # A server without ranges sends the whole file again.
+            skip = start - _range_start(response)
+            found = _strong_etag(response)
+            changed = etag is not None and found != etag and (found is not None or skip > 0)
+            if changed or _total_size(response, label) != file.size:
+                raise SourceChangedError(f"{label}: the file on the server changed; submit again")
+            if skip < 0 or response.status_code == 416:
+                raise SourceUnreachableError(f"{label}: the server sends another range than asked")
+            for chunk in response.iter_raw():
+                yield chunk[skip:]
+                skip = max(0, skip - len(chunk))
 
     def read_small(self, url: str, most: int, label: str) -> bytes:
         """Return the whole of a remote document of up to `most` bytes."""
@@ -184,33 +188,10 @@ class WebClient:
         return retrying(self._policy, read)
 
     def _first(self, response: httpx2.Response, length: int, label: str) -> bytes:
-        # The client's timeout is for one wait; a server that drips must not hold a request.
-        patience = self._policy.patience_seconds(label)
-        deadline = time.monotonic() + _WAITS_FOR_A_PREFIX * patience
-        data = bytearray()
-        for chunk in response.iter_raw():
-            data += chunk
-            if len(data) >= length:
-                break
-            if time.monotonic() > deadline:
-                raise SourceUnreachableError(f"{label}: {response.url.host} sends too slowly")
-        return bytes(data[:length])
+        return first_bytes(response.iter_raw(), length, self._policy, label)
 
 
-def retrying(policy: SourcePolicy, operation: Callable[[], _T]) -> _T:
-    """Return what the operation returns, tried again after a PassingFaultError."""
-    for delay in policy.retry_delays_seconds:
-        try:
-            return operation()
-        except PassingFaultError as fault:
-            pause = max(delay, fault.retry_after_seconds)
-            if not policy.may_wait(pause):
-                raise
-            time.sleep(pause)
-    return operation()
-
-
-def total_size(response: httpx2.Response, label: str) -> int:
+def _total_size(response: httpx2.Response, label: str) -> int:
     """Return the size of the whole file that the answer is (part of)."""
     match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
     if response.status_code in (206, 416) and match:
@@ -221,13 +202,13 @@ def total_size(response: httpx2.Response, label: str) -> int:
     raise SourceUnreachableError(f"{label}: {response.url.host} does not state the file's size")
 
 
-def range_start(response: httpx2.Response) -> int:
+def _range_start(response: httpx2.Response) -> int:
     """Return the offset at which the answer's bytes start (0 for the whole file)."""
     match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
     return int(match[1]) if response.status_code == 206 and match and match[1] else 0
 
 
-def strong_etag(response: httpx2.Response) -> str | None:
+def _strong_etag(response: httpx2.Response) -> str | None:
     """Return the ETag if it vouches for every byte."""
     etag: str = response.headers.get("etag", "")
     return etag if etag.startswith('"') else None
@@ -235,16 +216,6 @@ def strong_etag(response: httpx2.Response) -> str | None:
 
 def _origin(url: httpx2.URL) -> tuple[str, str, int]:
     return url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80)
-
-
-def _is_allowed(origin: tuple[str, str, int], allowed: frozenset[str]) -> bool:
-    _, host, port = origin
-    for entry in allowed:
-        name, _, stated = entry.rpartition(":") if re.search(r":\d+$", entry) else (entry, "", "")
-        same = host.endswith(name[1:]) if name.startswith("*.") else host == name.strip("[]")
-        if same and port == int(stated or 443):
-            return True
-    return False
 
 
 def _seconds(retry_after: str) -> float:

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from io import FileIO
 from pathlib import Path
 from threading import Event, Thread
@@ -23,6 +24,7 @@ from app.sources.fetch import fetch
 from app.sources.local import open_regular, open_unchanged
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import resolve
+from app.sources.schemes.merge import MergeFolder
 from tests.app.sources.conftest import TOKENIZER
 
 Make = Callable[..., Path]
@@ -165,12 +167,18 @@ def test_names_that_cannot_be_are_refused_as_such(
 ) -> None:
     folder = make_checkpoint("m")
     (folder / "a").write_bytes(b"")
+
+    def at(path: Path, roots: tuple[Path, ...] | None) -> MergeFolder:
+        found = MergeFolder("merge://m", replace(policy, merge_folder=lambda _: path))
+        found.roots = roots
+        return found
+
     for roots in (policy.file_roots, None):
         with pytest.raises(SourceError):
             open_regular(folder / name, roots, "m")
         with pytest.raises(SourceError):
-            local.LocalFolder(folder / name, roots, "m")
-        assert local.LocalFolder(folder, roots, "m").find([name]) == {}
+            at(folder / name, roots).find(["config.json"])
+        assert at(folder, roots).find([name]) == {}
 
 
 def test_links_inside_the_roots_are_followed(make_checkpoint: Make, policy: SourcePolicy) -> None:

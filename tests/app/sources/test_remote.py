@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def test_a_web_folder_is_read_by_ranges(
     found = resolve(f"{uri}/", web_policy)
     assert (found.name, found.resolved) == ("phone", uri)
     assert {file.name: file.size for file in found.files} == {n: len(c) for n, c in files.items()}
-    assert all(file.etag for file in found.files)
+    assert all(file.version for file in found.files)
     assert all("range" in headers for _, headers in stand_in.requests)
 
 
@@ -355,8 +355,11 @@ def test_a_server_that_keeps_one_waiting_is_left(policy: SourcePolicy, drip: byt
             retry_delays_seconds=(),
         )
         start = time.monotonic()
-        with WebClient(impatient, hub=False) as client, pytest.raises(SourceUnreachableError):
-            client.read_prefix(f"http://{host}/a", 1000, "a")
+        with (
+            closing(WebClient(impatient, hub=False)) as client,
+            pytest.raises(SourceUnreachableError),
+        ):
+            client.look_at(f"http://{host}/a", "a", 1000, "a")
         assert time.monotonic() - start < 5
         done.set()
         thread.join()

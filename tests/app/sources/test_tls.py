@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def test_the_certificate_is_held_against_the_name(tls_port: int, tmp_path: Path)
         allow_private_addresses=True,
         retry_delays_seconds=(),
     )
-    with WebClient(policy, hub=False) as client:
-        assert client.read_prefix(f"https://localhost:{tls_port}/a", 2, "a").data == b"ok"
+    with closing(WebClient(policy, hub=False)) as client:
+        assert client.look_at(f"https://localhost:{tls_port}/a", "a", 2, "a")[1] == b"ok"
         with pytest.raises(SourceUnreachableError):
-            client.read_prefix(f"https://127.0.0.1:{tls_port}/a", 2, "a")
+            client.look_at(f"https://127.0.0.1:{tls_port}/a", "a", 2, "a")

@@ -16,6 +16,7 @@ from app.contract.tensors import DTYPE_NAMES
 from app.planning.layout import INDEX_FILE, index_document
 from app.sources.completion import companions_of, copied_files, encoded
 from app.sources.configs import CONFIG, model_config_of
+from app.sources.schemes import published_at
 
 if TYPE_CHECKING:
     from worker.merging.engine.run import Job
@@ -44,7 +45,7 @@ def recipe_document(job: Job) -> dict[str, Any]:
     """Return what made the artifact: the recipe, the inputs' digests, torch's build, the device."""
     recipe = job.recipe
     sources: list[dict[str, Any]] = [
-        {"name": name, "resolved": _public(local.resolved.resolved), "sha256": local.sha256}
+        {"name": name, "resolved": published_at(local.resolved.resolved), "sha256": local.sha256}
         for name, local in zip(_names(job), job.all, strict=True)
     ]
     sources = [{k: v for k, v in source.items() if v is not None} for source in sources]
@@ -66,11 +67,6 @@ def recipe_document(job: Job) -> dict[str, Any]:
 
 def _names(job: Job) -> list[str]:
     return [*(["base"] if job.base else []), *(source.name for source in job.recipe.checkpoints)]
-
-
-def _public(resolved: str) -> str | None:
-    # A path says where a checkpoint was, not which one it was: its digest does.
-    return resolved if resolved.startswith(("hf://", "https://")) else None
 
 
 def _dtype(job: Job) -> str:

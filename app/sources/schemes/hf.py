@@ -1,0 +1,122 @@
+"""`hf://`: models of the Hugging Face hub, each at one commit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from urllib.parse import quote
+
+from pydantic import BaseModel, Field, ValidationError
+
+from app.contract.errors import (
+    SourceNotAllowedError,
+    SourceNotFoundError,
+    SourceUnreachableError,
+)
+from app.sources.checkpoint import SourceFile
+from app.sources.policy import SourcePolicy
+from app.sources.schemes.https import WebFolder
+
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
+_REVISION = re.compile(r"[A-Za-z0-9][\w./+-]{0,254}", re.ASCII)
+# A repository with thousands of files has some hundred kilobytes.
+_MOST_INFO_BYTES = 8 * 2**20
+
+
+class HubFolder(WebFolder):
+    """A model of the hub at one commit: its revision's, or its default branch's."""
+
+    scheme = "hf"
+    form = "hf://organisation/name@revision"
+    is_hub = True
+    _known: _ModelInfo | None = None
+
+    def __init__(self, uri: str, policy: SourcePolicy) -> None:
+        super().__init__(uri, policy)
+        self.repo, self.revision = _parse(uri)
+        self.name = self.repo.rpartition("/")[2]
+
+    @property
+    def resolved(self) -> str:
+        """The URI with the commit as its revision."""
+        return f"hf://{self.repo}@{self._info.sha}"
+
+    def find(self, names: Iterable[str]) -> dict[str, SourceFile]:
+        """Return the files of these names that the commit has."""
+        siblings = {sibling.rfilename: sibling for sibling in self._info.siblings}
+        return {name: self._file(siblings[name]) for name in names if name in siblings}
+
+    def _file(self, sibling: _Sibling) -> SourceFile:
+        name, commit = sibling.rfilename, self._info.sha
+        if sibling.size is None:
+            raise SourceUnreachableError(f"{self.label}: the hub does not state {name}'s size")
+        return SourceFile(
+            name=name,
+            size=sibling.size,
+            url=f"{self.policy.hf_endpoint}/{self.repo}/resolve/{commit}/{quote(name)}",
+            version=commit,
+            sha256=sibling.lfs.sha256 if sibling.lfs else None,
+        )
+
+    @property
+    def _info(self) -> _ModelInfo:
+        # No cached_property: Python 3.11 has all instances wait for each other.
+        if self._known is None:
+            self._known = self._ask()
+        return self._known
+
+    def _ask(self) -> _ModelInfo:
+        """Return what the hub says of the model."""
+        # Over the client that checks every redirect: the hub's own library follows any.
+        url = f"{self.policy.hf_endpoint}/api/models/{self.repo}"
+        if self.revision:
+            url += f"/revision/{quote(self.revision, safe='')}"
+        try:
+            content = self.client.read_small(f"{url}?blobs=true", _MOST_INFO_BYTES, self.label)
+            return _ModelInfo.model_validate_json(content)
+        except SourceNotFoundError:
+            where = f"{self.repo} at revision {self.revision}" if self.revision else self.repo
+            raise SourceNotFoundError(f"{self.label}: the hub has no model {where}") from None
+        except ValidationError as error:
+            where = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise SourceUnreachableError(
+                f"{self.label}: {self.policy.hf_endpoint} does not answer as the hub does"
+                f" ({where or 'no JSON'} is not what it should be)"
+            ) from None
+
+
+class _Lfs(BaseModel):
+    # It becomes the name of a file in the cache.
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class _Sibling(BaseModel):
+    rfilename: str
+    size: int | None = Field(None, ge=0)
+    lfs: _Lfs | None = None
+
+
+class _ModelInfo(BaseModel):
+    """What the hub says of a model at a revision, as far as it matters here."""
+
+    sha: str = Field(pattern=r"^[0-9a-f]{40}$")
+    siblings: tuple[_Sibling, ...] = ()
+
+
+def model_of(uri: str) -> str | None:
+    """Return `organisation/name` of a URI of the hub, None of any other URI."""
+    if not uri.lower().startswith("hf:"):
+        return None
+    return _parse(uri)[0]
+
+
+def _parse(uri: str) -> tuple[str, str | None]:
+    """Return the repository and the revision, if there is one."""
+    repo, at, revision = uri.partition("://")[2].rstrip("/").partition("@")
+    if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo:
+        raise SourceNotAllowedError(
+            f"{uri}: write hf://organisation/name or hf://organisation/name@revision"
+        )
+    if at and (not _REVISION.fullmatch(revision) or ".." in revision):
+        raise SourceNotAllowedError(f"{uri}: after @ comes a branch, a tag or a commit")
+    return repo, revision if at else None
