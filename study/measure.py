@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from app.contract.errors import NotReadyError
+from app.contract.identifiers import merge_uri
 from cli.client import Client
 from study.choose import COEFFICIENT, RESULTS, best_coefficient
 from study.prepare import FOLDER
@@ -33,7 +34,7 @@ def main() -> None:
         # Only a merge that is there can be compared with.
         full_id = full["id"]
         document = _rates_when_done(client, full, full_id)
-        compared = ["base", "checkpoints", f"merge://{full_id}"]
+        compared = ["base", "checkpoints", merge_uri(full_id)]
         asked = [
             (_row(method, parameters), _post(client, {**body, "evaluation": tests}, compared))
             for method, parameters in _points()

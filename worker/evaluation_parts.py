@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 
 from app.contract.errors import AfluenteError, EvaluationFailedError, SourceChangedError
 from app.contract.evaluation import DatasetSpec, EvaluatedDataset, EvaluationSpec
+from app.contract.identifiers import merge_in, merge_uri
 from app.contract.settings import Settings
 from app.services.preparation import source_policy
 from app.sources.checkpoint import ResolvedCheckpoint
@@ -174,7 +175,7 @@ def device_type_of(settings: Settings) -> str:
 
 
 def _systems(spec: EvaluationSpec, merge: Any) -> Iterator[_System]:
-    yield _System("merge", f"merge://{merge['id']}")
+    yield _System("merge", merge_uri(merge["id"]))
     sources = merge["sources"]
     reference = (sources["base"] or sources["checkpoints"][0])["resolved"]
     for other in spec.compare_with:
@@ -183,8 +184,8 @@ def _systems(spec: EvaluationSpec, merge: Any) -> Iterator[_System]:
         elif other == "checkpoints":
             for source in sources["checkpoints"]:
                 yield _System(source["name"], source["resolved"], source["sha256"], reference)
-        elif other.startswith("merge://"):
-            yield _System(other.removeprefix("merge://"), other)
+        elif merge_id := merge_in(other):
+            yield _System(merge_id, other)
 
 
 def _lane(system: _System, first_overlapping: int) -> str:

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from app.contract.gate import GateSpec
-from app.contract.identifiers import MERGE, is_id
+from app.contract.identifiers import MERGE, is_id, merge_in
 from app.contract.languages import language_code
 from app.contract.problems import did_you_mean
 
@@ -125,10 +125,7 @@ class EvaluationSpec(_Model):
     @classmethod
     def _comparable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for other in value:
-            merge_id = other.removeprefix("merge://")
-            if other not in {"base", "checkpoints"} and not (
-                other.startswith("merge://") and is_id(merge_id, MERGE)
-            ):
+            if other not in {"base", "checkpoints"} and not is_id(merge_in(other) or "", MERGE):
                 raise ValueError(f'"{other}" is not "base", "checkpoints" or "merge://mrg_..."')
         return tuple(dict.fromkeys(value))
 
@@ -142,7 +139,7 @@ class EvaluationSpec(_Model):
             if name not in known:
                 raise ValueError(unknown_set(name, known))
         needed = value.against
-        if needed != "base" and not needed.startswith("merge://"):
+        if needed != "base" and not merge_in(needed):
             needed = "checkpoints"
         if value.max_regression and needed not in info.data["compare_with"]:
             raise ValueError(

@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from app.contract.identifiers import merge_in
+
 # In percent would be a gate that is always open: 10 is refused, 0.1 is 10 %.
 _Rate = Annotated[float, Field(strict=True, ge=-1, le=1)]
 # Stands for every set that is not named; no dataset can be called so.
@@ -92,7 +94,7 @@ class GateSpec(BaseModel):
     @property
     def system(self) -> str:
         """What results call the system that regressions are from."""
-        return self.against.removeprefix("merge://")
+        return merge_in(self.against) or self.against
 
     @property
     def names(self) -> list[str]:

@@ -12,6 +12,7 @@ PART = "prt"
 API_KEY = "key"
 WORKER = "wrk"
 
+_MERGE_URI = "merge://"
 _PATTERN = re.compile(r"[a-z]{3}_[0-9A-HJKMNP-TV-Z]{26}")
 
 
@@ -23,3 +24,13 @@ def new_id(prefix: str) -> str:
 def is_id(value: str, prefix: str) -> bool:
     """Say whether `value` has the form of an identifier with this prefix."""
     return value.startswith(prefix + "_") and _PATTERN.fullmatch(value) is not None
+
+
+def merge_uri(merge_id: str) -> str:
+    """Return the URI by which requests name the result of a merge."""
+    return f"{_MERGE_URI}{merge_id}"
+
+
+def merge_in(uri: str) -> str | None:
+    """Return the merge's identifier in such a URI, or None for any other text."""
+    return uri.removeprefix(_MERGE_URI) if uri.startswith(_MERGE_URI) else None

@@ -17,6 +17,7 @@ from app.contract.errors import (
     SourceNotFoundError,
 )
 from app.contract.evaluation import DatasetSpec, EvaluationSpec
+from app.contract.identifiers import merge_in, merge_uri
 from app.contract.recipe import Recipe
 from app.services.backend import Backend
 from app.services.gates import problems_with_system
@@ -26,8 +27,6 @@ from app.storage import merges
 
 if TYPE_CHECKING:
     from app.services.preparation import Prepared
-
-_MERGE = "merge://"
 
 
 def check_sources(
@@ -80,7 +79,7 @@ def check_evaluation(
     def artifact() -> ResolvedCheckpoint | None:
         # Whatever keeps it from being read is told by the worker.
         with suppress(SourceError):
-            return resolve(f"{_MERGE}{merge['id']}", policy)
+            return resolve(merge_uri(merge["id"]), policy)
         return None
 
     checks = _evaluation_checks(
@@ -94,7 +93,7 @@ def check_evaluation(
 
 def named_merges(uris: Iterable[str]) -> dict[str, str]:
     """Return those of the URIs that are of merges, by the merge's identifier."""
-    return {uri.removeprefix(_MERGE): uri for uri in uris if uri.startswith(_MERGE)}
+    return {merge_id: uri for uri in uris if (merge_id := merge_in(uri))}
 
 
 def refuse_deleted(named: Mapping[str, str], gone: Sequence[str]) -> None:
@@ -178,8 +177,8 @@ def _evaluation_checks(
             problems = [Problem(problem.message, param) for problem in error.as_problems()]
             raise type(error)(error.message, param=param, problems=problems) from None
 
-    def other(index: int, uri: str) -> None:
-        row = merges.get(backend.engine, uri.removeprefix("merge://"))
+    def other(index: int, uri: str, merge_id: str) -> None:
+        row = merges.get(backend.engine, merge_id)
         if row is None or row["status"] != "succeeded":
             state = f"the merge is {row['status']}" if row else "there is no such merge"
             param = f"{prefix}compare_with[{index}]"
@@ -193,8 +192,8 @@ def _evaluation_checks(
         checks.append(partial(language, spec.language, param))
         checks.append(partial(dataset, index, spec))
     for index, name in enumerate(evaluation.compare_with):
-        if name.startswith("merge://"):
-            checks.append(partial(other, index, name))
+        if merge_id := merge_in(name):
+            checks.append(partial(other, index, name, merge_id))
     return checks
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from app.contract.errors import Problem
 from app.contract.evaluation import EvaluationSpec
 from app.contract.gate import GateSpec
+from app.contract.identifiers import merge_in
 from app.contract.problems import did_you_mean
 from app.contract.states import OPEN
 from app.reports.gate import judge, unfinished
@@ -58,7 +59,7 @@ def problems_with_system(
 ) -> list[Problem]:
     """Return what is wrong with the system that a gate's regressions are from."""
     gate = spec.gate
-    if gate is None or not gate.max_regression or gate.against.startswith("merge://"):
+    if gate is None or not gate.max_regression or merge_in(gate.against):
         return []
     known = (["base"] if has_base else []) + list(experts)
     if gate.against in known:

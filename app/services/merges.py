@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, RowMapping
 
 from app.contract.errors import ConflictError, NotFoundError
-from app.contract.identifiers import MERGE, is_id
+from app.contract.identifiers import MERGE, is_id, merge_uri
 from app.contract.recipe import ParsedRequest, Recipe, parse_request
 from app.contract.requests import MergeRequest
 from app.services.backend import Backend
@@ -177,8 +177,8 @@ def delete(backend: Backend, merge_id: str) -> None:
             )
         if merges.has_open_readers(connection, merge_id):
             raise ConflictError(
-                f"A merge or an evaluation that has not ended reads merge://{merge_id}; wait for "
-                "it, or cancel it first."
+                f"A merge or an evaluation that has not ended reads {merge_uri(merge_id)}; wait "
+                "for it, or cancel it first."
             )
         merges.remove(connection, merge_id)
     # The files go last: a merge that is listed never lacks them, and what a crash leaves here

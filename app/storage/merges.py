@@ -20,7 +20,7 @@ from sqlalchemy import (
     tuple_,
 )
 
-from app.contract.identifiers import MERGE, new_id
+from app.contract.identifiers import MERGE, merge_uri, new_id
 from app.contract.states import FINAL, OPEN
 from app.storage import events
 from app.storage.database import MOST_PARAMETERS, now, reading, writing
@@ -163,7 +163,7 @@ def has_open_readers(connection: Connection, merge_id: str) -> bool:
     """Say whether a merge or an evaluation that has not ended names this merge as a source."""
 
     def names_it(column: ColumnElement[Any]) -> ColumnElement[bool]:
-        return cast(column, Text).contains(f"merge://{merge_id}")
+        return cast(column, Text).contains(merge_uri(merge_id))
 
     theirs = select(merges.c.id).where(
         merges.c.status.in_(sorted(OPEN)),

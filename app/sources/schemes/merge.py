@@ -11,6 +11,7 @@ from app.contract.errors import (
     SourceNotAllowedError,
     SourceNotFoundError,
 )
+from app.contract.identifiers import merge_uri
 from app.sources.policy import SourcePolicy
 from app.sources.schemes.file import LocalFolder
 
@@ -43,4 +44,4 @@ class MergeFolder(LocalFolder):
     @property
     def resolved(self) -> str:
         """The URI, which never means another result."""
-        return f"merge://{self.name}"
+        return merge_uri(self.name)
