@@ -116,8 +116,7 @@ def _check_gate(
 
 
 def _policy(backend: Backend) -> SourcePolicy:
-    # Imported when it is first needed: the HTTP clients would double the time the API takes to
-    # start.
+    # Imported when first needed, for a short start of the API.
     from app.services.preparation import source_policy
 
     # A client waits: the workers, who fetch the files, have no such limit.

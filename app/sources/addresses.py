@@ -23,7 +23,7 @@ _IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
 
 
 def is_public(address: str) -> bool:
-    """Return whether a numeric address is reachable by anyone, in whichever form it is written."""
+    """Return whether a numeric address, in any notation, is public."""
     return all(_is_public(form) for form in _forms(ipaddress.ip_address(address.split("%")[0])))
 
 
@@ -65,7 +65,7 @@ def _forms(address: _Address) -> list[_Address]:
 def _is_public(address: _Address) -> bool:
     local = address.is_multicast or address.is_reserved or address.is_unspecified
     site = isinstance(address, ipaddress.IPv6Address) and address.is_site_local
-    # 192.0.0.0/24 is for protocols, and holds a cloud's metadata service.
+    # 192.0.0.0/24 is reserved for protocols; one cloud's metadata service is there.
     return address.is_global and not local and not site and address.packed[:3] != b"\xc0\x00\x00"
 
 

@@ -1,9 +1,9 @@
-"""Tells audio files by their first bytes: the one list of the containers that can be decoded."""
+"""Recognises the audio containers that can be decoded by their first bytes."""
 
 from __future__ import annotations
 
 HEAD_BYTES = 64
-"""How much of a file `container_of` looks at."""
+"""How many bytes of a file `container_of` needs."""
 
 READABLE = "wav, flac, ogg or mp3 (or W64, aiff, au, caf, NIST SPHERE)"
 
@@ -27,7 +27,7 @@ _FORMS = {
 
 
 def container_of(head: bytes) -> str | None:
-    """Return the kind of audio file that begins with these bytes, or None if it is not readable.
+    """Return the container that begins with these bytes, or None if it cannot be decoded.
 
     The name is the one that messages use: wav, w64, flac, ogg, mp3, aiff, au, caf or nist.
     """
@@ -42,7 +42,7 @@ def container_of(head: bytes) -> str | None:
 
 
 def _is_mpeg_frame(head: bytes) -> bool:
-    """Return whether an MPEG audio frame begins here (of AAC, whose sync is alike, none does)."""
+    """Return whether an MPEG audio frame begins here; False for AAC, whose sync word is alike."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return False
     version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3

@@ -1,4 +1,4 @@
-"""The cache of downloaded bytes: by sha256, resumable, and shared by any number of processes."""
+"""The cache of downloads: by sha256, resumable, and safe for any number of processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Progress = Callable[[int], None]
 
 
 class BlobCache:
-    """Downloads under `cache_dir`, verified, each kept once under its digest."""
+    """Verified downloads under `cache_dir`, each stored once under its digest."""
 
     def __init__(self, policy: SourcePolicy) -> None:
         self._policy = policy
@@ -125,7 +125,7 @@ class BlobCache:
 
     @contextmanager
     def _locked(self, key: str, progress: Progress) -> Iterator[None]:
-        """Let one process at a time download a file; the lock dies with its holder."""
+        """Let one process at a time handle a file; the lock ends with its holder."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._folder / "locks" / _digest(key)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ _ENGLISH_VOCABULARY = 51_864
 
 @dataclass(frozen=True)
 class Signature:
-    """A local file's stat fields: while they are the same, so (we take it) are its bytes."""
+    """A local file's stat fields: while they are the same, its bytes are taken to be, too."""
 
     size: int
     mtime_ns: int
@@ -25,14 +25,9 @@ class Signature:
 
     @classmethod
     def of(cls, status: os.stat_result) -> Signature:
-        """Return the signature in a stat result."""
-        return cls(
-            size=status.st_size,
-            mtime_ns=status.st_mtime_ns,
-            ctime_ns=status.st_ctime_ns,
-            inode=status.st_ino,
-            device=status.st_dev,
-        )
+        """Return the signature of a stat result."""
+        times = status.st_mtime_ns, status.st_ctime_ns
+        return cls(status.st_size, *times, status.st_ino, status.st_dev)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Tells before a merge what an evaluation of a dataset would fail on: audio and languages."""
+"""Checks before a merge that its datasets can be evaluated: audio and languages."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from app.sources.local import allowed_path, open_regular
 from app.sources.manifest_fields import MAX_PROBLEMS
 from app.sources.manifests import Manifest
 
-# Looking ends after this; what was not looked at is named when it is decoded.
+# The check stops after this; the decoder reports the files that it did not reach.
 _MOST_SECONDS = 5.0
-# From so many files of one folder on, its listing is cheaper.
+# For this many files in one folder, listing it is cheaper.
 _LIST_FROM = 64
-# A damaged file does not speak for all of its kind.
+# Several files of a suffix are tried: one may be damaged.
 _TRIED, _MOST_KINDS = 5, 32
 _SHOWN, _SHOWN_LANGUAGES = 3, 12
 
@@ -26,10 +26,10 @@ _Roots = tuple[Path, ...] | None
 
 
 def check_audio(manifest: Manifest, label: str, roots: _Roots = None) -> list[str]:
-    """Return what is to be warned of: audio that is not there, or of a kind that is not decoded.
+    """Return warnings about audio that is missing or cannot be decoded.
 
-    Every file's presence is looked at, and the first bytes of a few of each suffix. `label` is
-    what messages call the dataset. Raises InvalidManifestError if nothing could be decoded.
+    Every file must exist; the first bytes of a few of each suffix are read. `label` names the
+    dataset in messages. Raises InvalidManifestError if nothing could be decoded.
     """
     wanted = list(dict.fromkeys(utterance.audio for utterance in manifest.utterances))
     missing = _missing(manifest.folder, wanted, roots)
@@ -70,7 +70,7 @@ def check_languages(manifest: Manifest, label: str, known: Set[str]) -> None:
 
 
 def unknown_language(code: str, known: Set[str]) -> str | None:
-    """Return what is to be said of a language that the checkpoint does not know."""
+    """Return why the checkpoint cannot decode a language, or None if it can."""
     if code in known:
         return None
     shown = ", ".join(sorted(known)) if len(known) <= _SHOWN_LANGUAGES else "see Whisper's list"
@@ -78,7 +78,7 @@ def unknown_language(code: str, known: Set[str]) -> str | None:
 
 
 def _missing(base: Path, wanted: Iterable[str], roots: _Roots) -> list[str]:
-    """Return those that are not there, or lie in folders outside the roots, in their order."""
+    """Return those that do not exist or lie outside the roots, in their order."""
     folders: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for audio in wanted:
         folder, name = os.path.split(base / audio)
@@ -94,7 +94,7 @@ def _missing(base: Path, wanted: Iterable[str], roots: _Roots) -> list[str]:
 
 
 def _names(folder: str, wanted: Sequence[str], roots: _Roots) -> set[str]:
-    """Return which of the names the folder has, and maybe others."""
+    """Return the names that the folder has: the wanted ones among them, maybe others too."""
     try:
         real = allowed_path(Path(folder), roots, folder)
         if len(wanted) < _LIST_FROM:
@@ -106,7 +106,7 @@ def _names(folder: str, wanted: Sequence[str], roots: _Roots) -> set[str]:
 
 
 def _look_inside(base: Path, present: Iterable[str], roots: _Roots) -> tuple[list[str], bool]:
-    """Return why kinds of files cannot be decoded, and whether any kind can."""
+    """Return why files of some suffixes cannot be decoded, and whether any suffix can."""
     kinds: dict[str, list[str]] = {}
     for audio in present:
         suffix = Path(audio).suffix.lower()

@@ -1,4 +1,4 @@
-"""What an evaluation reads: a manifest (or its folder) by URI, and audio by path."""
+"""Resolves the URI of a dataset's manifest to a path on this machine."""
 
 from __future__ import annotations
 

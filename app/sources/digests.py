@@ -16,7 +16,7 @@ from app.sources.checkpoint import Signature
 from app.sources.local import open_regular, open_unchanged
 
 _CHUNK_BYTES = 1 << 20
-# A file changed twice within a clock tick keeps its times: do not trust one that is so young.
+# Two changes within a clock tick leave the same times: a younger file's digest is not kept.
 _YOUNG_SECONDS = 2.0
 
 
@@ -51,10 +51,10 @@ def local_sha256(
     signature: Signature | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> tuple[str, Signature]:
-    """Return a file's sha256 and signature, from the store where the file is as it was then.
+    """Return a file's sha256 and signature; the digest is the stored one if nothing changed.
 
-    `signature` is that which the file must have, if it was looked at before. `progress` is told
-    of every piece of bytes dealt with, and may raise to stop.
+    `signature` is what the file had when it was looked at, if it was. `progress` gets the number
+    of bytes of each piece, and may raise to stop.
 
     Raises:
         SourceChangedError: the file changed while it was read, or since it was looked at.
@@ -87,7 +87,7 @@ def local_sha256(
 
 
 def remember(path: Path, sha256: str, store: DigestStore) -> None:
-    """Keep the digest of a file that only we write, and have just written."""
+    """Store the digest of a file that this process has just written, and only we write."""
     store.put(_file_key(path, Signature.of(path.stat())), sha256)
 
 
@@ -98,7 +98,7 @@ def checkpoint_sha256(files: Iterable[tuple[str, str]]) -> str:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that others see whole or not at all.
+    """Write a file so that others see it whole or not at all.
 
     Raises:
         StorageError: the disk is full or cannot be written.

@@ -1,4 +1,4 @@
-"""Brings a resolved checkpoint to this machine, and says by digest what it is."""
+"""Fetches the files of a resolved checkpoint, and takes their digests."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from app.sources.schemes.folder import RemoteFolder, SourceFolder
 
 
 class FetchStoppedError(Exception):
-    """The caller's `should_stop` said so; what was downloaded is kept for the next time."""
+    """`should_stop` returned true; the next fetch goes on with what was downloaded."""
 
 
 @dataclass(frozen=True)
 class LocalCheckpoint:
-    """A checkpoint on this machine, whose files are read by `open` or in `opened` only.
+    """A checkpoint on this machine. Read its files by `open` or in `opened`, not by their paths.
 
     `paths` are the files used, by name, links followed; `sha256` is that of the sorted list of
     (name, sha256).
@@ -47,7 +47,7 @@ class LocalCheckpoint:
     signatures: Mapping[str, Signature] = field(repr=False)
 
     def open(self, name: str) -> FileIO:
-        """Open a file as it was when fetched, unbuffered; SourceChangedError if it is not."""
+        """Open a file, unbuffered; SourceChangedError if it changed since it was fetched."""
         try:
             label = f"{self.resolved.uri}: {name}"
             return open_unchanged(self.paths[name], self.signatures[name], label)
@@ -56,11 +56,11 @@ class LocalCheckpoint:
 
     @contextmanager
     def opened(self, lender: LocalCheckpoint | None = None) -> Iterator[Path]:
-        """Give a folder that libraries can load, whatever happens at the files' own paths.
+        """Yield a folder that libraries can load, unaffected by changes at the files' own paths.
 
-        Its JSON files are made of the fields that are known; weights and vocabulary are links to
-        files held open by `open`. What is lacking is the lender's. The folder serves this process,
-        until the context ends. Raises SourceChangedError.
+        Its JSON files hold known fields only; weights and vocabulary are links to open files, which
+        only this process can follow. Files that the checkpoint lacks are the lender's. Raises
+        SourceChangedError.
         """
         made = companions_of(self.resolved, lender.resolved if lender else None)
         lent = borrowed(self.resolved, lender.resolved) if lender else ()
@@ -68,7 +68,7 @@ class LocalCheckpoint:
         if not has_tokenizer(self.resolved):
             dropped |= set(TOKENIZER_FILES)
         with TemporaryDirectory(prefix="afluente-") as parent, ExitStack() as stack:
-            # A name of a web address may be longer than a folder's may.
+            # A name in a URL may be longer than a file system allows.
             folder = Path(parent, self.resolved.name[:60])
             folder.mkdir()
             for name, content in made.items():
@@ -82,7 +82,7 @@ class LocalCheckpoint:
             yield folder
 
     def verify_unchanged(self) -> None:
-        """Raise SourceChangedError, naming the file, if one is not as it was when fetched."""
+        """Raise SourceChangedError, naming the file, if one changed since it was fetched."""
         for name, path in self.paths.items():
             try:
                 unchanged = Signature.of(path.stat()) == self.signatures[name]
@@ -149,7 +149,7 @@ def _fetch(resolved: ResolvedCheckpoint, policy: SourcePolicy, meter: Progress) 
 
 
 class _Meter:
-    """Counts bytes, tells of them, and stops the work when asked to."""
+    """Counts bytes, reports them, and stops the work when asked to."""
 
     def __init__(
         self,

@@ -1,8 +1,9 @@
-"""Reads JSON that strangers wrote, in linear time and after bounding what it becomes in memory."""
+"""Reads untrusted JSON in linear time and bounded memory."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 # A header of 5,000 tensors has 50,000; each value takes up to 100 bytes.
@@ -10,7 +11,7 @@ MOST_VALUES = 100_000
 
 
 class BadJsonError(ValueError):
-    """What is wrong with a text, in words that follow its name."""
+    """What is wrong with a text, worded to follow its name."""
 
 
 def read_object(content: bytes, *, strict: bool = False) -> dict[str, Any]:
@@ -40,11 +41,8 @@ def read_object(content: bytes, *, strict: bool = False) -> dict[str, Any]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries = dict(pairs)
     if len(entries) < len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise BadJsonError(f"names {key[:100]!a} twice")
-            seen.add(key)
+        [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise BadJsonError(f"names {key[:100]!a} twice")
     return entries
 
 

@@ -22,7 +22,7 @@ COMPANIONS = tuple(configs.MAX_BYTES)
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "pytorch_model.pt")
 # Twice as large as a header of as many tensors.
 _MAX_INDEX_BYTES = 8_000_000
-# Each is kept open while it is merged.
+# A merge keeps each open.
 _MOST_SHARDS = 64
 
 
@@ -43,7 +43,7 @@ class Contents:
 
 
 def read_contents(folder: SourceFolder, max_bytes: int) -> Contents:
-    """Return what the folder holds, none of its tensors read.
+    """Return what the folder holds, without reading a tensor.
 
     Raises:
         InvalidCheckpointError: with all that is wrong in `problems`.
@@ -89,7 +89,7 @@ def check_quota(label: str, size: int, max_bytes: int) -> None:
 
 @contextmanager
 def _collecting(problems: list[str]) -> Iterator[None]:
-    """Keep an InvalidCheckpointError's message and go on, so that all are told at once."""
+    """Collect an InvalidCheckpointError's message and go on, to report all of them at once."""
     try:
         yield
     except InvalidCheckpointError as error:
@@ -106,7 +106,7 @@ def _invalid(problems: list[str]) -> InvalidCheckpointError:
 def _read_documents(
     folder: SourceFolder, found: Mapping[str, SourceFile], contents: Contents
 ) -> list[str]:
-    """Read the JSON files into `contents`, reduced to what is known; return what is wrong."""
+    """Read the known fields of the JSON files into `contents`; return what is wrong."""
     problems: list[str] = []
     if configs.CONFIG not in found:
         return [
@@ -150,8 +150,8 @@ def _read_json(folder: SourceFolder, file: SourceFile) -> dict[str, Any]:
 def _weight_files(
     folder: SourceFolder, found: Mapping[str, SourceFile]
 ) -> tuple[dict[str, SourceFile], Mapping[str, str] | None]:
-    """Return the safetensors files in order, and the index's map if it says which they are."""
-    # As transformers: a whole file goes before shards.
+    """Return the safetensors files in order, and the map of the index if they are shards."""
+    # As in transformers, a whole file takes precedence over shards.
     if WEIGHTS in found:
         return {WEIGHTS: found[WEIGHTS]}, None
     if INDEX in found:

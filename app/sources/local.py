@@ -1,4 +1,4 @@
-"""Files on this machine: only regular ones, and only under the allowed folders."""
+"""Opens files on this machine: only regular ones, and only under the allowed folders."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from app.contract.errors import (
 from app.sources.checkpoint import Signature
 
 Roots = tuple[Path, ...] | None
-# Says nothing of the file: it may be opened later.
+# Faults of this process or machine, not of the file: it may be opened later.
 _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 def allowed_path(path: Path, roots: Roots, label: str) -> Path:
     """Return the path with every link followed, if it lies under one of the roots.
 
-    Nothing is said of whether a path outside the roots exists.
+    The error does not tell whether a path outside the roots exists.
 
     Raises:
         SourceNotAllowedError: it lies, or a link leads, outside them.
@@ -50,8 +50,8 @@ def _check_inside(real: Path, roots: Roots, label: str) -> None:
 def open_regular(path: Path, roots: Roots, label: str) -> FileIO:
     """Open an allowed, regular file for reading, unbuffered; nothing else is ever opened.
 
-    Whoever can write below a root can swap a folder for a link at any time. So the file is taken
-    hold of first, then checked, and what was checked is what is opened.
+    Whoever can write below a root can swap a folder for a link at any time. So a descriptor holds
+    the file first, the descriptor is checked, and the file is opened through it.
 
     Raises:
         SourceNotFoundError: there is none, or it cannot be read.
@@ -89,7 +89,7 @@ def _check_held(held: int, roots: Roots, label: str) -> None:
 def open_unchanged(path: Path, signature: Signature, label: str) -> FileIO:
     """Open a file that was looked at before, for reading, unbuffered.
 
-    Raises SourceChangedError where another file, or another state of it, is at the path.
+    Raises SourceChangedError if it was changed or replaced since.
     """
     try:
         handle = open_regular(path, None, label)
@@ -115,7 +115,7 @@ def read_unchanged(path: Path, signature: Signature, length: int, label: str) ->
 
 
 def in_proc(descriptor: int) -> str:
-    """Return the path by which Linux opens what a descriptor holds, wherever that file is now."""
+    """Return the path by which Linux opens the file of a descriptor, wherever that is now."""
     return f"/proc/self/fd/{descriptor}"
 
 

@@ -1,4 +1,4 @@
-"""Checks the fields of one entry of a manifest, and gathers what was read and what was wrong."""
+"""Checks the fields of a manifest's entries, and collects utterances and faults."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from app.contract.evaluation import Utterance
 from app.contract.languages import language_code
 
 MAX_PROBLEMS = 10
-"""How many faults are told; the others are counted."""
+"""How many faults are reported; the others are counted."""
 _MOST_SHOWN = 500
-# What is said in two hours has some 120,000 characters.
+# A transcript of two hours has some 120,000 characters.
 _MAX_LINE_BYTES = 1_000_000
 MAX_TEXT, MAX_PATH, MAX_LABEL = 200_000, 4_096, 1_000
 _MAX_CHANNEL = 63
@@ -30,7 +30,7 @@ class EntryError(ValueError):
 
 @dataclass
 class Reading:
-    """The utterances of a manifest so far, and its faults."""
+    """The utterances and faults of a manifest so far."""
 
     utterances: list[Utterance] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Reading:
 
     @contextmanager
     def at(self, file: str, line: int) -> Iterator[None]:
-        """Note an EntryError as a fault of this line, and go on."""
+        """Record an EntryError as a fault of this line, and go on."""
         try:
             yield
         except EntryError as error:
@@ -76,7 +76,7 @@ def text_of(entry: Mapping[str, Any], name: str) -> str | None:
 
 
 def storable(text: str, name: str, most: int = MAX_TEXT) -> str:
-    """Return the text; EntryError if databases or file systems would refuse it much later."""
+    """Return the text; EntryError if a database or file system would refuse it later."""
     if len(text) > most:
         raise EntryError(f"{name} has {len(text):,} characters; at most {most:,} are taken")
     try:
@@ -132,7 +132,7 @@ def language_of(entry: Mapping[str, Any]) -> str | None:
 
 
 def label_of(entry: Mapping[str, Any], name: str) -> str | None:
-    """Return a speaker or a session; numbers are as common there as names."""
+    """Return a speaker or a session, which may be a number, as text."""
     value = entry.get(name)
     label = str(value) if isinstance(value, int) else text_of(entry, name)
     return storable(label, name, MAX_LABEL) if label else None

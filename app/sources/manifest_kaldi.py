@@ -36,7 +36,7 @@ class _Line:
 
 @dataclass(frozen=True)
 class _Stretch:
-    """Where an utterance is: in which recording, and which seconds of it."""
+    """The part of a recording that is an utterance."""
 
     recording: str
     offset_seconds: float | None = None
@@ -45,10 +45,10 @@ class _Stretch:
 
 
 def parse_kaldi(files: Mapping[str, bytes], reading: Reading) -> None:
-    """Read the files of the folder by their names: those of NEEDED, and what there is of OPTIONAL.
+    """Read the files of a folder, by name: those of NEEDED, and those of OPTIONAL that there are.
 
-    Without segments each recording is an utterance. With them a recording is a session: what
-    was said in it was said to the same microphone.
+    Without segments each recording is an utterance. With them a recording is a session, which has
+    one microphone.
     """
     recordings = _table("wav.scp", files, reading)
     for line in recordings.values():
@@ -58,7 +58,7 @@ def parse_kaldi(files: Mapping[str, bytes], reading: Reading) -> None:
     places = "segments" if "segments" in files else "wav.scp"
     lines = _table("segments", files, reading) if "segments" in files else recordings
     if reading.problems:
-        return  # the rest would be their echo
+        return  # later faults would only follow from these
     for name, line in lines.items():
         with reading.at(places, line.number):
             stretch = _segment(line.rest) if places == "segments" else _Stretch(name)
@@ -74,7 +74,7 @@ def parse_kaldi(files: Mapping[str, bytes], reading: Reading) -> None:
                 offset_seconds=stretch.offset_seconds,
                 duration_seconds=stretch.duration_seconds,
                 channel=stretch.channel,
-                # Kaldi's way to say that speakers are not known: each is called as its utterance.
+                # Kaldi calls an unknown speaker by the utterance's own name.
                 speaker=speaker if speaker != name else None,
                 session=stretch.recording if places == "segments" else None,
             )

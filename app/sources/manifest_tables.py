@@ -1,4 +1,4 @@
-"""Parses the manifests that are one table: NeMo's JSON lines, AudioFolder's JSON lines and CSV."""
+"""Parses manifests of one file: NeMo's JSON lines, AudioFolder's JSON lines and CSV."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def parse_json_lines(name: str, content: bytes, reading: Reading) -> None:
 
 
 def parse_csv(name: str, content: bytes, reading: Reading) -> None:
-    """Read AudioFolder's metadata.csv: a header, then one file a row, parted by commas."""
+    """Read AudioFolder's metadata.csv: a header, then one file a row."""
     body = content.removeprefix(b"\xef\xbb\xbf")
     try:
         text = body.decode("utf-8")
@@ -55,7 +55,7 @@ def parse_csv(name: str, content: bytes, reading: Reading) -> None:
     column = ""
     try:
         for row in rows:
-            # A row may span lines: it is named by its last.
+            # A row may span lines; errors give the last one.
             with reading.at(name, rows.line_num):
                 if row and not header:
                     header = [cell.strip() for cell in row]
@@ -92,7 +92,7 @@ def _from_row(header: list[str], row: list[str], column: str, index: int) -> Utt
     if len(row) != len(header):
         raise EntryError(f"{len(row)} fields where the header has {len(header)}")
     cells = dict(zip(header, row, strict=True))
-    # An empty cell is no value, except that what was said may be nothing.
+    # An empty cell is no value, except for the text: nothing may have been said.
     entry = {name: cell for name, cell in cells.items() if cell or name == column}
     return _from_audio_folder(entry, column, index)
 

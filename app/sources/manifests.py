@@ -1,4 +1,4 @@
-"""Reads a dataset's manifest in any of its forms; every fault is named by file and line."""
+"""Reads a dataset's manifest in any form; each fault is reported with file and line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from app.sources.manifest_tables import parse_csv, parse_json_lines
 
 MAX_MANIFEST_BYTES = 256 * 1024**2
 MAX_LINES = 1_000_000
-# What a folder is taken for by the file that it holds.
+# The manifests that are looked for in a folder.
 IN_FOLDERS = ("wav.scp", "metadata.jsonl", "metadata.csv", "manifest.jsonl")
 
 
@@ -39,7 +39,7 @@ def read_manifest(path: Path, *, label: str, roots: tuple[Path, ...] | None = No
     """Return the manifest at a path: a file, or the folder that it lies in.
 
     JSON lines (NeMo's, or AudioFolder's metadata.jsonl), AudioFolder's metadata.csv, or a Kaldi
-    data folder (or its wav.scp). `label` is what messages call the dataset. All that is read must
+    data folder (or its wav.scp). `label` names the dataset in messages. All that is read must
     lie under `roots`, links followed (None: anywhere). Audio is not looked at.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the operator lets a source be: schemes, folders, hosts, sizes and the cache."""
+"""What the operator allows as a source: schemes, folders, hosts and sizes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.contract.errors import SourceNotAllowedError, SourceUnreachableError
 
 @dataclass(frozen=True)
 class SourcePolicy:
-    """The limits that every source is held to, and where remote bytes are kept.
+    """The limits on every source, and where downloads are kept.
 
     Attributes:
         cache_dir: downloads (by sha256) and digests already taken.
@@ -73,5 +73,5 @@ class SourcePolicy:
         return min(self.timeout_seconds, left)
 
     def may_wait(self, seconds: float) -> bool:
-        """Return whether there is time for a pause and an answer after it."""
+        """Return whether there is time for a pause and another attempt."""
         return self.give_up_at is None or time.monotonic() + seconds < self.give_up_at

@@ -1,4 +1,4 @@
-"""Turns a URI into a checkpoint that is pinned and described, reading headers only."""
+"""Resolves a URI to a pinned checkpoint, reading configs and headers only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.sources.schemes import open_folder
 
 
 def resolve(uri: str, policy: SourcePolicy, *, param: str | None = None) -> ResolvedCheckpoint:
-    """Return the checkpoint at a URI: revision pinned, config and all headers read and checked.
+    """Return the checkpoint at a URI, its revision pinned, its config and headers checked.
 
     Raises:
         SourceError: with `param` as given; an InvalidCheckpointError lists all that is wrong.
@@ -35,7 +35,7 @@ def with_param(error: AfluenteError, param: str | None) -> AfluenteError:
 
 
 def read_file(checkpoint: ResolvedCheckpoint, file: SourceFile, policy: SourcePolicy) -> bytes:
-    """Return a companion's content, which is small; SourceChangedError if it is not as it was."""
+    """Return a small file's content; SourceChangedError if it changed since it was resolved."""
     label = f"{checkpoint.uri}: {file.name}"
     if file.path is None:
         with open_folder(checkpoint.resolved, policy, checkpoint.uri) as folder:

@@ -1,4 +1,4 @@
-"""Reads safetensors headers as strictly as the format states them; tensors are never read."""
+"""Reads and checks safetensors headers; tensors are never read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SafetensorsHeader:
 
 
 class _BadHeaderError(ValueError):
-    """What is wrong with a header, without saying where."""
+    """What is wrong with a header, without the file's name."""
 
 
 def parse_header(

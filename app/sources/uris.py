@@ -1,4 +1,4 @@
-"""Takes URIs apart, and refuses every spelling that could mean another place than it seems to."""
+"""Splits URIs, and refuses ambiguous ones: each must mean one place."""
 
 from __future__ import annotations
 

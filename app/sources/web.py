@@ -1,4 +1,4 @@
-"""Reads from web servers: each redirect checked, faults retried, secrets kept to their origin."""
+"""Reads from web servers: redirects are checked, faults retried, tokens sent to the hub only."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class WebClient:
     def open(
         self, url: str, label: str, headers: Mapping[str, str] | None = None
     ) -> Iterator[httpx2.Response]:
-        """Give the open answer (200, 206 or 416) to a GET, redirects followed.
+        """Yield the open response (200, 206 or 416) to a GET, redirects followed.
 
         Raises:
-            SourceNotFoundError, SourceNotAllowedError, SourceUnreachableError: by its status, and
-                for whatever goes wrong while the answer is read.
+            SourceNotFoundError, SourceNotAllowedError, SourceUnreachableError: by its status, or
+                because reading it failed.
 
         """
         try:
