@@ -129,7 +129,7 @@ def _add_models(document: dict[str, Any]) -> None:
         schema = model.model_json_schema(ref_template=_REFERENCE)
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema
-    schemas["CheckpointRef"]["properties"]["uri"]["description"] += f" Written {forms()}."
+    schemas["CheckpointRef"]["properties"]["uri"]["description"] += f" Written as {forms()}."
 
 
 def _replace_default_refusals(document: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from time import monotonic
 
 from app.contract.errors import InvalidManifestError, Problem, SourceError
 from app.sources.audio_files import HEAD_BYTES, READABLE, container_of
-from app.sources.local import allowed_path, open_regular
+from app.sources.local import Roots, allowed_path, open_regular
 from app.sources.manifest_fields import MAX_PROBLEMS
 from app.sources.manifests import Manifest
 
@@ -22,10 +22,8 @@ _LIST_FROM = 64
 _TRIED, _MOST_KINDS = 5, 32
 _SHOWN, _SHOWN_LANGUAGES = 3, 12
 
-_Roots = tuple[Path, ...] | None
 
-
-def check_audio(manifest: Manifest, label: str, roots: _Roots = None) -> list[str]:
+def check_audio(manifest: Manifest, label: str, roots: Roots = None) -> list[str]:
     """Return warnings about audio that is missing or cannot be decoded.
 
     Every file must exist; the first bytes of a few of each suffix are read. `label` names the
@@ -77,7 +75,7 @@ def unknown_language(code: str, known: Set[str]) -> str | None:
     return f'the checkpoint does not know the language "{code}" ({shown})'
 
 
-def _missing(base: Path, wanted: Iterable[str], roots: _Roots) -> list[str]:
+def _missing(base: Path, wanted: Iterable[str], roots: Roots) -> list[str]:
     """Return those that do not exist or lie outside the roots, in their order."""
     folders: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for audio in wanted:
@@ -93,7 +91,7 @@ def _missing(base: Path, wanted: Iterable[str], roots: _Roots) -> list[str]:
     return [audio for audio in wanted if audio in missing]
 
 
-def _names(folder: str, wanted: Sequence[str], roots: _Roots) -> set[str]:
+def _names(folder: str, wanted: Sequence[str], roots: Roots) -> set[str]:
     """Return the names that the folder has: the wanted ones among them, maybe others too."""
     try:
         real = allowed_path(Path(folder), roots, folder)
@@ -105,7 +103,7 @@ def _names(folder: str, wanted: Sequence[str], roots: _Roots) -> set[str]:
         return set()
 
 
-def _look_inside(base: Path, present: Iterable[str], roots: _Roots) -> tuple[list[str], bool]:
+def _look_inside(base: Path, present: Iterable[str], roots: Roots) -> tuple[list[str], bool]:
     """Return why files of some suffixes cannot be decoded, and whether any suffix can."""
     kinds: dict[str, list[str]] = {}
     for audio in present:
@@ -125,7 +123,7 @@ def _look_inside(base: Path, present: Iterable[str], roots: _Roots) -> tuple[lis
     return reasons, readable
 
 
-def _fault(path: Path, audio: str, roots: _Roots) -> str | None:
+def _fault(path: Path, audio: str, roots: Roots) -> str | None:
     try:
         with open_regular(path, roots, _short(audio)) as handle:
             head = handle.read(HEAD_BYTES)

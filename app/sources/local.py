@@ -17,6 +17,7 @@ from app.contract.errors import (
 )
 from app.sources.checkpoint import Signature
 
+# Folders that may be read; None allows every path.
 Roots = tuple[Path, ...] | None
 # Faults of this process or machine, not of the file: it may be opened later.
 _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})

@@ -16,7 +16,7 @@ from app.contract.errors import (
 )
 from app.contract.evaluation import Utterance
 from app.sources import manifest_kaldi as kaldi
-from app.sources.local import open_regular
+from app.sources.local import Roots, open_regular
 from app.sources.manifest_fields import Reading
 from app.sources.manifest_tables import parse_csv, parse_json_lines
 
@@ -35,7 +35,7 @@ class Manifest:
     manifest_sha256: str
 
 
-def read_manifest(path: Path, *, label: str, roots: tuple[Path, ...] | None = None) -> Manifest:
+def read_manifest(path: Path, *, label: str, roots: Roots = None) -> Manifest:
     """Return the manifest at a path: a file, or the folder that it lies in.
 
     JSON lines (NeMo's, or AudioFolder's metadata.jsonl), AudioFolder's metadata.csv, or a Kaldi
@@ -96,12 +96,12 @@ def _is_csv(file: Path, label: str) -> bool:
     return suffix == ".csv"
 
 
-def _read_kaldi(folder: Path, label: str, roots: tuple[Path, ...] | None) -> dict[str, bytes]:
+def _read_kaldi(folder: Path, label: str, roots: Roots) -> dict[str, bytes]:
     there = [name for name in kaldi.OPTIONAL if os.path.lexists(folder / name)]
     return {name: _read(folder / name, label, roots) for name in (*kaldi.NEEDED, *there)}
 
 
-def _read(path: Path, label: str, roots: tuple[Path, ...] | None) -> bytes:
+def _read(path: Path, label: str, roots: Roots) -> bytes:
     place = label if label.endswith(path.name) else f"{label}: {path.name}"
     try:
         with BufferedReader(open_regular(path, roots, place)) as stream:
