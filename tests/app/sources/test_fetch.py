@@ -239,6 +239,17 @@ def test_a_broken_download_is_taken_up_again(
     assert list((web_policy.cache_dir / "parts").iterdir()) == []
 
 
+def test_a_download_never_goes_on_with_bytes_that_may_be_others(
+    stand_in: Any, web_policy: SourcePolicy, files: dict[str, bytes]
+) -> None:
+    found = resolve(stand_in.add_folder("/a", files), web_policy)
+    stand_in.cuts[f"/a/{WEIGHTS}"] = [1000]
+    # The whole file again, and no word on whether it is still the same.
+    stand_in.ranges = stand_in.etags = False
+    with pytest.raises(SourceChangedError, match=WEIGHTS):
+        fetch(found, web_policy)
+
+
 def test_a_download_goes_on_in_another_process_run(
     stand_in: Any, web_policy: SourcePolicy, files: dict[str, bytes]
 ) -> None:
