@@ -17,7 +17,7 @@ from statistics import median
 import torch
 
 from app.contract.evaluation import DecodingOptions
-from app.sources.configs import SAMPLE_RATE
+from app.sources.architectures.whisper.configs import SAMPLE_RATE
 from app.sources.manifests import audio_path, read_manifest
 from worker.evaluation.audio import find_segment, read_segment
 from worker.evaluation.decoding import Decoder, Samples

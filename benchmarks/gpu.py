@@ -21,7 +21,7 @@ import torch
 
 from app.contract.catalogue import parse_parameters
 from app.contract.catalogue.subspace import BoostedTsvM
-from app.sources.whisper import expected_shapes
+from app.sources.architectures.whisper.shapes import expected_shapes
 from benchmarks.inputs import SHAPES
 from worker.merging.interface import MergeInputs
 from worker.merging.linalg.newton_schulz import COEFFICIENTS

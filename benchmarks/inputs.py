@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from app.sources.whisper import expected_shapes
+from app.sources.architectures.whisper.shapes import expected_shapes
 
 WEIGHTS = "model.safetensors"
 # The task vectors: of rank 8 with a falling spectrum, about 2 % of the base, plus noise.

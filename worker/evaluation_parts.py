@@ -17,7 +17,7 @@ from app.contract.identifiers import merge_in, merge_uri
 from app.contract.settings import Settings
 from app.services.preparation import source_policy
 from app.sources.checkpoint import ResolvedCheckpoint
-from app.sources.completion import borrowed, is_incomplete
+from app.sources.completion import borrowed, lacking
 from app.sources.datasets import manifest_roots, resolve_dataset
 from app.sources.fetch import LocalCheckpoint, fetch
 from app.sources.manifests import Manifest, read_manifest
@@ -161,7 +161,7 @@ class Bench:
         self, system: _System, found: ResolvedCheckpoint, should_stop: Callable[[], bool]
     ) -> LocalCheckpoint | None:
         """Return those files of the reference that the checkpoint lacks, None if it lacks none."""
-        if system.lender is None or not is_incomplete(found):
+        if system.lender is None or not lacking(found):
             return None
         reference = resolve(system.lender, self.policy)
         names = borrowed(found, reference)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,16 +10,35 @@ from pathlib import Path
 import torch
 
 from app.contract.errors import AfluenteError, InvalidCheckpointError, OutOfMemoryError
+from app.sources.architectures.architecture import CONFIG
+from app.sources.architectures.registry import architecture_of
 
 OFFLINE = {"local_files_only": True, "trust_remote_code": False}
 
 
 def check_loadable(folder: Path, label: str) -> None:
-    """Load by transformers all that a folder has besides weights; none of them is read.
+    """Have transformers load what a folder made by `LocalCheckpoint.opened` has besides weights.
 
-    InvalidCheckpointError names `label` and the file that cannot be loaded.
+    All of it for a Whisper; config.json for any other model that transformers knows. No weights
+    are read and no code of the checkpoint is run. InvalidCheckpointError names `label` and the
+    file that cannot be loaded.
     """
-    # Only here: it takes seconds to import, and most merges are of a base that was checked before.
+    config = json.loads((folder / CONFIG).read_bytes())
+    check = {"whisper": _check_whisper}.get(architecture_of(config).name, _check_config)
+    check(str(folder), label, config["model_type"])
+
+
+# transformers is imported where it is used: it takes seconds, and most merges are of a reference
+# that was checked before.
+def _check_config(path: str, label: str, model_type: str) -> None:
+    from transformers import CONFIG_MAPPING
+
+    if model_type in CONFIG_MAPPING:
+        with blaming(f"{label}: config.json cannot be loaded by transformers"):
+            CONFIG_MAPPING[model_type].from_pretrained(path, **OFFLINE)
+
+
+def _check_whisper(path: str, label: str, _: str) -> None:
     from transformers import (
         GenerationConfig,
         WhisperConfig,
@@ -27,7 +47,6 @@ def check_loadable(folder: Path, label: str) -> None:
         WhisperProcessor,
     )
 
-    path = str(folder)
     with blaming(f"{label}: config.json cannot be loaded by transformers"):
         config = WhisperConfig.from_pretrained(path, **OFFLINE)
         with torch.device("meta"):

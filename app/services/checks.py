@@ -21,6 +21,7 @@ from app.contract.identifiers import merge_in, merge_uri
 from app.contract.recipe import Recipe
 from app.services.backend import Backend
 from app.services.gates import problems_with_system
+from app.services.presentation import architecture_summary
 from app.sources.checkpoint import ResolvedCheckpoint
 from app.sources.policy import SourcePolicy
 from app.storage import merges
@@ -50,6 +51,12 @@ def check_sources(
         lambda: prepared.append(prepare(recipe, policy, pinned=pinned))
     ]
     if evaluation is not None:
+
+        def decoder() -> None:
+            if prepared:
+                _check_decoder(prepared[0].reference.summary(), "evaluation")
+
+        checks.append(decoder)
         checks += _evaluation_checks(
             backend,
             evaluation,
@@ -82,9 +89,10 @@ def check_evaluation(
             return resolve(merge_uri(merge["id"]), policy)
         return None
 
-    checks = _evaluation_checks(
-        backend, evaluation, policy, "", reference=artifact, warnings=warnings
-    )
+    checks: list[Callable[[], object]] = [
+        lambda: _check_decoder(architecture_summary(merge), None),
+        *_evaluation_checks(backend, evaluation, policy, "", reference=artifact, warnings=warnings),
+    ]
     has_base, experts = bool(sources["base"]), [one["name"] for one in sources["checkpoints"]]
     checks.append(lambda: _check_gate(evaluation, has_base, experts, ""))
     _run_all(checks)
@@ -105,6 +113,13 @@ def refuse_deleted(named: Mapping[str, str], gone: Sequence[str]) -> None:
     ]
     if problems:
         raise SourceNotFoundError(problems[0].message, problems=problems)
+
+
+def _check_decoder(architecture: Mapping[str, Any], param: str | None) -> None:
+    from app.sources.architectures.registry import undecodable
+
+    if reason := undecodable(architecture):
+        raise InvalidRequestError.of([Problem(reason, param)])
 
 
 def _check_gate(
@@ -166,7 +181,8 @@ def _evaluation_checks(
             options = evaluation.decoding_of(spec)
             spoken = {options.language_of(utterance) or "en" for utterance in manifest.utterances}
             found = checkpoint()
-            if found and found.is_english_only and (others := sorted(spoken - {"en"})):
+            others = sorted(spoken - {"en"})
+            if found and others and found.architecture.is_english_only(found):
                 message = (
                     f"{spec.name}: {', '.join(others)} is spoken, and the checkpoint's vocabulary "
                     "is that of Whisper's English-only models."
@@ -183,6 +199,7 @@ def _evaluation_checks(
             param = f"{prefix}compare_with[{index}]"
             message = f"{uri}: {state}; only a merge that succeeded can be compared with."
             raise InvalidRequestError.of([Problem(message, param)])
+        _check_decoder(architecture_summary(row), f"{prefix}compare_with[{index}]")
 
     checks: list[Callable[[], object]] = []
     checks.append(lambda: language(evaluation.language, f"{prefix}language"))

@@ -12,7 +12,7 @@ from app.contract.catalogue import CATALOGUE
 from app.services import wer
 from app.services.backend import Backend
 from app.services.merges import find
-from app.services.presentation import Row
+from app.services.presentation import Row, architecture_summary
 from app.sources.schemes.hf import model_of
 
 
@@ -32,12 +32,19 @@ def render_card(row: Row, report: Mapping[str, Any]) -> str:
         f"## Inputs\n\n{_inputs(row['sources'])}",
         f"## Recipe\n\n```json\n{json.dumps(row['recipe'], indent=2, ensure_ascii=False)}\n```",
         f"## Word error rate\n\n{_rates(report)}",
-        "## Use\n\n```python\nfrom transformers import WhisperForConditionalGeneration, "
-        "WhisperProcessor\n\n"
-        'model = WhisperForConditionalGeneration.from_pretrained("path/to/this/folder")\n'
-        'processor = WhisperProcessor.from_pretrained("path/to/this/folder")\n```',
+        f"## Use\n\n```python\n{_loading(architecture_summary(row))}\n```",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _loading(architecture: Mapping[str, Any]) -> str:
+    """Return the lines of Python that load the artifact."""
+    classes = {"model": architecture["model_class"] or "AutoModel"}
+    if architecture["processor_class"] is not None:
+        classes["processor"] = architecture["processor_class"]
+    folder = '"path/to/this/folder"'
+    lines = [f"{name} = {kind}.from_pretrained({folder})" for name, kind in classes.items()]
+    return "\n".join((f"from transformers import {', '.join(classes.values())}", "", *lines))
 
 
 def _front_matter(row: Row, report: Mapping[str, Any], title: str) -> str:
@@ -46,10 +53,12 @@ def _front_matter(row: Row, report: Mapping[str, Any], title: str) -> str:
     inputs = [sources["base"]] if sources.get("base") else []
     inputs += sources["checkpoints"]
     on_hub = [model for source in inputs if (model := model_of(source["uri"]))]
+    architecture = architecture_summary(row)
+    speech = ["automatic-speech-recognition"] if architecture["task"] else []
     front = {
         "library_name": "transformers",
-        "pipeline_tag": "automatic-speech-recognition",
-        "tags": ["whisper", "automatic-speech-recognition", "merge", "afluente", row["method"]],
+        **({"pipeline_tag": speech[0]} if speech else {}),
+        "tags": [architecture["model_type"], *speech, "merge", "afluente", row["method"]],
         **({"language": languages} if languages else {}),
         **({"base_model": on_hub, "base_model_relation": "merge"} if on_hub else {}),
         **({"model-index": [_model_index(report, title)]} if report["datasets"] else {}),
@@ -73,7 +82,8 @@ def _model_index(report: Mapping[str, Any], title: str) -> dict[str, Any]:
 def _introduction(row: Row) -> str:
     method = CATALOGUE.get(row["method"])
     count = len(row["sources"]["checkpoints"])
-    text = f"A Whisper checkpoint merged from {count} by `{row['method']}`"
+    kind = architecture_summary(row)["model_type"]
+    text = f"A `{kind}` checkpoint merged from {count} by `{row['method']}`"
     if method is not None:
         text += f" ([{method.paper.authors}, {method.paper.year}]({method.paper.url}))"
     state = "" if row["status"] == "succeeded" else f" The merge is {row['status']}."

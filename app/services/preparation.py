@@ -23,10 +23,10 @@ from app.contract.settings import Settings
 from app.planning.plan import Plan, make_plan
 from app.sources.checkpoint import ResolvedCheckpoint, SourceFile
 from app.sources.compatibility import CheckedTensors, check_compatible
-from app.sources.completion import borrowed, missing, states_ids
+from app.sources.completion import borrowed, missing
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import read_file, resolve
-from app.sources.tokenizers import tokenizer_problems
+from app.sources.tokenizers import states_ids, tokenizer_problems
 from app.storage.artifacts import ArtifactStore
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Prepared:
         base = documents.pop(0) if self.base else None
         for document, source in zip(documents, self.recipe.checkpoints, strict=True):
             document["weight"] = source.weight
-        return {"base": base, "checkpoints": documents}
+        return {"base": base, "checkpoints": documents, "architecture": self.reference.summary()}
 
 
 def source_policy(
@@ -102,9 +102,10 @@ def prepare(
     sources = _sources(recipe)
     uris = list(pinned) if pinned is not None else [source.uri for source in sources]
     resolved = _resolve_all(recipe, uris, policy)
-    base = resolved[0] if recipe.base else None
-    experts = tuple(resolved[1:] if recipe.base else resolved)
-    reference, others = resolved[0], resolved[1:]
+    reference = resolved[0]
+    others = [_spelled_as(reference, other) for other in resolved[1:]]
+    base = reference if recipe.base else None
+    experts = tuple(others if recipe.base else (reference, *others))
     params = _params(recipe)
     checked, problems = check_compatible(
         reference, list(zip(params[1:], others, strict=True)), reference_param=params[0]
@@ -159,6 +160,11 @@ def _resolve_all(
     raise _one_error(type((lasting or errors)[0]), problems)
 
 
+def _spelled_as(reference: ResolvedCheckpoint, other: ResolvedCheckpoint) -> ResolvedCheckpoint:
+    tensors = reference.architecture.spelled_as(reference.tensors, other.tensors)
+    return replace(other, tensors=tensors)
+
+
 def _check_companions(
     resolved: Sequence[ResolvedCheckpoint], params: Sequence[str], policy: SourcePolicy
 ) -> None:
@@ -172,6 +178,8 @@ def _check_companions(
         )
         raise _one_error(InvalidCheckpointError, [Problem(problem, params[0])])
     having = [(param, other) for param, other in others if states_ids(other)]
+    if not states_ids(reference):
+        return
 
     def read(checkpoint: ResolvedCheckpoint, file: SourceFile) -> bytes:
         return read_file(checkpoint, file, policy)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from app.contract.states import OPEN
 from app.services.gates import gate_of
 from app.services.resources import (
+    ArchitectureResource,
     ArtifactResource,
     ErrorResource,
     EvaluationResource,
@@ -21,6 +22,12 @@ from app.services.resources import (
 from app.storage.merges import progress
 
 Row = Mapping[Any, Any]
+_WHISPER = {
+    "model_type": "whisper",
+    "model_class": "WhisperForConditionalGeneration",
+    "processor_class": "WhisperProcessor",
+    "task": "seq2seq",
+}
 _MEDIA_TYPES = {".safetensors": "application/octet-stream", ".json": "application/json"}
 
 
@@ -45,6 +52,7 @@ def merge_resource(
         output=recipe["output"],
         base=sources.get("base"),
         checkpoints=sources["checkpoints"],
+        architecture=ArchitectureResource(**architecture_summary(row)),
         artifacts=artifact_resources(row),
         evaluation=evaluation_summary(row, evaluation),
         warnings=row["warnings"],
@@ -58,6 +66,12 @@ def merge_resource(
         metadata=row["request"].get("metadata") or {},
         links=_merge_links(row["id"]),
     )
+
+
+def architecture_summary(row: Row) -> Mapping[str, Any]:
+    """Return what a merge's row says of its architecture: Whisper's before that was recorded."""
+    recorded: Mapping[str, Any] = row["sources"].get("architecture") or _WHISPER
+    return recorded
 
 
 def evaluation_resource(

@@ -37,6 +37,17 @@ class SourceResource(BaseModel):
     weight: float | None = None
 
 
+class ArchitectureResource(BaseModel):
+    """What kind of model the checkpoints are, as their config.json says."""
+
+    model_type: str = Field(examples=["whisper"])
+    model_class: str | None = Field(description="transformers' class that loads the artifact.")
+    processor_class: str | None = Field(None, description="Its tokenizer and features, if known.")
+    task: Literal["seq2seq", "ctc"] | None = Field(
+        description="What an evaluation decodes; null: these merge, and cannot be evaluated."
+    )
+
+
 class ArtifactResource(BaseModel):
     """One file of the merged checkpoint."""
 
@@ -118,6 +129,7 @@ class MergeResource(BaseModel):
     output: dict[str, Any]
     base: SourceResource | None
     checkpoints: list[SourceResource]
+    architecture: ArchitectureResource
     artifacts: list[ArtifactResource]
     evaluation: EvaluationSummary
     warnings: list[WarningResource]
@@ -196,6 +208,7 @@ class PlanResource(BaseModel):
     parameters: dict[str, Any]
     base: SourceResource | None
     checkpoints: list[SourceResource]
+    architecture: ArchitectureResource
     warnings: list[WarningResource]
     plan: dict[str, Any] = Field(description="Each tensor's treatment and cost, and the totals.")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from app.contract.tensors import TensorHeader
-
-_ENGLISH_VOCABULARY = 51_864
+from app.sources.architectures.architecture import Architecture
+from app.sources.architectures.registry import architecture_of
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class ResolvedCheckpoint:
 
     `resolved` is the URI with its revision pinned (or its links followed); `name` suggests one
     from the URI's last segment; `tensors` are in stored order (by file, then by offset);
-    `metadata` is that of the safetensors headers. `config` and `documents`, the JSON files besides
-    it by name, hold the fields that are known here (app/sources/configs.py). `languages` are the
-    codes that it knows, None if it is English-only.
+    `metadata` is that of the safetensors headers. `config` and `documents`, the other JSON files by
+    name, hold the fields that its architecture keeps. `languages` are the codes of the languages
+    that it can be told, None if it is told none.
     """
 
     uri: str
@@ -75,9 +75,13 @@ class ResolvedCheckpoint:
     param: str | None = None
 
     @property
-    def is_english_only(self) -> bool:
-        """Return whether its tokens are those of Whisper's English-only models (`.en`)."""
-        return self.languages is None and self.config.get("vocab_size") == _ENGLISH_VOCABULARY
+    def architecture(self) -> Architecture:
+        """The family of models that its config.json is of."""
+        return architecture_of(self.config)
+
+    def summary(self) -> dict[str, str | None]:
+        """Return what a merge of such checkpoints says of its architecture."""
+        return self.architecture.summary(self.config)
 
     @property
     def size_bytes(self) -> int:

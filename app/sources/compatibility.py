@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from app.contract.errors import Problem
+from app.contract.problems import shown
 from app.contract.tensors import TensorHeader
+from app.sources.architectures.architecture import Shapes, Tensors
 from app.sources.checkpoint import ResolvedCheckpoint
-from app.sources.configs import CONFIG, PREPROCESSOR
 from app.sources.layout import sample
-from app.sources.whisper import (
-    EMBEDDING,
-    OUTPUT,
-    SIZE_KEYS,
-    config_problems,
-    expected_shapes,
-    is_output_tied,
-)
-
-_GELU = "gelu"
-# What features are made by.
-_HEARING = ("feature_size", "hop_length", "n_fft", "chunk_length", "padding_value")
-_Tensors = Mapping[str, TensorHeader]
-_Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +34,7 @@ class CheckedTensors:
     compared byte for byte by whoever reads tensors.
     """
 
-    tensors: _Tensors
+    tensors: Tensors
     tied: Mapping[str, str]
     tied_copies: tuple[TiedCopy, ...]
 
@@ -64,13 +51,16 @@ def check_compatible(
     what its own config says; the others must be as the reference.
     """
     param = reference_param if reference_param is not None else reference.param
-    messages = config_problems(reference.config)
-    tied = {OUTPUT: EMBEDDING} if is_output_tied(reference.config) else {}
-    tensors = _without(reference.tensors, tied)
+    family = reference.architecture
+    inputs = [reference.tensors, *(other.tensors for _, other in others)]
+    tied = family.tied(reference.config, inputs)
+    tensors = _without(reference.tensors, tied.keys() | family.left_out(inputs))
+    messages = family.config_problems(reference.config)
     if not messages:
-        messages = _against_config(tensors, expected_shapes(reference.config))
+        expected = family.expected_shapes(reference.config)
+        messages = [] if expected is None else _against_config(tensors, expected)
         messages += _against_shapes(_stored_ties(reference, tied), _tied_shapes(tensors, tied))
-        messages += _uncomputable(tensors)
+        messages += _uncomputable(tensors, family.copied_dtypes)
     problems = [Problem(f"{reference.uri}: {message}", param) for message in messages]
     for label, other in others:
         messages = _against_reference(other, reference, tensors, tied)
@@ -84,28 +74,24 @@ def check_compatible(
 def _against_reference(
     other: ResolvedCheckpoint,
     reference: ResolvedCheckpoint,
-    expected: _Tensors,
+    expected: Tensors,
     tied: Mapping[str, str],
 ) -> list[str]:
-    messages = config_problems(other.config)
-    if messages:
-        return messages
-    messages = [
-        f"config.json says {key} {other.config[key]}, that of {reference.uri} "
-        f"{reference.config.get(key)}: the sizes must be equal"
-        for key in SIZE_KEYS
-        if other.config[key] != reference.config.get(key)
-    ]
-    messages += _against_meaning(other, reference)
-    if is_output_tied(other.config) != is_output_tied(reference.config):
-        messages.append(
-            f"config.json ties the output projection to the embedding, that of {reference.uri} "
-            "does not, or the other way round"
-        )
+    if _kind(other) != _kind(reference):
+        return [
+            f"config.json says {_named(other)}, that of {reference.uri} {_named(reference)}: "
+            "checkpoints of two architectures cannot be merged"
+        ]
+    family = reference.architecture
     # Tensors of other sizes would only repeat, one by one, what the config has said.
+    messages = family.config_problems(other.config) or [
+        f"{file} says {field} {shown(theirs)}, that of {reference.uri} {shown(ours)}: they must be "
+        "equal"
+        for file, field, theirs, ours in family.differences(other, reference)
+    ]
     if messages:
         return messages
-    tensors = _without(other.tensors, tied)
+    tensors = _without(other.tensors, tied.keys() | family.left_out([other.tensors, expected]))
     messages = _against_names(tensors, expected, f"{reference.uri} has")
     shapes = {name: header.shape for name, header in expected.items()}
     messages += _against_shapes(tensors, shapes)
@@ -113,25 +99,17 @@ def _against_reference(
     return messages + _against_dtypes(tensors, expected)
 
 
-def _against_meaning(other: ResolvedCheckpoint, reference: ResolvedCheckpoint) -> list[str]:
-    """Return what makes equal numbers mean something else: the activation, and the features."""
-    compared = [
-        (CONFIG, "activation_function", other.config, reference.config),
-        *(
-            (PREPROCESSOR, name, other.documents[PREPROCESSOR], reference.documents[PREPROCESSOR])
-            for name in _HEARING
-            if PREPROCESSOR in other.documents and PREPROCESSOR in reference.documents
-        ),
-    ]
-    return [
-        f"{file} says {name} {theirs.get(name, _GELU)}, that of {reference.uri} "
-        f"{ours.get(name, _GELU)}: they must be equal"
-        for file, name, theirs, ours in compared
-        if theirs.get(name, _GELU) != ours.get(name, _GELU)
-    ]
+def _kind(checkpoint: ResolvedCheckpoint) -> tuple[object, object]:
+    return checkpoint.architecture, checkpoint.config.get("model_type")
 
 
-def _against_config(tensors: _Tensors, expected: _Shapes) -> list[str]:
+def _named(checkpoint: ResolvedCheckpoint) -> str:
+    classes = checkpoint.config.get("architectures")
+    named = classes[0] if isinstance(classes, list) and len(classes) == 1 else classes
+    return f"model_type {shown(checkpoint.config.get('model_type'))} ({shown(named)})"
+
+
+def _against_config(tensors: Tensors, expected: Shapes) -> list[str]:
     source = "config.json asks for"
     return _against_names(tensors, expected, source) + _against_shapes(tensors, expected)
 
@@ -148,7 +126,7 @@ def _against_names(tensors: Iterable[str], expected: Iterable[str], whose: str) 
     return messages
 
 
-def _against_shapes(tensors: _Tensors, expected: _Shapes) -> list[str]:
+def _against_shapes(tensors: Tensors, expected: Shapes) -> list[str]:
     return _differences(
         tensors,
         lambda header: header.name in expected and header.shape != expected[header.name],
@@ -157,7 +135,7 @@ def _against_shapes(tensors: _Tensors, expected: _Shapes) -> list[str]:
     )
 
 
-def _against_dtypes(tensors: _Tensors, expected: _Tensors) -> list[str]:
+def _against_dtypes(tensors: Tensors, expected: Tensors) -> list[str]:
     def differs(header: TensorHeader) -> bool:
         wanted = expected.get(header.name)
         if wanted is None or header.dtype == wanted.dtype:
@@ -172,17 +150,20 @@ def _against_dtypes(tensors: _Tensors, expected: _Tensors) -> list[str]:
     )
 
 
-def _uncomputable(tensors: _Tensors) -> list[str]:
-    return _differences(
+def _uncomputable(tensors: Tensors, copied: Collection[str]) -> list[str]:
+    found = _differences(
         tensors,
-        lambda header: not header.is_float,
+        lambda header: not header.is_float and header.dtype not in copied,
         "of a dtype that cannot be merged (F16, BF16, F32 or F64 is needed)",
         lambda header: header.dtype,
     )
+    if not found and not any(header.is_float for header in tensors.values()):
+        return ["no tensor is floating-point, so there is nothing to merge"]
+    return found
 
 
 def _differences(
-    tensors: _Tensors,
+    tensors: Tensors,
     differs: Callable[[TensorHeader], bool],
     what: str,
     detail: Callable[[TensorHeader], str],
@@ -198,8 +179,8 @@ def _count(items: Sequence[object]) -> str:
     return "1 tensor is" if len(items) == 1 else f"{len(items):,} tensors are"
 
 
-def _without(tensors: _Tensors, tied: Mapping[str, str]) -> dict[str, TensorHeader]:
-    return {name: header for name, header in tensors.items() if name not in tied}
+def _without(tensors: Tensors, names: Collection[str]) -> dict[str, TensorHeader]:
+    return {name: header for name, header in tensors.items() if name not in names}
 
 
 def _stored_ties(
@@ -208,5 +189,5 @@ def _stored_ties(
     return {name: checkpoint.tensors[name] for name in tied if name in checkpoint.tensors}
 
 
-def _tied_shapes(tensors: _Tensors, tied: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+def _tied_shapes(tensors: Tensors, tied: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     return {name: tensors[target].shape for name, target in tied.items() if target in tensors}

@@ -11,111 +11,68 @@ from collections.abc import Mapping
 from io import BufferedReader
 from typing import TYPE_CHECKING, Any
 
-from app.sources import generation
+from app.sources.architectures.architecture import CONFIG
 from app.sources.checkpoint import ResolvedCheckpoint
-from app.sources.configs import (
-    CONFIG,
-    FEATURE_FILES,
-    MAX_BYTES,
-    PREPROCESSOR,
-    TOKENIZER_CONFIG,
-    feature_documents,
-    model_config_of,
-    tokenizer_config_of,
-)
 
 if TYPE_CHECKING:
     from app.sources.fetch import LocalCheckpoint
 
-# What goes over to the byte, if it passes app/sources/tokenizers.py.
-COPIED = ("tokenizer.json", "vocab.json", "merges.txt")
-TOKENIZER_FILES = (
-    *COPIED,
-    TOKENIZER_CONFIG,
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "normalizer.json",
-)
-
-
-def has_tokenizer(checkpoint: ResolvedCheckpoint) -> bool:
-    """Return whether it has tokenizer.json, or vocab.json and merges.txt."""
-    names = {file.name for file in checkpoint.files}
-    return "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= names
-
-
-def states_ids(checkpoint: ResolvedCheckpoint) -> bool:
-    """Return whether it says which ids its tokens have, by a tokenizer or a part of one."""
-    return any(file.name in {"tokenizer.json", "vocab.json"} for file in checkpoint.files)
-
 
 def missing(checkpoint: ResolvedCheckpoint) -> list[str]:
     """Return what nobody can decode without and the checkpoint lacks, as errors say it."""
-    lacking = []
-    if not has_tokenizer(checkpoint):
-        lacking.append("no tokenizer (tokenizer.json, or vocab.json and merges.txt)")
-    if PREPROCESSOR not in checkpoint.documents:
-        lacking.append(f"no feature extractor ({' or '.join(FEATURE_FILES)})")
-    return lacking
+    return [lack.needed for lack in checkpoint.architecture.lacks(checkpoint) if lack.needed]
 
 
-def is_incomplete(checkpoint: ResolvedCheckpoint) -> bool:
-    """Return whether it may take files from another."""
-    return bool(missing(checkpoint)) or generation.FILE not in checkpoint.documents
+def lacking(checkpoint: ResolvedCheckpoint) -> tuple[str, ...]:
+    """Return the files that the checkpoint may take from another.
+
+    The files of a tokenizer belong together: all of them are here, or none.
+    """
+    lacks = checkpoint.architecture.lacks(checkpoint)
+    return tuple(name for lack in lacks for name in lack.files)
 
 
 def borrowed(checkpoint: ResolvedCheckpoint, lender: ResolvedCheckpoint) -> tuple[str, ...]:
-    """Return the files that the checkpoint lacks and takes from the lender, by name.
-
-    The files of a tokenizer belong together: all are taken, or none.
-    """
-    groups = (
-        (TOKENIZER_FILES, has_tokenizer(checkpoint)),
-        (FEATURE_FILES, PREPROCESSOR in checkpoint.documents),
-        ((generation.FILE,), generation.FILE in checkpoint.documents),
-    )
+    """Return those of the lacking files that the lender has."""
     there = {file.name for file in lender.files}
-    return tuple(name for names, has in groups if not has for name in names if name in there)
+    return tuple(name for name in lacking(checkpoint) if name in there)
 
 
 def companions_of(
-    checkpoint: ResolvedCheckpoint, lender: ResolvedCheckpoint | None = None
+    checkpoint: ResolvedCheckpoint,
+    lender: ResolvedCheckpoint | None = None,
+    *,
+    dtype: str | None = None,
 ) -> dict[str, bytes]:
     """Return the JSON files that an artifact has, or a folder to decode from, by name.
 
-    They hold known fields only, in the form that transformers 4 and 5 both read; what the
-    checkpoint lacks is the lender's. The files of COPIED are not among them.
+    They hold what the architecture keeps, and `dtype` if it is given; what the checkpoint lacks is
+    the lender's. The files that are copied are not among them.
     """
-    documents = dict(checkpoint.documents)
+    lacks = lacking(checkpoint)
+    documents = {n: d for n, d in checkpoint.documents.items() if n not in lacks}
     if lender is not None:
-        taken = borrowed(checkpoint, lender)
-        if not has_tokenizer(checkpoint):
-            documents = {n: d for n, d in documents.items() if n not in TOKENIZER_FILES}
-        if set(taken) & set(FEATURE_FILES):
-            taken = (*taken, PREPROCESSOR)
-        documents |= {name: lender.documents[name] for name in taken if name in lender.documents}
-    config = checkpoint.config
-    made: dict[str, Mapping[str, Any]] = {
-        CONFIG: model_config_of(config),
-        generation.FILE: generation.generation_config_of(documents.get(generation.FILE), config),
-    }
-    for name in TOKENIZER_FILES:
-        if name in documents:
-            made[name] = documents[name]
-    if TOKENIZER_CONFIG in documents:
-        made[TOKENIZER_CONFIG] = tokenizer_config_of(documents[TOKENIZER_CONFIG])
-    if PREPROCESSOR in documents:
-        made |= feature_documents(documents[PREPROCESSOR])
+        documents |= {n: d for n, d in lender.documents.items() if n in lacks}
+    made = checkpoint.architecture.companions(checkpoint.config, documents)
+    if dtype is not None:
+        # transformers 5 reads the one, transformers 4 the other.
+        made[CONFIG] = {**made[CONFIG], "dtype": dtype, "torch_dtype": dtype}
     return {name: encoded(document) for name, document in made.items()}
 
 
+def copied_names(checkpoint: ResolvedCheckpoint) -> tuple[str, ...]:
+    """Return those of its files that an artifact has byte for byte, in order."""
+    names, lacks = {file.name for file in checkpoint.files}, lacking(checkpoint)
+    copied = checkpoint.architecture.copied
+    return tuple(name for name in copied if name in names and name not in lacks)
+
+
 def copied_files(local: LocalCheckpoint) -> dict[str, bytes]:
-    """Return the files that go over to the byte, by name; SourceChangedError if one changed."""
+    """Return the files that are copied, by name; SourceChangedError if one changed."""
     found = {}
-    for name in COPIED:
-        if name in local.paths:
-            with BufferedReader(local.open(name)) as stream:
-                found[name] = stream.read(MAX_BYTES[name])
+    for name in copied_names(local.resolved):
+        with BufferedReader(local.open(name)) as stream:
+            found[name] = stream.read(local.resolved.architecture.max_bytes[name])
     return found
 
 

@@ -12,14 +12,7 @@ from tempfile import TemporaryDirectory
 from app.contract.errors import SourceChangedError, SourceError
 from app.sources.blobs import BlobCache, Progress
 from app.sources.checkpoint import ResolvedCheckpoint, Signature
-from app.sources.completion import (
-    COPIED,
-    TOKENIZER_FILES,
-    borrowed,
-    companions_of,
-    has_tokenizer,
-)
-from app.sources.configs import DOCUMENTS
+from app.sources.completion import borrowed, companions_of, copied_names
 from app.sources.digests import checkpoint_sha256, local_sha256
 from app.sources.local import in_proc, open_unchanged
 from app.sources.policy import SourcePolicy
@@ -63,10 +56,9 @@ class LocalCheckpoint:
         SourceChangedError.
         """
         made = companions_of(self.resolved, lender.resolved if lender else None)
-        lent = borrowed(self.resolved, lender.resolved) if lender else ()
-        dropped = set(DOCUMENTS)
-        if not has_tokenizer(self.resolved):
-            dropped |= set(TOKENIZER_FILES)
+        architecture = self.resolved.architecture
+        # Neither the JSON files nor a part of a tokenizer.
+        dropped = architecture.max_bytes.keys() - set(copied_names(self.resolved))
         with TemporaryDirectory(prefix="afluente-") as parent, ExitStack() as stack:
             # A name in a URL may be longer than a file system allows.
             folder = Path(parent, self.resolved.name[:60])
@@ -75,7 +67,8 @@ class LocalCheckpoint:
                 (folder / name).write_bytes(content)
             links = [(self, name) for name in self.paths if name not in dropped]
             if lender is not None:
-                links += [(lender, name) for name in lent if name in COPIED]
+                lent = borrowed(self.resolved, lender.resolved)
+                links += [(lender, name) for name in lent if name in architecture.copied]
             for owner, name in links:
                 handle = stack.enter_context(owner.open(name))
                 (folder / name).symlink_to(in_proc(handle.fileno()))

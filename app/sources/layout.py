@@ -10,7 +10,8 @@ from typing import Any
 from app.contract.errors import InvalidCheckpointError, Problem, SourceTooLargeError
 from app.contract.problems import shown
 from app.contract.tensors import TensorHeader
-from app.sources import configs, generation
+from app.sources.architectures.architecture import CONFIG, MOST_CONFIG_BYTES, Description
+from app.sources.architectures.registry import architecture_of
 from app.sources.checkpoint import SourceFile
 from app.sources.json_text import BadJsonError, read_object
 from app.sources.safetensors import MOST_TENSORS, parse_header
@@ -18,7 +19,6 @@ from app.sources.schemes.folder import SourceFolder
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-COMPANIONS = tuple(configs.MAX_BYTES)
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "pytorch_model.pt")
 # Twice as large as a header of as many tensors.
 _MAX_INDEX_BYTES = 8_000_000
@@ -28,18 +28,15 @@ _MOST_SHARDS = 64
 
 @dataclass
 class Contents:
-    """A folder's config, tensors in stored order, files used and safetensors metadata.
+    """What a folder's JSON files say, its tensors in stored order, and the files used.
 
-    `config` and `documents` hold the known fields of its JSON files. `languages` are the codes that
-    it knows, None if it is English-only.
+    `metadata` is that of the safetensors headers.
     """
 
-    config: Mapping[str, Any] = field(default_factory=dict)
-    documents: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    description: Description = field(default_factory=lambda: Description({}))
     tensors: dict[str, TensorHeader] = field(default_factory=dict)
     files: tuple[SourceFile, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
-    languages: frozenset[str] | None = None
 
 
 def read_contents(folder: SourceFolder, max_bytes: int) -> Contents:
@@ -50,20 +47,18 @@ def read_contents(folder: SourceFolder, max_bytes: int) -> Contents:
         SourceTooLargeError: the files used have more than `max_bytes` together.
 
     """
-    found = folder.find((*COMPANIONS, WEIGHTS, INDEX))
+    found = folder.find((CONFIG, WEIGHTS, INDEX))
     problems: list[str] = []
     contents = Contents()
     weights: dict[str, SourceFile] = {}
     weight_map: Mapping[str, str] | None = None
-    for name in COMPANIONS:
-        with _collecting(problems):
-            if name in found:
-                _check_size(folder, found[name], configs.MAX_BYTES[name])
-    if not problems:
-        problems += _read_documents(folder, found, contents)
+    used: list[SourceFile] = []
+    with _collecting(problems):
+        config = _read_config(folder, found)
+        used, contents.description = _read_companions(folder, found[CONFIG], config)
+    problems += [f"{folder.label}: {problem}" for problem in contents.description.problems]
     with _collecting(problems):
         weights, weight_map = _weight_files(folder, found)
-    used = [file for name, file in found.items() if name in COMPANIONS]
     if weight_map is not None:
         used.append(found[INDEX])
     contents.files = (*used, *weights.values())
@@ -93,7 +88,7 @@ def _collecting(problems: list[str]) -> Iterator[None]:
     try:
         yield
     except InvalidCheckpointError as error:
-        problems.append(error.message)
+        problems += [problem.message for problem in error.as_problems()]
 
 
 def _invalid(problems: list[str]) -> InvalidCheckpointError:
@@ -103,33 +98,31 @@ def _invalid(problems: list[str]) -> InvalidCheckpointError:
     )
 
 
-def _read_documents(
-    folder: SourceFolder, found: Mapping[str, SourceFile], contents: Contents
-) -> list[str]:
-    """Read the known fields of the JSON files into `contents`; return what is wrong."""
-    problems: list[str] = []
-    if configs.CONFIG not in found:
-        return [
+def _read_config(folder: SourceFolder, found: Mapping[str, SourceFile]) -> dict[str, Any]:
+    if CONFIG not in found:
+        raise InvalidCheckpointError(
             f"{folder.label}: there is no config.json; a checkpoint is a Hugging Face model folder"
-        ]
-    read: dict[str, dict[str, Any]] = {}
-    for name in configs.DOCUMENTS:
+        )
+    _check_size(folder, found[CONFIG], MOST_CONFIG_BYTES)
+    return _read_json(folder, found[CONFIG])
+
+
+def _read_companions(
+    folder: SourceFolder, config_file: SourceFile, config: dict[str, Any]
+) -> tuple[list[SourceFile], Description]:
+    """Return the files that the config's architecture uses besides weights, and what they say."""
+    architecture = architecture_of(config)
+    files = folder.find(name for name in architecture.max_bytes if name != CONFIG)
+    problems: list[str] = []
+    documents = {CONFIG: config}
+    for name, file in files.items():
         with _collecting(problems):
-            if name in found:
-                read[name] = _read_json(folder, found[name])
+            _check_size(folder, file, architecture.max_bytes[name])
+            if name in architecture.documents:
+                documents[name] = _read_json(folder, file)
     if problems:
-        return problems
-    config, stated = read.pop(configs.CONFIG), read.get(generation.FILE)
-    contents.config, messages = configs.read_config(config, decodes=stated is None)
-    messages += generation.generation_problems(
-        config if stated is None else stated,
-        contents.config,
-        configs.CONFIG if stated is None else generation.FILE,
-    )
-    contents.documents, found_wrong = configs.read_documents(read, contents.config)
-    if not messages and type(contents.config.get("vocab_size")) is int:
-        contents.languages = generation.languages_of(stated, contents.config)
-    return [f"{folder.label}: {message}" for message in (*messages, *found_wrong)]
+        raise _invalid(problems)
+    return [config_file, *files.values()], architecture.read(documents)
 
 
 def _check_size(folder: SourceFolder, file: SourceFile, most_bytes: int) -> None:

@@ -56,6 +56,11 @@ def _resolve(uri: str, policy: SourcePolicy, param: str | None) -> ResolvedCheck
         uri=uri,
         resolved=resolved,
         name=folder.name,
-        **vars(contents),
+        config=contents.description.config,
+        tensors=contents.tensors,
+        files=contents.files,
+        documents=contents.description.documents,
+        metadata=contents.metadata,
+        languages=contents.description.languages,
         param=param,
     )

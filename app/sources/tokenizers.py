@@ -9,18 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from app.contract.errors import InvalidCheckpointError
-from app.sources import generation
+from app.sources.architectures.architecture import GENERATION_CONFIG, TOKENIZER_CONFIG
 from app.sources.checkpoint import ResolvedCheckpoint, SourceFile
-from app.sources.configs import TOKENIZER_CONFIG
 
 Read = Callable[[ResolvedCheckpoint, SourceFile], bytes]
 _SHOWN = 3
 # What the hub called otherwise in another year: the same row means the same.
 _RENAMED = {"<|iw|>": "<|he|>", "<|jv|>": "<|jw|>", "<|nocaptions|>": "<|nospeech|>"}
-_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
+_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")
 _MOST_KNOWN = 1000
 # What comparisons of files that have not changed since came to.
 _known: dict[object, tuple[str, ...]] = {}
@@ -30,12 +30,18 @@ _known: dict[object, tuple[str, ...]] = {}
 class Tokenizer:
     """The ids below the vocabulary's size by token, the token by id, and the merges in order.
 
-    `merges` is None where only vocab.json is there.
+    `merges` is None where no file has any.
     """
 
     ids: Mapping[str, int]
     tokens: Mapping[int, str]
     merges: Sequence[str] | None
+
+
+def states_ids(checkpoint: ResolvedCheckpoint) -> bool:
+    """Return whether it says which ids its tokens have, by a tokenizer or a part of one."""
+    names = {"tokenizer.json", "vocab.json", "vocab.txt"}
+    return any(file.name in names for file in checkpoint.files)
 
 
 def tokenizer_problems(
@@ -65,7 +71,7 @@ def tokenizer_problems(
 
 def read_tokenizer(checkpoint: ResolvedCheckpoint, read: Read) -> Tokenizer:
     """Return a checkpoint's tokenizer, whichever files say it."""
-    size = int(checkpoint.config["vocab_size"])
+    size = _size(checkpoint)
     files = {file.name: file for file in checkpoint.files if file.name in _FILES}
     vocabulary: dict[str, int] = {}
     merges: Sequence[str] | None
@@ -75,24 +81,33 @@ def read_tokenizer(checkpoint: ResolvedCheckpoint, read: Read) -> Tokenizer:
         model, added = document.get("model"), document.get("added_tokens")
         if not isinstance(model, dict):
             raise InvalidCheckpointError(f"{label} has no model, so it is no tokenizer")
-        vocabulary |= _vocabulary(model.get("vocab"), f"{label}: model.vocab")
+        # A Unigram model lists pairs of token and score, in the order of the ids.
+        stated = model.get("vocab")
+        if isinstance(stated, list) and stated and all(map(_is_scored, stated)):
+            stated = {pair[0]: number for number, pair in enumerate(stated)}
+        vocabulary |= _vocabulary(stated, f"{label}: model.vocab")
         entries = added if isinstance(added, list) else []
         if not all(isinstance(e, dict) and isinstance(e.get("content"), str) for e in entries):
             raise InvalidCheckpointError(f"{label}: added_tokens is not a list of tokens")
         vocabulary |= _vocabulary(
             {entry["content"]: entry.get("id") for entry in entries}, f"{label}: added_tokens"
         )
-        merges = _merges(model.get("merges"), f"{label}: model.merges")
+        merges = _merges(model["merges"], f"{label}: model.merges") if "merges" in model else None
         if "vocab.json" in files:
             _refuse_contradiction(checkpoint, vocabulary, read(checkpoint, files["vocab.json"]))
+    elif "vocab.txt" in files:
+        lines = _lines(read(checkpoint, files["vocab.txt"]), f"{checkpoint.uri}: vocab.txt")
+        vocabulary |= {token: number for number, token in enumerate(lines)}
+        merges = None
     else:
         label = f"{checkpoint.uri}: vocab.json"
         vocabulary |= _vocabulary(_object(read(checkpoint, files["vocab.json"]), label), label)
         merges = None
         if "merges.txt" in files:
             label = f"{checkpoint.uri}: merges.txt"
-            merges = _merges(_lines(read(checkpoint, files["merges.txt"]), label), label)
-    for token, number in _added(checkpoint.documents).items():
+            lines = _lines(read(checkpoint, files["merges.txt"]), label)
+            merges = [line for line in lines if line.strip() and not line.startswith("#version")]
+    for token, number in _added(checkpoint).items():
         vocabulary.setdefault(token, number)
     ids = {_RENAMED.get(token, token): n for token, n in vocabulary.items() if n < size}
     return Tokenizer(ids, {number: token for token, number in ids.items()}, merges)
@@ -116,14 +131,11 @@ def _refuse_contradiction(
 
 def _check_spoken(checkpoint: ResolvedCheckpoint, tokenizer: Tokenizer) -> None:
     """Raise InvalidCheckpointError where a language's or task's token is not the tokenizer's."""
-    settings = generation.settings_of(checkpoint.documents.get(generation.FILE), checkpoint.config)
-    spoken = dict(settings.lang_to_id or {})
-    spoken |= {f"<|{task}|>": number for task, number in (settings.task_to_id or {}).items()}
-    for token, number in spoken.items():
+    for token, number in checkpoint.architecture.stated_ids(checkpoint).items():
         known = tokenizer.ids.get(_RENAMED.get(token, token))
         if known != number:
             raise InvalidCheckpointError(
-                f"{checkpoint.uri}: {generation.FILE} says {number} for {token}, the tokenizer "
+                f"{checkpoint.uri}: {GENERATION_CONFIG} says {number} for {token}, the tokenizer "
                 f"{'nothing' if known is None else known}; its files (vocab.json without "
                 "added_tokens.json, say) are not whole, or belong to another model"
             )
@@ -165,12 +177,17 @@ def _differences(own: Tokenizer, other: Tokenizer, uri: str) -> list[str]:
 def _identity(checkpoint: ResolvedCheckpoint) -> object:
     """Return what stays the same while the tokenizer's files do."""
     files = tuple(file for file in checkpoint.files if file.name in _FILES)
-    added = json.dumps(_added(checkpoint.documents))
+    added = json.dumps(_added(checkpoint))
     pinned = all(file.is_pinned for file in files)
     # What may change unseen is only known while it is looked at.
-    spoken = json.dumps(checkpoint.documents.get(generation.FILE))
-    size = checkpoint.config["vocab_size"]
-    return (files, added, spoken, size, None if pinned else object())
+    spoken = json.dumps(checkpoint.architecture.stated_ids(checkpoint))
+    return (files, added, spoken, _size(checkpoint), None if pinned else object())
+
+
+def _size(checkpoint: ResolvedCheckpoint) -> float:
+    """Return how many rows of the vocabulary are looked at: all that config.json states."""
+    size = checkpoint.config.get("vocab_size")
+    return size if type(size) is int else inf
 
 
 def _keep(key: object, found: tuple[str, ...]) -> None:
@@ -179,11 +196,21 @@ def _keep(key: object, found: tuple[str, ...]) -> None:
     _known[key] = found
 
 
-def _added(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+def _added(checkpoint: ResolvedCheckpoint) -> dict[str, int]:
     """Return the tokens that stand outside the vocabulary's own files."""
-    decoder = documents.get(TOKENIZER_CONFIG, {}).get("added_tokens_decoder", {})
-    named = {token["content"]: int(number) for number, token in decoder.items()}
-    return dict(documents.get("added_tokens.json", {})) | named
+    documents = checkpoint.documents
+    decoder = documents.get(TOKENIZER_CONFIG, {}).get("added_tokens_decoder") or {}
+    label = f"{checkpoint.uri}: {TOKENIZER_CONFIG}: added_tokens_decoder"
+    try:
+        named = {token["content"]: int(number) for number, token in decoder.items()}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InvalidCheckpointError(f"{label} is not a table of ids and tokens") from None
+    label = f"{checkpoint.uri}: added_tokens.json"
+    return _vocabulary(dict(documents.get("added_tokens.json", {})), label) | named
+
+
+def _is_scored(pair: object) -> bool:
+    return isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)
 
 
 def _object(content: bytes, label: str) -> dict[str, Any]:
@@ -220,7 +247,7 @@ def _merges(found: object, label: str) -> list[str]:
 
 def _lines(content: bytes, label: str) -> list[str]:
     try:
-        lines = content.decode("utf-8").split("\n")
+        lines = content.decode("utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError:
         raise InvalidCheckpointError(f"{label} is not UTF-8") from None
-    return [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]
+    return [line.rstrip("\r") for line in lines]

@@ -18,9 +18,9 @@ import soxr
 from numpy.typing import NDArray
 
 from app.contract.errors import SourceError
+from app.sources.architectures.whisper.configs import SAMPLE_RATE
 from app.sources.audio_files import HEAD_BYTES, READABLE, container_of
 from app.sources.checkpoint import Signature
-from app.sources.configs import SAMPLE_RATE
 from app.sources.local import open_regular, open_unchanged
 from worker.evaluation.containers import (
     Extent,

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from app.contract.errors import InvalidCheckpointError, Problem
-from app.sources import generation
-from app.sources.configs import SAMPLE_RATE
-from app.sources.generation import GenerationSettings
-from app.sources.whisper import config_problems
+from app.sources.architectures.whisper import generation
+from app.sources.architectures.whisper.configs import SAMPLE_RATE
+from app.sources.architectures.whisper.generation import GenerationSettings
+from app.sources.architectures.whisper.shapes import config_problems
 
 # The encoder's convolutions halve the frames once.
 FRAMES_PER_POSITION = 2

@@ -18,7 +18,7 @@ from app.contract.errors import (
     OutOfMemoryError,
 )
 from app.contract.evaluation import DecodingOptions, Dtype
-from app.sources.configs import SAMPLE_RATE
+from app.sources.architectures.whisper.configs import SAMPLE_RATE
 from worker.evaluation.checkpoint import FRAMES_PER_POSITION, read_facts
 from worker.evaluation.fallback import Reconsideration, until_end
 from worker.evaluation.loading import (

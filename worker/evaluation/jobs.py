@@ -16,7 +16,7 @@ from app.contract.evaluation import (
     SkippedUtterance,
     Utterance,
 )
-from app.sources.generation import summarize
+from app.sources.architectures.whisper.generation import summarize
 from app.sources.manifests import Manifest, audio_path
 from worker.evaluation.audio import AudioError, Segment, find_segment
 from worker.evaluation.cache import library_versions, transcript_key

@@ -19,8 +19,8 @@ from transformers.activations import ACT2FN
 
 from app.contract.errors import InvalidCheckpointError
 from app.contract.evaluation import DecodingOptions, Dtype
-from app.sources.configs import SAMPLE_RATE
-from app.sources.whisper import SIZE_KEYS, is_output_tied
+from app.sources.architectures.whisper.configs import SAMPLE_RATE
+from app.sources.architectures.whisper.shapes import SIZE_KEYS, is_output_tied
 from worker.evaluation.checkpoint import CheckpointFacts
 from worker.evaluation.whisper.rules import why_not
 from worker.loadable import OFFLINE, blaming

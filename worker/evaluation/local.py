@@ -11,6 +11,7 @@ from app.contract.evaluation import EvaluatedDataset, EvaluationSpec
 from app.contract.settings import Settings
 from app.reports.wer import build_wer
 from app.services.preparation import source_policy
+from app.sources.architectures.registry import undecodable
 from app.sources.dataset_checks import check_audio, check_languages, unknown_language
 from app.sources.fetch import fetch
 from app.sources.manifests import read_manifest
@@ -30,10 +31,13 @@ def evaluate_checkpoint(
     """Return a checkpoint's error rates, as `GET /merges/{id}/wer` shows those of a merge.
 
     The datasets' URIs are paths of manifests; `progress` gets utterances done, their number and
-    the dataset's name. Raises InvalidManifestError, InvalidCheckpointError, OutOfMemoryError.
+    the dataset's name. Raises AfluenteError: InvalidRequestError for a model that has no decoder.
     """
     policy = source_policy(settings, None, any_path=True)
-    local = fetch(resolve(file_uri(checkpoint), policy), policy)
+    resolved = resolve(file_uri(checkpoint), policy)
+    if reason := undecodable(resolved.summary()):
+        raise InvalidRequestError.of([Problem(reason, "checkpoint")])
+    local = fetch(resolved, policy)
     # Libraries see the known fields of its JSON files, as in an evaluation by the service.
     with local.opened() as folder:
         results = list(_evaluate(folder, local.sha256, spec, settings, progress))

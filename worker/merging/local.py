@@ -18,7 +18,7 @@ from app.contract.recipe import parse_request
 from app.contract.settings import Settings
 from app.services.preparation import Prepared, prepare, source_policy
 from app.sources.blobs import BlobCache
-from app.sources.completion import COPIED, companions_of
+from app.sources.completion import companions_of, copied_names
 from app.sources.fetch import LocalCheckpoint, fetch
 from app.sources.policy import SourcePolicy
 from worker.loadable import check_loadable
@@ -121,7 +121,7 @@ def check_reference(reference: LocalCheckpoint, policy: SourcePolicy) -> None:
     """
     made = companions_of(reference.resolved)
     contents = {name: hashlib.sha256(content).hexdigest() for name, content in made.items()}
-    contents |= {name: reference.file_sha256[name] for name in COPIED if name in reference.paths}
+    contents |= {name: reference.file_sha256[name] for name in copied_names(reference.resolved)}
     key = f"loadable:{version('transformers')}:{version('tokenizers')}:{sorted(contents.items())}"
     store = BlobCache(policy).digests
     if store.get(key) is not None:

@@ -170,7 +170,7 @@ def test_another_architecture_is_refused(client: TestClient, recipe: dict[str, A
     write_checkpoint(models / "bert", config={"model_type": "bert"})
     recipe["checkpoints"][0] = f"file://{models}/bert"
     document = refusal(client.post("/merges", json=recipe), 422, "incompatible_checkpoint")
-    assert "only whisper can be merged" in document["detail"]
+    assert "checkpoints of two architectures cannot be merged" in document["detail"]
 
 
 def test_a_truncated_file_is_refused_by_name(

@@ -19,8 +19,8 @@ from urllib.parse import unquote
 import pytest
 
 from app.contract.tensors import ITEM_SIZES
+from app.sources.architectures.whisper.shapes import expected_shapes
 from app.sources.policy import SourcePolicy
-from app.sources.whisper import expected_shapes
 
 CONFIG: dict[str, Any] = {
     "model_type": "whisper",

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from app.contract.tensors import TensorHeader
+from app.sources.architectures.whisper.shapes import EMBEDDING, OUTPUT, expected_shapes
 from app.sources.checkpoint import ResolvedCheckpoint
 from app.sources.compatibility import TiedCopy, check_compatible
-from app.sources.whisper import EMBEDDING, OUTPUT, expected_shapes
 
 CONFIG: dict[str, Any] = {
     "model_type": "whisper",
@@ -92,15 +92,13 @@ def test_an_untied_output_projection_is_a_tensor_like_others() -> None:
     assert problems == []
     assert OUTPUT in checked.tensors
     assert (checked.tied, checked.tied_copies) == ({}, ())
-    assert "ties the output" in problems_of(untied, checkpoint("a"))[0][1]
+    assert "tie_word_embeddings True" in problems_of(untied, checkpoint("a"))[0][1]
 
 
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"model_type": "wav2vec2"}, "model_type 'wav2vec2'"),
         ({"model_type": None}, "model_type None"),
-        ({"architectures": ["WhisperModel"]}, "WhisperForConditionalGeneration is needed"),
         ({"architectures": None}, "WhisperForConditionalGeneration is needed"),
         ({"d_model": "8"}, "d_model '8'; a positive integer"),
         ({"vocab_size": True}, "vocab_size True"),
@@ -108,7 +106,7 @@ def test_an_untied_output_projection_is_a_tensor_like_others() -> None:
         ({"encoder_layers": 10**12}, "more than 1,024"),
     ],
 )
-def test_a_config_of_another_architecture_is_refused(config: dict[str, Any], said: str) -> None:
+def test_a_config_that_cannot_be_is_refused(config: dict[str, Any], said: str) -> None:
     [(param, message)] = problems_of(checkpoint("x", None, "F32", **config))
     assert param == "base"
     assert said in message
@@ -117,12 +115,26 @@ def test_a_config_of_another_architecture_is_refused(config: dict[str, Any], sai
     assert said in message
 
 
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "wav2vec2"}, "model_type 'wav2vec2'"),
+        ({"model_type": None}, "model_type None"),
+        ({"architectures": ["WhisperModel"]}, "('WhisperModel')"),
+    ],
+)
+def test_two_architectures_are_refused(config: dict[str, Any], said: str) -> None:
+    [(param, message)] = problems_of(checkpoint(), checkpoint("x", None, "F32", **config))
+    assert param == "checkpoints[0].uri"
+    assert said in message
+    assert "('WhisperForConditionalGeneration'): checkpoints of two architectures" in message
+
+
 def test_a_config_of_another_size_is_refused_by_key_and_value() -> None:
     found = problems_of(checkpoint(), checkpoint("x", d_model=16, vocab_size=21))
     assert [message for _, message in found] == [
-        "file:///x: config.json says d_model 16, that of file:///base 8: the sizes must be equal",
-        "file:///x: config.json says vocab_size 21, that of file:///base 20: "
-        "the sizes must be equal",
+        "file:///x: config.json says d_model 16, that of file:///base 8: they must be equal",
+        "file:///x: config.json says vocab_size 21, that of file:///base 20: they must be equal",
     ]
 
 

@@ -12,8 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.contract.errors import InvalidCheckpointError
+from app.sources.architectures.whisper.configs import (
+    DOCUMENTS,
+    MAX_BYTES,
+    read_config,
+    read_documents,
+)
 from app.sources.completion import companions_of
-from app.sources.configs import DOCUMENTS, MAX_BYTES, read_config, read_documents
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import resolve
 from tests.app.sources.conftest import CONFIG, checkpoint_files

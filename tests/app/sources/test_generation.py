@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.contract.errors import InvalidCheckpointError
-from app.sources.generation import (
+from app.sources.architectures.whisper.generation import (
     IGNORED,
     REFUSED,
     GenerationSettings,

@@ -25,11 +25,11 @@ from app.contract.errors import (
     SourceNotFoundError,
     SourceTooLargeError,
 )
+from app.sources.architectures.whisper.shapes import expected_shapes
 from app.sources.checkpoint import SourceFile
 from app.sources.layout import read_contents
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import resolve
-from app.sources.whisper import expected_shapes
 from tests.app.sources.conftest import CONFIG as CONFIG_OF_A_MODEL
 from tests.app.sources.conftest import write_safetensors
 

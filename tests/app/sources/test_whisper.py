@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from app.sources.architectures.whisper.shapes import expected_shapes
 from app.sources.compatibility import check_compatible
 from app.sources.fetch import fetch
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import resolve
-from app.sources.whisper import expected_shapes
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import torch
 from app.contract.tensors import DTYPE_NAMES
 from app.planning.layout import INDEX_FILE, index_document
 from app.sources.completion import companions_of, copied_files, encoded
-from app.sources.configs import CONFIG, model_config_of
 from app.sources.schemes import published_at
 
 if TYPE_CHECKING:
@@ -28,11 +27,7 @@ def write_companions(job: Job, folder: Path, diagnostics: Mapping[str, Any]) -> 
     Raises SourceChangedError if a file that is copied is not the one whose digest was taken.
     """
     reference = job.all[0]
-    # transformers 5 reads `dtype`, 4 reads `torch_dtype`.
-    dtype = _dtype(job)
-    config = model_config_of(reference.resolved.config) | {"dtype": dtype, "torch_dtype": dtype}
-    made = companions_of(reference.resolved) | copied_files(reference)
-    made[CONFIG] = encoded(config)
+    made = companions_of(reference.resolved, dtype=_dtype(job)) | copied_files(reference)
     made["recipe.json"] = encoded(recipe_document(job))
     made["diagnostics.json"] = encoded(diagnostics)
     if len(job.plan.files) > 1:

@@ -30,7 +30,7 @@ def config_problems(config: Mapping[str, Any]) -> list[str]:
     """Return what keeps the config from being that of a Whisper model for transcription."""
     kind, architectures = config.get("model_type"), config.get("architectures")
     if kind != "whisper":
-        return [f"config.json says model_type {_show(kind)}; only whisper can be merged"]
+        return [f"config.json says model_type {_show(kind)}; this is no Whisper"]
     if not isinstance(architectures, list) or (
         "WhisperForConditionalGeneration" not in architectures
     ):

@@ -1,4 +1,4 @@
-"""What each setting of a checkpoint's generation_config.json means here: used, ignored or refused.
+"""What each setting of Whisper's generation_config.json means here: used, ignored or refused.
 
 No library sees the file itself: decoding and artifacts get what this module has checked. A field
 that is in none of the tables is dropped.
@@ -14,8 +14,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from app.contract.languages import WHISPER_LANGUAGES
 from app.contract.problems import problems_of
+from app.sources.architectures.architecture import GENERATION_CONFIG
 
-FILE = "generation_config.json"
+FILE = GENERATION_CONFIG
 # A Whisper's has 4 kB.
 MAX_BYTES = 2**18
 _SHOWN = 10

@@ -1,8 +1,8 @@
-"""What each field of a checkpoint's JSON files means here: kept, dropped or refused.
+"""What each field of a Whisper checkpoint's JSON files means here: kept, dropped or refused.
 
 A field of the tables is kept if its value is sound, and refused by name if not; any other field is
 dropped. No library, artifact or decoder sees more than what this module returns.
-(app/sources/generation.py has the table of generation_config.json.)
+(generation.py beside it has the table of generation_config.json.)
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, RootModel, TypeAdapter, ValidationError
 
 from app.contract.problems import problems_of
-from app.sources import generation
+from app.sources.architectures.architecture import (
+    CONFIG,
+    MOST_CONFIG_BYTES,
+    PREPROCESSOR,
+    PROCESSOR,
+    TOKENIZER_CONFIG,
+)
+from app.sources.architectures.whisper import generation
 
-CONFIG = "config.json"
-TOKENIZER_CONFIG = "tokenizer_config.json"
-PREPROCESSOR = "preprocessor_config.json"
-PROCESSOR = "processor_config.json"
 FEATURE_FILES = (PREPROCESSOR, PROCESSOR)
 SAMPLE_RATE = 16_000
 
 # The most bytes of each file besides weights, several times what any Whisper has.
 MAX_BYTES: Mapping[str, int] = {
-    CONFIG: 2**20,
+    CONFIG: MOST_CONFIG_BYTES,
     generation.FILE: generation.MAX_BYTES,
     "tokenizer.json": 2**24,
     TOKENIZER_CONFIG: 2**22,

@@ -1,0 +1,31 @@
+"""The architectures that are known, and which one a config.json is of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from app.sources.architectures.architecture import Architecture
+from app.sources.architectures.whisper.family import Whisper
+
+KNOWN: tuple[Architecture, ...] = (Whisper(),)
+ANY = Architecture()
+
+
+def architecture_of(config: Mapping[str, Any]) -> Architecture:
+    """Return the first known architecture that recognises a config.json, else ANY."""
+    return next((known for known in KNOWN if known.recognises(config)), ANY)
+
+
+def undecodable(summary: Mapping[str, str | None]) -> str | None:
+    """Return why checkpoints of this architecture cannot be evaluated, None if they can.
+
+    `summary` is that of Architecture.summary.
+    """
+    if summary["task"] is not None:
+        return None
+    names = ", ".join(known.name for known in KNOWN if known.task is not None)
+    return (
+        f"There is no decoder for {summary['model_type']} checkpoints, so their word error rate "
+        f"cannot be measured. Merge them without `evaluation`; {names} can be evaluated."
+    )
