@@ -224,6 +224,11 @@ def _object(content: bytes, label: str) -> dict[str, Any]:
 
 
 def _vocabulary(found: object, label: str) -> dict[str, int]:
+    if isinstance(found, dict) and found and all(isinstance(v, dict) for v in found.values()):
+        # A wav2vec2 of many languages (MMS) has a table for each.
+        found = {
+            f"{code}/{token}": n for code, table in found.items() for token, n in table.items()
+        }
     if not isinstance(found, dict) or not all(
         isinstance(token, str) and type(number) is int and 0 <= number < 2**31
         for token, number in found.items()
