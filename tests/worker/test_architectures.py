@@ -19,11 +19,16 @@ from transformers import (
     Wav2Vec2ForCTC,
 )
 
-from app.contract.errors import IncompatibleCheckpointError, InvalidRequestError
+from app.contract.errors import (
+    IncompatibleCheckpointError,
+    InvalidCheckpointError,
+    InvalidRequestError,
+)
 from app.contract.evaluation import EvaluationSpec
 from app.contract.settings import Settings
 from app.sources.architectures import registry
-from app.sources.architectures.architecture import Architecture, Shapes
+from app.sources.architectures.architecture import Architecture, Lack
+from app.sources.checkpoint import ResolvedCheckpoint
 from app.storage.leases import JobKind
 from tests.tiny_whisper import WEIGHTS, make_base, noisy, variant
 from tests.worker.test_evaluation_job import Service, service, spec
@@ -243,34 +248,42 @@ def test_no_code_of_a_checkpoint_is_kept_or_run(
     assert not mark.exists()
 
 
-class TinyProjector(Architecture):
-    """One matrix, whose size config.json states; a seam is what it takes and no more."""
+class Wav2Vec2Ctc(Architecture):
+    """The example of CONTRIBUTING.md."""
 
-    name = "projector"
-    task = "ctc"
+    name = "wav2vec2_ctc"
 
     def recognises(self, config: Mapping[str, Any]) -> bool:
-        return config.get("model_type") == "projector"
+        """Return whether the head is the one of CTC."""
+        return config.get("architectures") == ["Wav2Vec2ForCTC"]
 
-    def expected_shapes(self, config: Mapping[str, Any]) -> Shapes:
-        return {"weight": (config["size"], config["size"])}
+    def lacks(self, checkpoint: ResolvedCheckpoint) -> list[Lack]:
+        """Return the table of letters, if it is not there."""
+        if any(file.name == "vocab.json" for file in checkpoint.files):
+            return []
+        return [Lack(("vocab.json", "tokenizer_config.json"), "no vocab.json")]
+
+    def summary(self, config: Mapping[str, Any]) -> dict[str, str | None]:
+        """Return what any model's says, with the processor of wav2vec2."""
+        return super().summary(config) | {"processor_class": "Wav2Vec2Processor"}
 
 
 def test_a_new_architecture_is_a_class_and_an_entry(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoints: dict[str, dict[str, Any]],
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(registry, "KNOWN", (TinyProjector(), *registry.KNOWN))
-    for name, size in (("good", 3), ("bad", 4)):
-        (tmp_path / name).mkdir()
-        config = {"model_type": "projector", "size": size}
-        (tmp_path / name / "config.json").write_text(json.dumps(config))
-        save_file({"weight": torch.eye(3)}, tmp_path / name / WEIGHTS)
-    recipe = {"checkpoints": [str(tmp_path / "good")], "method": "soup"}
-    made = merge_recipe(recipe, tmp_path / "out", settings)
-    assert torch.equal(load_file(made.folder / WEIGHTS)["weight"], torch.eye(3))
-    assert made.sources["architecture"]["task"] == "ctc"
-    with pytest.raises(IncompatibleCheckpointError, match=r"\[3, 3\] instead of \[4, 4\]"):
-        merge_recipe(recipe | {"checkpoints": [str(tmp_path / "bad")]}, tmp_path / "no", settings)
+    monkeypatch.setattr(registry, "KNOWN", (*registry.KNOWN, Wav2Vec2Ctc()))
+    recipe = checkpoints["wav2vec2"] | {"method": "task_arithmetic"}
+    with pytest.raises(InvalidCheckpointError, match=r"it has no vocab\.json; copy the files"):
+        merge_recipe(recipe, tmp_path / "no", settings)
+    base = shutil.copytree(recipe["base"], tmp_path / "base")
+    (base / "vocab.json").write_text(json.dumps({letter: n for n, letter in enumerate("abcdefgh")}))
+    made = merge_recipe(recipe | {"base": str(base)}, tmp_path / "out", settings)
+    assert (made.folder / "vocab.json").read_bytes() == (base / "vocab.json").read_bytes()
+    assert made.sources["architecture"]["processor_class"] == "Wav2Vec2Processor"
+    assert [warning["code"] for warning in made.warnings] == ["companions_from_base"] * 2
 
 
 def test_a_mixture_of_architectures_is_refused(
@@ -306,7 +319,7 @@ def test_a_merge_through_the_api_says_what_it_is_and_that_it_cannot_be_evaluated
         answer = service.client.post(url, json=body)
         document = answer.json()
         assert (answer.status_code, document["code"]) == (422, "invalid_request"), document
-        assert "There is no decoder for bert checkpoints" in document["detail"]
+        assert "BertForMaskedLM checkpoints can be merged but not evaluated" in document["detail"]
         assert [problem["param"] for problem in document["errors"]] == [param]
 
     refused("/merges", recipe | {"evaluation": spec}, "evaluation")
@@ -337,5 +350,5 @@ def test_the_command_line_says_so_too(
 ) -> None:
     asked = EvaluationSpec.model_validate(spec)
     base = Path(checkpoints["wav2vec2"]["base"])
-    with pytest.raises(InvalidRequestError, match="no decoder for wav2vec2 checkpoints"):
+    with pytest.raises(InvalidRequestError, match="no decoder for them, only for whisper"):
         evaluate_checkpoint(base, asked, settings, lambda done, total, unit: None)

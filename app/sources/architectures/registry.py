@@ -24,8 +24,8 @@ def undecodable(summary: Mapping[str, str | None]) -> str | None:
     """
     if summary["task"] is not None:
         return None
-    names = ", ".join(known.name for known in KNOWN if known.task is not None)
+    kind, known = summary["model_class"] or summary["model_type"], [k.name for k in KNOWN if k.task]
     return (
-        f"There is no decoder for {summary['model_type']} checkpoints, so their word error rate "
-        f"cannot be measured. Merge them without `evaluation`; {names} can be evaluated."
+        f"{kind} checkpoints can be merged but not evaluated: there is no decoder for them, only "
+        f"for {', '.join(known)}. Leave the evaluation out."
     )
