@@ -6,7 +6,7 @@ A new family is a subclass that overrides what it knows better; `registry.py` li
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -32,9 +32,14 @@ _CLASS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _DEEPEST = 20
 # Loading a config makes lists of these lengths.
 _MOST_LAYERS, _MOST_LABELS = 10_000, 100_000
-# What names code, or a file on somebody's machine. A chat template is a program too.
-_CODE = frozenset({"auto_map", "custom_pipelines", "chat_template", "trust_remote_code"})
-_ELSEWHERE = re.compile(r"_.*|name_or_path|.*_file|.*attn_implementation")
+# Fields that name code or a file of the machine that wrote them. A chat template is a program too.
+_DROPPED = re.compile(
+    r"auto_map|custom_pipelines|trust_remote_code|chat_template|_?name_or_path"
+    r"|_?attn_implementation\w*|(vocab|merges|tokenizer|special_tokens_map|added_tokens|spm)_file"
+)
+# Their keys are tokens, not fields.
+_TABLES = frozenset({"added_tokens.json", "normalizer.json"})
+_NOTHING = re.compile(r"(?!)")
 # Fields in which checkpoints of one model may differ: how it was trained, how text is generated
 # with it, and which software wrote the file.
 _FREE = re.compile(
@@ -42,7 +47,7 @@ _FREE = re.compile(
     r"|mask_.*|apply_spec_augment|ctc_zero_infinity|num_negatives|initializer_.*|init_std"
     r"|dtype|torch_dtype|use_cache|use_bfloat16|output_(attentions|hidden_states|scores)"
     r"|return_dict|label2id|finetuning_task|problem_type|task_specific_params|tokenizer_class"
-    r"|feature_extractor_type|image_processor_type"
+    r"|feature_extractor_type|image_processor_type|_.*"
 )
 # Two spellings of one tensor: transformers reads both, and has written each at some time.
 _SPELLINGS = (
@@ -149,9 +154,8 @@ class Architecture:
         kept: dict[str, Mapping[str, Any]] = {}
         problems = []
         for name, document in documents.items():
-            fields = {k: v for k, v in document.items() if not _ELSEWHERE.fullmatch(k)}
             try:
-                kept[name] = _without_code(fields, _DEEPEST)
+                kept[name] = _without(document, _NOTHING if name in _TABLES else _DROPPED)
             except _TooDeepError:
                 problems.append(f"{name} has objects or lists nested more than {_DEEPEST} deep")
         return Description(kept.pop(CONFIG, {}), kept, None, problems)
@@ -235,10 +239,9 @@ class Architecture:
             compared.append((PREPROCESSOR, *features))
         # A field that one file does not state has the default of the version that wrote it.
         return [
-            Difference(file, key, theirs[key], ours[key])
+            Difference(file, *found)
             for file, theirs, ours in compared
-            for key in theirs
-            if key in ours and not _FREE.fullmatch(key) and theirs[key] != ours[key]
+            for found in _unequal(theirs, ours)
         ]
 
     def lacks(self, checkpoint: ResolvedCheckpoint) -> list[Lack]:
@@ -276,12 +279,30 @@ class _TooDeepError(Exception):
     pass
 
 
-def _without_code(value: Any, deepest: int) -> Any:
-    """Return a JSON value without the fields of objects in it that name code."""
+def _without(value: Any, dropped: re.Pattern[str], deepest: int = _DEEPEST) -> Any:
+    """Return a JSON value whose objects lack the dropped fields; _TooDeepError if it is nested."""
     if not isinstance(value, dict | list):
         return value
     if deepest == 0:
         raise _TooDeepError
     if isinstance(value, list):
-        return [_without_code(item, deepest - 1) for item in value]
-    return {k: _without_code(item, deepest - 1) for k, item in value.items() if k not in _CODE}
+        return [_without(item, dropped, deepest - 1) for item in value]
+    kept = {key: item for key, item in value.items() if not dropped.fullmatch(key)}
+    return {key: _without(item, dropped, deepest - 1) for key, item in kept.items()}
+
+
+def _unequal(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, object, object]]:
+    """Yield the fields that both state and must have equal, with their values, where they differ.
+
+    The configs of a model's parts (`text_config`) are compared field by field.
+    """
+    for key, value in theirs.items():
+        if key not in ours or value == ours[key] or _FREE.fullmatch(key):
+            continue
+        parts = value, ours[key]
+        if key.endswith("_config") and all(isinstance(part, dict) for part in parts):
+            yield from _unequal(*parts, prefix=f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", *parts
