@@ -105,6 +105,12 @@ def rewrite(folder: Path, target: Path, change: Callable[[dict[str, torch.Tensor
     return str(target)
 
 
+def merged(recipe: dict[str, Any], experts: list[str], output: Path, settings: Settings) -> bytes:
+    """Return the weights of a merge of these experts."""
+    made = merge_recipe(recipe | {"checkpoints": experts}, output, settings)
+    return (made.folder / WEIGHTS).read_bytes()
+
+
 def naive(method: str, base: Tensors, experts: list[Tensors], scale: float) -> Tensors:
     """Return the merge in float64, by the formulas of docs/methods.md."""
 
@@ -165,11 +171,8 @@ def test_shards_and_old_names_of_tensors_make_no_difference(
     model.save_pretrained(tmp_path / "sharded", max_shard_size="8KB")
     assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
     others = [rewrite(one, tmp_path / "older", older), str(tmp_path / "sharded")]
-    whole, sharded = (
-        merge_recipe(recipe | {"checkpoints": which}, tmp_path / to, settings).folder
-        for which, to in ((recipe["checkpoints"], "a"), (others, "b"))
-    )
-    assert (whole / WEIGHTS).read_bytes() == (sharded / WEIGHTS).read_bytes()
+    expected = merged(recipe, recipe["checkpoints"], tmp_path / "a", settings)
+    assert merged(recipe, others, tmp_path / "b", settings) == expected
 
 
 def test_a_tied_copy_may_be_stored_if_it_is_equal(
@@ -183,18 +186,15 @@ def test_a_tied_copy_may_be_stored_if_it_is_equal(
         tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"].clone()
 
     stored = rewrite(one, tmp_path / "stored", tied)
-    whole, copied = (
-        merge_recipe(recipe | {"checkpoints": [first, str(two)]}, tmp_path / to, settings).folder
-        for first, to in ((str(one), "a"), (stored, "b"))
-    )
-    assert (whole / WEIGHTS).read_bytes() == (copied / WEIGHTS).read_bytes()
+    expected = merged(recipe, recipe["checkpoints"], tmp_path / "a", settings)
+    assert merged(recipe, [stored, str(two)], tmp_path / "b", settings) == expected
 
     def untied(tensors: dict[str, torch.Tensor]) -> None:
         tensors[DECODER] = tensors[EMBEDDING] + 1
 
     other = rewrite(one, tmp_path / "untied", untied)
     with pytest.raises(IncompatibleCheckpointError, match=f"{DECODER} is stored and differs"):
-        merge_recipe(recipe | {"checkpoints": [other]}, tmp_path / "c", settings)
+        merged(recipe, [other], tmp_path / "c", settings)
 
 
 def test_integers_are_copied_if_they_are_equal_and_constants_may_be_lacking(

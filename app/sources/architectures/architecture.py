@@ -31,7 +31,7 @@ _MODEL_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _CLASS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _DEEPEST = 20
 # Loading a config makes lists of these lengths.
-_MOST_LAYERS, _MOST_LABELS = 10_000, 100_000
+_MOST = {"layer": 10_000, "num_labels": 100_000}
 # Fields that name code or a file of the machine that wrote them. A chat template is a program too.
 _DROPPED = re.compile(
     r"auto_map|custom_pipelines|trust_remote_code|chat_template|_?name_or_path"
@@ -173,11 +173,12 @@ class Architecture:
                 "config.json says quantization_config; quantized weights cannot be merged, use the "
                 "checkpoint that they were made from"
             )
-        for key, value in config.items():
-            most = _MOST_LABELS if key == "num_labels" else _MOST_LAYERS
-            if (key == "num_labels" or "layer" in key) and type(value) is int and value > most:
-                problems.append(f"config.json says {key} {shown(value)}, more than {most:,}")
-        return problems
+        return problems + [
+            f"config.json says {key} {shown(value)}, more than {most:,}"
+            for key, value in _fields(config)
+            for named, most in _MOST.items()
+            if named in key and type(value) is int and value > most
+        ]
 
     def expected_shapes(self, config: Mapping[str, Any]) -> Shapes | None:
         """Return name and shape of every tensor, ties once; None: as the reference has them."""
@@ -217,17 +218,14 @@ class Architecture:
         """Return the tensors under the names that the reference has for them."""
         if tensors.keys() == reference.keys():
             return tensors
-        names = {}
-        for one, two in _SPELLINGS:
-            for name in tensors:
-                for old, new in ((one, two), (two, one)):
-                    other = name.removesuffix(old) + new
-                    if name.endswith(old) and name not in reference and other in reference:
-                        names[name] = other
-        return {
-            names.get(name, name): replace(header, name=names.get(name, name))
-            for name, header in tensors.items()
-        }
+        wanted = reference.keys() - tensors.keys()
+        names = {name: name for name in tensors}
+        for old, new in (*_SPELLINGS, *(pair[::-1] for pair in _SPELLINGS)):
+            for name in tensors.keys() - reference.keys():
+                other = name.removesuffix(old) + new
+                if name.endswith(old) and other in wanted:
+                    names[name] = other
+        return {names[name]: replace(header, name=names[name]) for name, header in tensors.items()}
 
     def differences(
         self, checkpoint: ResolvedCheckpoint, reference: ResolvedCheckpoint
@@ -237,7 +235,6 @@ class Architecture:
         if PREPROCESSOR in checkpoint.documents and PREPROCESSOR in reference.documents:
             features = checkpoint.documents[PREPROCESSOR], reference.documents[PREPROCESSOR]
             compared.append((PREPROCESSOR, *features))
-        # A field that one file does not state has the default of the version that wrote it.
         return [
             Difference(file, *found)
             for file, theirs, ours in compared
@@ -291,18 +288,22 @@ def _without(value: Any, dropped: re.Pattern[str], deepest: int = _DEEPEST) -> A
     return {key: _without(item, dropped, deepest - 1) for key, item in kept.items()}
 
 
-def _unequal(
-    theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, object, object]]:
-    """Yield the fields that both state and must have equal, with their values, where they differ.
-
-    The configs of a model's parts (`text_config`) are compared field by field.
-    """
-    for key, value in theirs.items():
-        if key not in ours or value == ours[key] or _FREE.fullmatch(key):
-            continue
-        parts = value, ours[key]
-        if key.endswith("_config") and all(isinstance(part, dict) for part in parts):
-            yield from _unequal(*parts, prefix=f"{prefix}{key}.")
+def _fields(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the fields of a config.json, and of the configs of the model's parts in it."""
+    for key, value in config.items():
+        if key.endswith("_config") and isinstance(value, dict):
+            yield from _fields(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", *parts
+            yield f"{prefix}{key}", value
+
+
+def _unequal(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any]
+) -> Iterator[tuple[str, object, object]]:
+    """Yield the fields that both state and must have equal and do not, with their values."""
+    # A field that one file does not state has the default of the version that wrote it.
+    stated = dict(_fields(ours))
+    for path, value in _fields(theirs):
+        free = _FREE.fullmatch(path.rpartition(".")[2])
+        if path in stated and value != stated[path] and not free:
+            yield path, value, stated[path]

@@ -112,6 +112,7 @@ def test_features_must_agree(pair: Pair) -> None:
         ({"quantization_config": {"quant_method": "gptq"}}, "quantized weights"),
         ({"num_labels": 10**9}, "num_labels 1000000000, more than"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers 1000000000, more than"),
+        ({"text_config": {"n_layer": 10**9}}, "text_config.n_layer 1000000000, more than"),
     ],
 )
 def test_a_config_that_cannot_be_merged_is_refused(
