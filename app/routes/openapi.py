@@ -16,8 +16,9 @@ from app.sources.schemes import forms
 
 DESCRIPTION = """
 Merges fine-tuned Whisper checkpoints into one model, and says what the merge does to the word
-error rate. `POST /merges` answers at once; follow the merge by its `events`, then fetch its
-`artifacts` and its `wer`. Every refusal is an RFC 9457 problem document with a stable `code`.
+error rate; other Hugging Face models merge too, without error rates. `POST /merges` answers at
+once; follow the merge by its `events`, then fetch its `artifacts` and its `wer`. Every refusal is
+an RFC 9457 problem document with a stable `code`.
 """
 TAGS = [
     {"name": "merges", "description": "From checkpoints to one model."},

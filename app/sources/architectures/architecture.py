@@ -146,7 +146,7 @@ class Architecture:
         return tuple(name for name in self.max_bytes if name not in self.copied)
 
     def recognises(self, config: Mapping[str, Any]) -> bool:
-        """Return whether a config.json is of this family."""
+        """Return whether a config.json is of this family, before and after `read` reduces it."""
         return True
 
     def read(self, documents: Mapping[str, Mapping[str, Any]]) -> Description:
