@@ -1,7 +1,7 @@
-"""Keeps the folder where the user stands, and other applications' variables, out of the service.
+"""Keeps the working directory and other applications' environment variables out of the service.
 
-A process of ours calls `isolate` before it imports anything large: a project's own `numpy.py`,
-`celeryconfig.py` or `CELERY_BROKER_URL` is then not taken for ours.
+Every process calls `isolate` before other imports, so that it does not load a `numpy.py` or
+`celeryconfig.py` from the user's folder, or read the user's `CELERY_BROKER_URL`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sysconfig
 from pathlib import Path
 
 _OWN_ROOT = Path(__file__).resolve().parents[1]
-# What Celery, kombu and billiard read. Their settings are made in app/storage/queue.py.
+# Variables that Celery, kombu and billiard read; app/storage/queue.py sets them up in code.
 _PREFIXES = ("CELERY", "KOMBU_")
 _NAMES = {
     "AUTOSCALE_KEEPALIVE", "C_BENCH", "C_BENCH_EVERY", "C_FAKEFORK", "C_FORCE_ROOT", "C_IMPDEBUG",
@@ -25,23 +25,23 @@ _NAMES = {
 
 
 def isolate() -> None:
-    """Import nothing from the working directory any more, here or in child processes."""
-    sys.path[:] = [entry for entry in sys.path if not _is_strange(entry)]
+    """Stop imports from the working directory, in this process and its children."""
+    sys.path[:] = [entry for entry in sys.path if not _is_working_directory(entry)]
     if path := os.environ.get("PYTHONPATH"):
-        kept = [entry for entry in path.split(os.pathsep) if not _is_strange(entry)]
+        kept = [entry for entry in path.split(os.pathsep) if not _is_working_directory(entry)]
         os.environ["PYTHONPATH"] = os.pathsep.join(kept)
     forget_variables()
 
 
 def forget_variables() -> None:
-    """Remove the variables that would set up Celery for another application."""
+    """Remove environment variables that configure Celery for another application."""
     for name in list(os.environ):
         if name in _NAMES or name.upper().startswith(_PREFIXES):
             del os.environ[name]
 
 
-def _is_strange(entry: str) -> bool:
-    """Return whether an entry of the path is the working directory, unless our code is there."""
+def _is_working_directory(entry: str) -> bool:
+    """Return whether a path entry is the working directory, unless our own code is there."""
     try:
         here = Path.cwd().resolve()
         if Path(entry).resolve() != here:

@@ -1,7 +1,7 @@
 """The API as an ASGI application: `uvicorn app.main:app`, or `create_app` with settings.
 
-`afluente api` serves it without looking into the working directory. uvicorn puts that first, so
-that a folder `app` there would be taken for this one; nothing else from there is.
+Prefer `afluente api`: uvicorn puts the working directory first on the path, and would import
+another folder `app` from there.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _GUARDED = (merges, events, artifacts, model_card, wer, evaluations, methods, me
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Return the application; it connects to database and broker when it is started."""
+    """Return the application; it connects to database and broker at startup."""
     chosen = settings or Settings()
 
     @asynccontextmanager
@@ -61,8 +61,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 await ringing
             backend.close()
 
-    # As FastAPI(), but the pages of /docs come from here, not from a CDN: services like this one
-    # stand in networks without one.
+    # Like FastAPI(), but serves the files of /docs itself: many networks cannot reach a CDN.
     app = FastAPIOffline(
         redoc_url=None,
         static_url="/docs-assets",
@@ -85,7 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def __getattr__(name: str) -> FastAPI:
-    """Make `app.main:app` when a server asks for it, not for those who bring settings."""
+    """Create `app.main:app` on first access, so that importing `create_app` does not."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()["app"] = create_app()

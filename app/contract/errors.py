@@ -1,4 +1,4 @@
-"""The one error tree: every failure a user can see has a code, a status and a next step.
+"""All errors that users see: each has a code, a status and a message that says what to do.
 
 AfluenteError
 ├── RequestRefusedError            the request itself
@@ -16,7 +16,7 @@ AfluenteError
 │   ├── GoneError                  410 gone
 │   ├── RangeNotSatisfiableError   416 range_not_satisfiable
 │   └── NotReadyError              503 not_ready
-├── SourceError                    a checkpoint or dataset that cannot be used
+├── SourceError                    a checkpoint or dataset cannot be used
 │   ├── SourceNotFoundError        422 source_not_found
 │   ├── SourceNotAllowedError      422 source_not_allowed
 │   ├── SourceUnreachableError     503 source_unreachable (retryable)
@@ -26,7 +26,7 @@ AfluenteError
 │   ├── IncompatibleCheckpointError 422 incompatible_checkpoint
 │   ├── NonFiniteInputError        422 non_finite_input
 │   └── InvalidManifestError       422 invalid_manifest
-└── JobError                       a merge or an evaluation that was accepted and failed
+└── JobError                       an accepted merge or evaluation failed
     ├── OutputOverflowError        output_overflow
     ├── UndefinedMergeError        undefined_merge
     ├── OutOfMemoryError           out_of_memory (retryable)
@@ -45,14 +45,14 @@ from typing import Any, ClassVar
 _LONGEST_MESSAGE = 4_000
 _LONGEST_PROBLEM = 1_000
 _LONGEST_PARAM = 300
-# A body of 1 MB may be wrong in 100,000 places; nobody reads more than the first of them.
+# A body of 1 MB may have 100,000 faults; nobody reads more than the first ones.
 MOST_PROBLEMS = 100
 
 
-def tellable(text: str, longest: int = _LONGEST_MESSAGE) -> str:
-    """Return text that any reader can be sent: valid Unicode without NUL, of bounded length.
+def sanitize(text: str, longest: int = _LONGEST_MESSAGE) -> str:
+    """Return the text as valid Unicode without NUL, cut to `longest` characters.
 
-    Messages quote what strangers wrote, and end up in JSON, headers, logs and the database.
+    Messages quote untrusted input, and end up in JSON, headers, logs and the database.
     """
     if len(text) > longest:
         text = f"{text[: longest - 1]}…"
@@ -67,9 +67,9 @@ class Problem:
     param: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "message", tellable(self.message, _LONGEST_PROBLEM))
+        object.__setattr__(self, "message", sanitize(self.message, _LONGEST_PROBLEM))
         if self.param is not None:
-            object.__setattr__(self, "param", tellable(self.param, _LONGEST_PARAM))
+            object.__setattr__(self, "param", sanitize(self.param, _LONGEST_PARAM))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the problem as the API shows it."""
@@ -87,14 +87,14 @@ class AfluenteError(Exception):
     def __init__(
         self, message: str, *, param: str | None = None, problems: Sequence[Problem] = ()
     ) -> None:
-        message = tellable(message)
+        message = sanitize(message)
         super().__init__(message)
         self.message = message
-        self.param = None if param is None else tellable(param, _LONGEST_PARAM)
+        self.param = None if param is None else sanitize(param, _LONGEST_PARAM)
         self.problems = tuple(problems[:MOST_PROBLEMS])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle with the keyword arguments kept (process pools carry errors across)."""
+        """Keep the keyword arguments when pickled: errors cross process boundaries."""
         return _rebuild, (type(self), self.message, self.param, self.problems)
 
     def as_record(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class AfluenteError(Exception):
         }
 
     def as_problems(self) -> tuple[Problem, ...]:
-        """Return the single problems; an error without a list is its own only problem."""
+        """Return the problems, or the error itself as the only one."""
         return self.problems or (Problem(self.message, self.param),)
 
 
@@ -118,7 +118,7 @@ def _rebuild(
 
 
 class RequestRefusedError(AfluenteError):
-    """The request cannot be taken as it is."""
+    """The request cannot be accepted."""
 
     status = 400
     code = "refused"
@@ -150,7 +150,7 @@ class MalformedBodyError(RequestRefusedError):
 
 
 class BodyTooLargeError(RequestRefusedError):
-    """The body is larger than the service takes."""
+    """The body is larger than the service accepts."""
 
     status = 413
     code = "body_too_large"
@@ -158,7 +158,7 @@ class BodyTooLargeError(RequestRefusedError):
 
 
 class UnsupportedMediaTypeError(RequestRefusedError):
-    """The Content-Type is not one the endpoint takes."""
+    """The endpoint does not accept this Content-Type."""
 
     status = 415
     code = "unsupported_media_type"
@@ -166,7 +166,7 @@ class UnsupportedMediaTypeError(RequestRefusedError):
 
 
 class UnauthorizedError(RequestRefusedError):
-    """No API key, or one that is not known."""
+    """The API key is missing or unknown."""
 
     status = 401
     code = "unauthorized"
@@ -182,7 +182,7 @@ class ForbiddenError(RequestRefusedError):
 
 
 class NotFoundError(RequestRefusedError):
-    """There is no such resource."""
+    """The resource does not exist."""
 
     status = 404
     code = "not_found"
@@ -224,7 +224,7 @@ class IdempotencyMismatchError(RequestRefusedError):
 
 
 class GoneError(RequestRefusedError):
-    """What the Idempotency-Key made has been deleted."""
+    """The resource that was created with this Idempotency-Key has been deleted."""
 
     status = 410
     code = "gone"
@@ -249,7 +249,7 @@ class NotReadyError(RequestRefusedError):
 
 
 class SourceError(AfluenteError):
-    """A checkpoint or a dataset that cannot be used."""
+    """A checkpoint or a dataset cannot be used."""
 
     status = 422
     code = "source_error"
@@ -271,7 +271,7 @@ class SourceNotAllowedError(SourceError):
 
 
 class SourceUnreachableError(SourceError):
-    """The source's server did not answer, or answered with a passing fault."""
+    """The source's server did not respond, or responded with a temporary error."""
 
     status = 503
     code = "source_unreachable"
@@ -287,7 +287,7 @@ class SourceTooLargeError(SourceError):
 
 
 class SourceChangedError(SourceError):
-    """The source's bytes are no longer those that the merge began with."""
+    """The source's bytes changed during the merge."""
 
     code = "source_changed"
     title = "A source changed while it was used"
@@ -301,7 +301,7 @@ class InvalidCheckpointError(SourceError):
 
 
 class IncompatibleCheckpointError(SourceError):
-    """The checkpoints do not fit each other (architecture, tensor names, shapes, dtypes)."""
+    """The checkpoints differ in architecture, tensor names, shapes or dtypes."""
 
     code = "incompatible_checkpoint"
     title = "The checkpoints do not fit each other"
@@ -322,7 +322,7 @@ class InvalidManifestError(SourceError):
 
 
 class JobError(AfluenteError):
-    """A merge or an evaluation that was accepted and failed."""
+    """An accepted merge or evaluation failed."""
 
     code = "failed"
     title = "The job failed"
@@ -336,7 +336,7 @@ class OutputOverflowError(JobError):
 
 
 class UndefinedMergeError(JobError):
-    """The method has no answer for a tensor (antipodal experts, say)."""
+    """The method is undefined for a tensor (antipodal experts, for example)."""
 
     code = "undefined_merge"
     title = "The method is undefined for these checkpoints"
@@ -360,7 +360,7 @@ class StorageError(JobError):
 
 
 class WorkerLostError(JobError):
-    """Every allowed attempt ended with its worker dead."""
+    """The worker died in every allowed attempt."""
 
     code = "worker_lost"
     title = "The worker died"
@@ -368,14 +368,14 @@ class WorkerLostError(JobError):
 
 
 class EvaluationFailedError(JobError):
-    """The evaluation could not be done."""
+    """The evaluation could not be completed."""
 
     code = "evaluation_failed"
     title = "The evaluation failed"
 
 
 class InternalError(JobError):
-    """A fault of the service itself."""
+    """The service itself has a fault."""
 
     code = "internal_error"
     title = "Internal error"

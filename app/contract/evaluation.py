@@ -1,4 +1,4 @@
-"""What an evaluation is asked, how it decodes, and what comes back: plain data for both sides."""
+"""The evaluation in a request, its decoding settings and its results, for API and workers."""
 
 from __future__ import annotations
 
@@ -54,27 +54,29 @@ class _Model(BaseModel):
 
 
 class DatasetSpec(_Model):
-    """Speech with its text: a manifest, a name for it, and the group it is averaged in."""
+    """A manifest of speech and transcripts, its name, and the group for averages."""
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
-        description="What results call it: letters, digits, dots, hyphens and underscores.",
+        description="Name in results: letters, digits, dots, hyphens and underscores.",
         examples=["parliament-test"],
     )
     uri: str = Field(
         min_length=1,
         max_length=2048,
-        description="The manifest, or its folder, audio beside it: JSON lines with audio_filepath "
-        "and text, AudioFolder's metadata.csv or metadata.jsonl, or a Kaldi data folder.",
+        description="The manifest, or the folder with manifest and audio: JSON lines with "
+        "audio_filepath and text, AudioFolder's metadata.csv or metadata.jsonl, or a Kaldi data "
+        "folder.",
         examples=["file:///data/eval/parliament.jsonl"],
     )
-    group: Group = Field("other", description="The averages that the set counts in.")
+    group: Group = Field("other", description="The group average that includes this dataset.")
     language: Language | None = Field(
-        None, description="Of this set; the manifest's own, or the evaluation's, if not given."
+        None,
+        description="Language of this dataset. Default: the manifest's, else the evaluation's.",
     )
-    task: Task | None = Field(None, description="Of this set; the evaluation's if not given.")
+    task: Task | None = Field(None, description="Task for this dataset. Default: the evaluation's.")
     normalizer: NormalizerName | None = Field(
-        None, description="Of this set; the evaluation's if not given."
+        None, description="Normaliser for this dataset. Default: the evaluation's."
     )
 
 
@@ -82,33 +84,36 @@ class EvaluationSpec(_Model):
     """Which datasets to decode, how, and what to compare the merge with."""
 
     datasets: tuple[DatasetSpec, ...] = Field(
-        min_length=1, max_length=64, description="The datasets, each with a name of its own."
+        min_length=1, max_length=64, description="The datasets; their names must differ."
     )
     language: Language | None = Field(
         None,
-        description="ISO 639 code of what is spoken. Multilingual checkpoints detect it where "
-        "neither this nor the dataset nor its manifest says; English-only ones are never told.",
+        description="ISO 639 code of the spoken language. Multilingual checkpoints detect it if "
+        "neither the evaluation, the dataset nor its manifest gives one; English-only checkpoints "
+        "ignore it.",
     )
     task: Task = Field("transcribe", description="transcribe, or translate into English.")
     normalizer: NormalizerName = Field(
         "basic",
-        description="How texts are made comparable: none, basic and english (Whisper's), open_asr "
-        "(the Open ASR Leaderboard's), or a language's name: basic, with numbers spelled out.",
+        description="Text normalisation before scoring: none, basic and english (Whisper's), "
+        "open_asr (the Open ASR Leaderboard's), or a language's name (basic, with numbers spelled "
+        "out).",
     )
-    num_beams: int = Field(5, ge=1, le=20, description="1 decodes greedily.")
+    num_beams: int = Field(5, ge=1, le=20, description="Beam width; 1 decodes greedily.")
     search: Search = Field(
         "default",
-        description="temperature_fallback hears again, at rising temperatures, what comes out as a "
-        "loop or as a guess, as OpenAI's Whisper does; seeded, so the same each time.",
+        description="temperature_fallback decodes loops and unlikely transcripts again at rising "
+        "temperatures, as OpenAI's Whisper does; seeded, so repeatable.",
     )
     batch_size: int = Field(16, ge=1, le=256, description="Utterances decoded at once.")
     compare_with: tuple[str, ...] = Field(
         ("base", "checkpoints"),
         max_length=64,
-        description='"base", "checkpoints" (every expert) or "merge://{id}", decoded alike.',
+        description="Other systems to decode with the same settings: "
+        '"base", "checkpoints" (every expert) or "merge://{id}".',
     )
     gate: GateSpec | None = Field(
-        None, description="What the error rates must keep to: shown as `gate.passed`."
+        None, description="Limits on the results; the verdict is `gate.passed`."
     )
 
     @field_validator("datasets")
@@ -153,7 +158,7 @@ class EvaluationSpec(_Model):
         return tuple(dataset.uri for dataset in self.datasets)
 
     def decoding_of(self, dataset: DatasetSpec) -> DecodingOptions:
-        """Return the decoding settings of one dataset, its own language and task first."""
+        """Return the decoding settings of a dataset, whose language and task take precedence."""
         return DecodingOptions(
             num_beams=self.num_beams,
             search=self.search,
@@ -164,18 +169,18 @@ class EvaluationSpec(_Model):
         )
 
     def normalizer_of(self, dataset: DatasetSpec) -> NormalizerName:
-        """Return the normaliser of one dataset."""
+        """Return the normaliser of a dataset."""
         return dataset.normalizer or self.normalizer
 
 
 def unknown_set(name: str, known: Sequence[str]) -> str:
-    """Return what to say of a gate's set that is not evaluated."""
+    """Return the message for a gate that names an unknown dataset."""
     listed = ", ".join(known) or "none yet"
     return f'There is no set "{name}".{did_you_mean(name, known)} Sets: {listed}'
 
 
 class DecodingOptions(_Model):
-    """How one dataset is decoded; `dtype` None is float16 on a GPU and float32 elsewhere."""
+    """How one dataset is decoded; `dtype` None means float16 on a GPU and float32 elsewhere."""
 
     num_beams: int = Field(5, ge=1, le=20)
     search: Search = "default"
@@ -184,7 +189,7 @@ class DecodingOptions(_Model):
     default_language: Language | None = None
     task: Task = "transcribe"
     dtype: Dtype | None = None
-    max_audio_seconds: float = Field(7200.0, gt=0, description="Longer audio is skipped by name.")
+    max_audio_seconds: float = Field(7200.0, gt=0, description="Longer audio is skipped.")
 
     def language_of(self, utterance: Utterance) -> str | None:
         """Return the language: the dataset's, else the utterance's, else the evaluation's."""
@@ -194,7 +199,7 @@ class DecodingOptions(_Model):
 class Utterance(_Model):
     """One line of a manifest; `audio` is the path as the manifest writes it.
 
-    `channel` counts from 0; without it all channels are averaged.
+    `channel` counts from 0; None averages all channels.
     """
 
     index: int
@@ -209,26 +214,26 @@ class Utterance(_Model):
 
 
 class Transcript(_Model):
-    """What was heard, and the seconds of work it took; kept in the cache under its key."""
+    """A hypothesis and the seconds it took to decode, as the cache stores them."""
 
     hypothesis: str
     decode_seconds: float
 
 
 class TranscriptCache(Protocol):
-    """Transcripts by key (64 hexadecimal digits); one that was put is there after a crash."""
+    """Transcripts by key (64 hexadecimal digits); they survive a crash."""
 
     def get_many(self, keys: Sequence[str]) -> Mapping[str, Transcript]:
-        """Return those of the keys that are known."""
+        """Return the stored transcripts among the keys."""
         ...
 
     def put_many(self, transcripts: Mapping[str, Transcript]) -> None:
-        """Keep the transcripts; a key that is there already keeps what it has."""
+        """Store the transcripts, except where the key exists already."""
         ...
 
 
 class UtteranceResult(_Model):
-    """An utterance that was decoded, now or before (`cached`)."""
+    """A decoded utterance; `cached` if the hypothesis is from an earlier evaluation."""
 
     index: int
     audio: str
@@ -252,7 +257,7 @@ class SkippedUtterance(_Model):
 
 
 class AudioWarning(_Model):
-    """An utterance that was decoded, and what its audio, header and manifest disagree on."""
+    """A decoded utterance whose audio, header and manifest disagree."""
 
     index: int
     audio: str
@@ -260,10 +265,10 @@ class AudioWarning(_Model):
 
 
 class Fallback(_Model):
-    """When an utterance is heard again at the next temperature: OpenAI's own thresholds.
+    """Thresholds for decoding an utterance again at the next temperature; OpenAI's values.
 
-    `compression_ratio` is of the text, `logprob` the mean log probability of its tokens; where
-    `no_speech` is exceeded and `logprob` not reached, there was no speech.
+    `compression_ratio` applies to the text, `logprob` to the mean log probability of its tokens.
+    Above `no_speech` and below `logprob`, the text is empty.
     """
 
     temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -273,12 +278,12 @@ class Fallback(_Model):
 
 
 class DecodingRecord(_Model):
-    """The settings that were used, as results show them; language None was left to the model.
+    """The settings used, as results show them; the model detected the language if it is None.
 
-    The backends find the same hypotheses: `transformers` is that library's `generate`, `afluente`
-    an own search, which leaves audio of several windows to the other. `checkpoint_settings` are
-    those of the checkpoint's own files that can change a hypothesis, by transformers' names; None
-    (as `search` None) is of a result from before they were noted.
+    Both backends find the same hypotheses: `transformers` is that library's `generate`, `afluente`
+    our own search for audio of a single window. `checkpoint_settings` are the settings from the
+    checkpoint's files that can change a hypothesis, by transformers' names. It is None, like
+    `search`, in results from before these fields were recorded.
     """
 
     backend: str = "transformers"
@@ -294,11 +299,10 @@ class DecodingRecord(_Model):
 
     @property
     def settings(self) -> dict[str, str]:
-        """What decides hypotheses, as text: only results of equal settings are each other's like.
+        """The settings that determine hypotheses, as text; results are comparable if they agree.
 
-        The checkpoint's own settings are in it by their names; who did the search is not, and those
-        without effect are not. Results from before the checkpoint's own were noted are like each
-        other, and unlike any of which they are known.
+        They include the checkpoint's own settings and exclude the backend. Results from before the
+        checkpoint's settings were recorded are comparable only with each other.
         """
         own = self.checkpoint_settings
         if own is None:
@@ -325,14 +329,14 @@ class DatasetResult(_Model):
 
     @property
     def status(self) -> Literal["succeeded", "partial", "failed"]:
-        """`partial` if something was skipped, `failed` if there is nothing to score."""
+        """`partial` if utterances were skipped, `failed` if none was decoded."""
         if not self.utterances:
             return "failed"
         return "partial" if self.skipped else "succeeded"
 
 
 class EvaluatedDataset(_Model):
-    """A result with what the report needs to know of its dataset."""
+    """A result with its dataset's name, group and normaliser."""
 
     name: str
     group: Group = "other"
@@ -351,7 +355,7 @@ class ErrorCounts:
 
     @property
     def errors(self) -> int:
-        """Substitutions, deletions and insertions together."""
+        """Sum of substitutions, deletions and insertions."""
         return self.substitutions + self.deletions + self.insertions
 
     @property
@@ -361,7 +365,7 @@ class ErrorCounts:
 
     @property
     def rate(self) -> float | None:
-        """Errors over reference units, a fraction; None if the reference has none."""
+        """Errors divided by reference units, as a fraction; None for an empty reference."""
         return self.errors / self.reference_units if self.reference_units else None
 
     def as_dict(self) -> dict[str, int]:

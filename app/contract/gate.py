@@ -1,4 +1,4 @@
-"""What a merge's error rates must keep to: the gate of an evaluation."""
+"""The gate of an evaluation: limits on a merge's results."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from app.contract.identifiers import merge_in
 
-# In percent would be a gate that is always open: 10 is refused, 0.1 is 10 %.
+# At most 1: a limit given in percent would always pass, so 10 is refused and 0.1 means 10 %.
 _Rate = Annotated[float, Field(strict=True, ge=-1, le=1)]
-# Stands for every set that is not named; no dataset can be called so.
+# Stands for every set that is not named; no dataset can have this name.
 EVERY_SET = "*"
 
 
@@ -42,37 +42,38 @@ Counts = Annotated[
 
 
 class GateSpec(BaseModel):
-    """Limits on a merge's results: on error rates in each set's own metric, as fractions."""
+    """Limits on a merge's results; error rates are fractions, in each dataset's own metric."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     max_wer: Limits = Field(
         default_factory=dict,
-        description="The highest error rate: a number for every set, or one a set by name, "
-        '"*" standing for those not named.',
+        description="The highest error rate: a number for every dataset, or an object with a "
+        'number for each dataset\'s name, with "*" for those not named.',
         examples=[{"parliament-test": 0.1}],
     )
     max_regression: Limits = Field(
         default_factory=dict,
-        description="How far the merge's error rate may lie above that of `against`, likewise; "
-        "below 0, how far it must lie under it.",
+        description="By how much the merge's error rate may exceed that of `against`, in the same "
+        "form. A negative number demands an improvement.",
         examples=[0.01],
     )
     max_loops: Shares = Field(
         default_factory=dict,
-        description="The highest fraction of transcripts that repeat themselves, likewise.",
+        description="The highest fraction of transcripts that repeat themselves, in the same form.",
         examples=[0.01],
     )
     max_words_on_silence: Counts = Field(
         default_factory=dict,
-        description="How many words may be heard where the reference is empty, likewise.",
+        description="The highest number of words transcribed where the reference is empty, in the "
+        "same form.",
         examples=[0],
     )
     against: str = Field(
         "base",
         min_length=1,
         max_length=120,
-        description='What regressions are from: "base", an expert\'s name or "merge://{id}".',
+        description='The system for max_regression: "base", an expert\'s name or "merge://{id}".',
     )
 
     @model_validator(mode="after")
@@ -93,16 +94,16 @@ class GateSpec(BaseModel):
 
     @property
     def system(self) -> str:
-        """What results call the system that regressions are from."""
+        """The name in results of the system that `against` refers to."""
         return merge_in(self.against) or self.against
 
     @property
     def names(self) -> list[str]:
-        """The sets that are named."""
+        """The datasets that the limits name."""
         named = dict.fromkeys(name for limits in self.limits.values() for name in limits)
         return [name for name in named if name != EVERY_SET]
 
 
 def limit_of(limits: Mapping[str, float], name: str) -> float | None:
-    """Return the limit of a set: its own, else that of every set, else None."""
+    """Return the limit for a dataset: its own, else the one for `*`, else None."""
     return limits.get(name, limits.get(EVERY_SET))

@@ -1,4 +1,4 @@
-"""Which names and addresses can only mean this machine."""
+"""Recognises host names and addresses of this machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ipaddress
 
 
 def is_loopback_name(host: str | None) -> bool:
-    """Say whether a host name or address can only mean this machine."""
+    """Return whether a host name or address can only mean this machine."""
     if host is None:
         return False
     name = host.rstrip(".").lower()

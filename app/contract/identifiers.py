@@ -1,4 +1,4 @@
-"""Identifiers of resources: a prefix and a ULID, so that they sort by time of creation."""
+"""Identifiers of resources: a prefix and a ULID, which sorts by creation time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def new_id(prefix: str) -> str:
 
 
 def is_id(value: str, prefix: str) -> bool:
-    """Say whether `value` has the form of an identifier with this prefix."""
+    """Return whether `value` has the form of an identifier with this prefix."""
     return value.startswith(prefix + "_") and _PATTERN.fullmatch(value) is not None
 
 

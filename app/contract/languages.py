@@ -1,4 +1,4 @@
-"""Language codes: what people write, by ISO 639 and BCP 47, as Whisper's own codes."""
+"""Maps language codes of ISO 639 and BCP 47 to Whisper's."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ pa pl ps pt ro ru sa sd si sk sl sn so sq sr su sv sw ta te tg th tk tl tr tt uk
 zh
 """
 WHISPER_LANGUAGES = frozenset(_CODES.split())
-"""The codes in Whisper's language tokens; the first multilingual models have no yue."""
+"""The codes in Whisper's language tokens; yue exists only since large-v3."""
 
 _CODE = re.compile(r"[a-z]{2,3}")
-# Whisper says the macrolanguage, the older code, or the one that Javanese had until 2001.
-_WHISPER_CALLS = {"nb": "no", "fil": "tl", "jv": "jw"}
+# Whisper uses the macrolanguage's code, the older code, or Javanese's code from before 2001.
+_WHISPER_CODES = {"nb": "no", "fil": "tl", "jv": "jw"}
 
 
 def language_code(value: object) -> object:
-    """Return Whisper's code for a tag: `pt-PT` and `por` are `pt`, `nb` is `no`, `cmn` is `zh`.
+    """Return Whisper's code for a tag: `pt` for `pt-PT` and `por`, `no` for `nb`, `zh` for `cmn`.
 
-    A code that no language of Whisper has comes back in lower case, without region: checkpoints
-    may have tokens of their own. Anything that is not a string comes back as it is. Raises
-    ValueError for a language's name.
+    An unknown code is returned in lower case without region, since checkpoints may have language
+    tokens of their own. A value that is not a string is returned unchanged. Raises ValueError for
+    a language's name.
     """
     if not isinstance(value, str):
         return value
     code = re.split(r"[-_]", value.strip().lower()[:100], maxsplit=1)[0]
     if not _CODE.fullmatch(code):
-        raise ValueError(f'"{value[:100]}" is not a language code; write "pt" for Portuguese, say')
+        raise ValueError(f'"{value[:100]}" is not a language code such as "pt" for Portuguese')
     return _whisper_code(code)
 
 
@@ -38,10 +38,10 @@ def language_code(value: object) -> object:
 def _whisper_code(code: str) -> str:
     if code in WHISPER_LANGUAGES:
         return code
-    import langcodes  # its tables take a while
+    import langcodes  # slow to import
 
     try:
         standard = langcodes.standardize_tag(code, macro=True).split("-")[0]
     except ValueError:
         return code
-    return _WHISPER_CALLS.get(standard, standard)
+    return _WHISPER_CODES.get(standard, standard)

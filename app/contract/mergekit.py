@@ -1,9 +1,9 @@
-"""mergekit's configuration files, for the methods that both have, as requests of our own.
+"""Converts mergekit configurations to requests, for the methods that both projects have.
 
-Names, places and defaults are mergekit 0.1.5's: `density` is 1 unless the file says otherwise, and
-so on. What only mergekit has, or has in another way, is refused by name, never passed over. What
-remains different: arithmetic is in float32 here whatever `dtype` says, and DARE draws other random
-numbers and divides by the density, as its paper does.
+Names and defaults are those of mergekit 0.1.5 (`density` is 1 by default, for example). What cannot
+be converted is refused by name, never ignored. Two differences remain: arithmetic is in float32
+whatever `dtype` says, and DARE draws other random numbers and divides by the density, as its paper
+does.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from app.contract.problems import did_you_mean, shown
 
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 _FIELDS = frozenset({"merge_method", "base_model", "models", "parameters", "dtype", "out_dtype"})
-# Says nothing of the arithmetic.
+# Does not affect the result.
 _IGNORED = frozenset({"int8_mask"})
-# mergekit's, of what each model may have beside its weight.
+# mergekit's defaults for parameters of single models.
 _DEFAULTS = {"density": 1.0, "gamma": 0.01}
 
 
 @dataclass(frozen=True)
 class _Method:
-    """Our method, and what mergekit reads for its own.
+    """Our method, and the parameters of mergekit's.
 
     Attributes:
         name: our method.
-        shared: parameters that mergekit reads from the file's `parameters` only, with our names.
-        of_models: parameters that each model may have, else the file's `parameters`, else
-            `_DEFAULTS`; here they have one value for all models.
-        only: parameters that are taken with this one value.
+        shared: parameters that mergekit reads only from the file's `parameters`, with our names.
+        of_models: parameters that mergekit reads from each model, then from the file's
+            `parameters`, then from `_DEFAULTS`; all models must have the same value here.
+        only: parameters of which only this value is supported.
         weighted: whether models have weights.
-        merges_base: whether the base is merged like any other model; else it is what the models
-            are compared with, listed among them or not.
+        merges_base: whether the base is merged like any other model; otherwise task vectors are
+            relative to it, whether or not it is listed among the models.
     """
 
     name: str
@@ -67,15 +67,15 @@ _METHODS = {
 
 
 def is_mergekit(document: object) -> bool:
-    """Say whether a document is a mergekit configuration and not a request of ours."""
+    """Return whether a document is a mergekit configuration."""
     return isinstance(document, Mapping) and "merge_method" in document
 
 
 def from_mergekit(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the request that a mergekit configuration stands for.
+    """Return the request for a mergekit configuration.
 
-    `org/name` means the hub, as it does there; write `./org/name` for a folder. Raises
-    InvalidRequestError that lists everything that cannot be taken over.
+    As in mergekit, `org/name` is a model on the hub; write `./org/name` for a folder. Raises
+    InvalidRequestError that lists everything that cannot be converted.
     """
     problems: list[Problem] = []
     given = document["merge_method"]
@@ -83,14 +83,11 @@ def from_mergekit(document: Mapping[str, Any]) -> dict[str, Any]:
     if method is None:
         hint = did_you_mean(given, _METHODS) if isinstance(given, str) else ""
         known = ", ".join(_METHODS)
-        message = (
-            f"mergekit's {shown(given)} is not among the methods that both have ({known}).{hint}"
-        )
+        message = f"mergekit's method {shown(given)} is not supported; these are: {known}.{hint}"
         raise InvalidRequestError.of([Problem(message, "merge_method")])
-    # Of so many at least one is unknown: the rest need not be looked at.
     for name, value in islice(document.items(), MOST_PROBLEMS):
         if name not in _FIELDS and value is not None:
-            problems.append(Problem("This part of mergekit's format is not taken here.", str(name)))
+            problems.append(Problem("This field of mergekit's format is not supported.", str(name)))
     base = document.get("base_model")
     shared = _parameters(document.get("parameters"), "parameters", method, problems)
     models = _models(document.get("models"), problems)
@@ -100,11 +97,11 @@ def from_mergekit(document: Mapping[str, Any]) -> dict[str, Any]:
     ]
     for index, found in enumerate(own):
         for name in set(found) & set(method.shared):
-            message = "mergekit reads it for all models at once: write it under `parameters`."
+            message = "mergekit reads this for all models at once; move it to `parameters`."
             problems.append(Problem(message, f"models[{index}].parameters.{name}"))
     named = [model.get("model") for model in models]
     if method.merges_base and base is not None and base not in named:
-        # As mergekit, which adds it as the last model, with no parameters of its own.
+        # mergekit adds the base as the last model, without parameters of its own.
         named, own = [*named, base], [*own, {}]
         if method.weighted and "weight" not in shared:
             message = "mergekit averages the base too: list it under `models`, with a weight."
@@ -123,7 +120,7 @@ def from_mergekit(document: Mapping[str, Any]) -> dict[str, Any]:
             **values,
         },
     }
-    # The artifact's files besides tensors are the base's, as there.
+    # As in mergekit, config and tokenizer come from the base.
     if base is not None and named[merged[0] if merged else 0] != base:
         request["base"] = _uri(base)
     if dtype is not None:
@@ -139,31 +136,31 @@ def _models(given: object, problems: list[Problem]) -> Sequence[Mapping[str, Any
 
 
 def _check_names(named: Sequence[object], base: object, problems: list[Problem]) -> None:
-    """Add what is wrong with the models' names: each is a name or path, and listed once."""
+    """Add a problem for each model that is not a name or path, or is listed twice."""
     fields = {f"models[{index}].model": name for index, name in enumerate(named)}
     given = fields if base is None else {**fields, "base_model": base}
     for path, name in given.items():
         if not isinstance(name, str) or not name:
-            problems.append(Problem("The model's name or path is needed, as text.", path))
+            problems.append(Problem("The model's name or path must be a string.", path))
         elif "+" in name and "://" not in name:
-            message = "An adapter (+lora) is not merged here; merge it into its model first."
+            message = "Adapters (+lora) are not supported; merge the adapter into its model first."
             problems.append(Problem(message, path))
     if problems:
         return
     first = {name: path for path, name in reversed(fields.items())}
-    message = "The model is listed twice, and mergekit takes it once: add up the weights."
+    message = "The model is listed twice, but mergekit merges it once; add up its weights."
     problems += [Problem(message, path) for path, name in fields.items() if first[name] != path]
 
 
 def _parameters(
     given: object, where: str, method: _Method, problems: list[Problem]
 ) -> dict[str, Any]:
-    """Return the parameters that decide the merge, by mergekit's names."""
+    """Return the parameters that affect the merge, by mergekit's names."""
     found: dict[str, Any] = {}
     if given is None:
         return found
     if not isinstance(given, Mapping):
-        problems.append(Problem("An object is needed.", where))
+        problems.append(Problem("Must be an object.", where))
         return found
     known = {*method.shared, *method.of_models, *method.only}
     known |= {"weight"} if method.weighted else set()
@@ -173,13 +170,13 @@ def _parameters(
             continue
         if name not in known:
             hint = did_you_mean(str(name), known)
-            problems.append(Problem(f"{method.name} has no such parameter here.{hint}", path))
+            problems.append(Problem(f"{method.name} has no such parameter.{hint}", path))
         elif isinstance(value, list | Mapping):
-            message = "One value is needed; for values by layer, write `rules` in a recipe of ours."
+            message = "Must be a single value; for values by layer, use `rules` in our own format."
             problems.append(Problem(message, path))
         elif name in method.only:
             if not _equal(value, method.only[name]):
-                message = f"{shown(value)} is not taken here, {method.only[name]!r} only."
+                message = f"{shown(value)} is not supported, only {method.only[name]!r}."
                 problems.append(Problem(message, path))
         elif value is not None:
             found[name] = value
@@ -187,7 +184,7 @@ def _parameters(
 
 
 def _equal(value: object, only: object) -> bool:
-    # PyYAML reads 1e-8 as text, and mergekit then as the number.
+    # PyYAML reads 1e-8 as text, which mergekit converts to a number.
     try:
         return isinstance(value, bool | int | float | str) and float(value) == only
     except (ValueError, OverflowError):
@@ -197,9 +194,9 @@ def _equal(value: object, only: object) -> bool:
 def _values_of_models(
     method: _Method, given: Mapping[int, Mapping[str, Any]], problems: list[Problem]
 ) -> dict[str, Any]:
-    """Return the one value that all models have of each parameter that is a model's own.
+    """Return the value of each per-model parameter; all models must have the same one.
 
-    `given` are the parameters of the models that are merged, by their place in the file.
+    `given` has the parameters of the merged models, by their index in the file.
     """
     found: dict[str, Any] = {}
     for name in method.of_models:
@@ -207,7 +204,7 @@ def _values_of_models(
         found[name] = next(iter(values.values()), _DEFAULTS[name])
         unlike = next((n for n, value in values.items() if value != found[name]), None)
         if unlike is not None:
-            message = f"It must be the same for all models ({_DEFAULTS[name]} where not given)."
+            message = f"Must be the same for all models (the default is {_DEFAULTS[name]})."
             problems.append(Problem(message, f"models[{unlike}].parameters.{name}"))
     if "gamma" in found:
         _check_gamma(found, problems)
@@ -219,24 +216,24 @@ def _check_gamma(found: dict[str, Any], problems: list[Problem]) -> None:
     if not all(isinstance(value, int | float) for value in (density, gamma)):
         return  # refused as parameters of our method
     if density == 1:
-        # mergekit then keeps everything, the largest changes too.
+        # mergekit then keeps everything, including the largest changes.
         found["gamma"] = 0.0
     elif gamma == 0:
-        message = "mergekit drops every change where gamma is 0; use `ties` or a recipe of ours."
+        message = "mergekit drops every change if gamma is 0; use `ties`, or our own format."
         problems.append(Problem(message, "parameters.gamma"))
     elif density + gamma > 1:
-        message = "density and gamma must be 1 together at most; mergekit lowers gamma otherwise."
+        message = "density + gamma must be at most 1; otherwise mergekit lowers gamma."
         problems.append(Problem(message, "parameters.gamma"))
 
 
 def _dtype(document: Mapping[str, Any], problems: list[Problem]) -> str | None:
-    """Return the dtype in which the result is stored."""
+    """Return the dtype of the stored result."""
     for name in ("out_dtype", "dtype"):
         given = document.get(name)
         if isinstance(given, str) and given:
             return given.removeprefix("torch.")
         if given is not None and given != "":
-            problems.append(Problem("The dtype's name is needed, as text.", name))
+            problems.append(Problem("The dtype must be a string.", name))
     return None
 
 
@@ -246,7 +243,7 @@ def _checkpoint(name: object, parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _uri(model: object) -> object:
-    """Return the URI or path that mergekit's name of a model stands for."""
+    """Return the URI or path for a model as mergekit names it."""
     if isinstance(model, str) and _HUB.fullmatch(model):
         return f"hf://{model}"
     if isinstance(model, str):

@@ -1,4 +1,4 @@
-"""From pydantic's list of errors to problems that a person understands, with suggestions."""
+"""Turns pydantic's errors into readable problems, with suggestions."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def path_of(location: tuple[int | str, ...], prefix: str = "") -> str:
 def problems_of(
     error: ValidationError, model: type[BaseModel] | None = None, prefix: str = ""
 ) -> list[Problem]:
-    """Return a problem for each of the first errors.
+    """Return a problem for each error, up to MOST_PROBLEMS.
 
-    `model`'s field names serve for suggestions at its top level.
+    Suggestions at the top level come from `model`'s field names.
     """
     problems = []
     items = error.errors(include_url=False)[:MOST_PROBLEMS]
@@ -43,12 +43,12 @@ def problems_of(
         if item["type"] == "too_short" and any(
             other["loc"][: len(location)] == location and other is not item for other in items
         ):
-            continue  # it is short only of the entries that are told themselves
+            continue  # the list is too short only because some entries are invalid
         message = item["msg"].removeprefix("Value error, ")
         message = message[:1].upper() + message[1:]
         if item["type"] == "extra_forbidden":
             known = model.model_fields if model is not None and len(location) == 1 else ()
-            message = f"There is no such field.{did_you_mean(str(location[-1]), known)}"
+            message = f"Unknown field.{did_you_mean(str(location[-1]), known)}"
             if known:
                 message += f" Known: {', '.join(known)}."
         elif item["type"] == "missing":
@@ -60,7 +60,7 @@ def problems_of(
 
 
 def shown(value: object, longest: int = 60) -> str:
-    """Return a value as a message quotes it; the work does not grow with the value."""
+    """Return a value as a message quotes it, in constant time."""
     if isinstance(value, str):
         text = repr(value[:longest])
     elif isinstance(value, int) and value.bit_length() > 4 * longest:

@@ -1,4 +1,4 @@
-"""A request after validation: names given, parameters complete, nothing left to default."""
+"""The recipe of a merge: a validated request with every name and parameter filled in."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Source(BaseModel):
 
 
 class Recipe(BaseModel):
-    """Everything that decides what a merge computes; stored with it, never changed."""
+    """Everything that determines a merge's result; stored with the merge and never changed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -63,14 +63,14 @@ class Recipe(BaseModel):
 
 @dataclass(frozen=True)
 class ParsedRequest:
-    """A request, and the recipe that follows from it."""
+    """A validated request and its recipe."""
 
     request: MergeRequest
     recipe: Recipe
 
     @property
     def uris(self) -> tuple[str, ...]:
-        """All that the request names: the base, the checkpoints, what it is evaluated on."""
+        """All URIs in the request: base, checkpoints and manifests."""
         named = [self.recipe.base] if self.recipe.base else []
         evaluation = self.request.evaluation
         measured = evaluation.uris if evaluation else ()
@@ -78,7 +78,7 @@ class ParsedRequest:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the validated request: equal for JSON and YAML that say the same."""
+        """Digest of the validated request; equal for equivalent JSON and YAML."""
         document = self.request.model_dump(mode="json") | {"parameters": self.recipe.parameters}
         text = json.dumps(document, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -87,10 +87,10 @@ class ParsedRequest:
 def parse_request(document: Any, *, max_checkpoints: int = 32) -> ParsedRequest:
     """Return the request and its recipe; InvalidRequestError lists everything that is wrong.
 
-    A mergekit configuration is taken for the request that it stands for.
+    A mergekit configuration is converted first.
     """
     if is_mergekit(document):
-        # Its base may be listed too.
+        # The base may be listed too.
         _refuse_too_many(document, "models", max_checkpoints + 1)
         document = from_mergekit(document)
     _refuse_too_many(document, "checkpoints", max_checkpoints)
@@ -123,18 +123,18 @@ def parse_request(document: Any, *, max_checkpoints: int = 32) -> ParsedRequest:
 
 
 def _refuse_too_many(document: Any, name: str, max_checkpoints: int) -> None:
-    """Raise InvalidRequestError for too many checkpoints, before any of them is looked at."""
+    """Raise InvalidRequestError for too many checkpoints, before parsing any of them."""
     given = document.get(name) if isinstance(document, Mapping) else None
     if isinstance(given, list | tuple) and len(given) > max_checkpoints:
         message = (
-            f"{len(given):,} checkpoints; at most {max_checkpoints} are taken "
+            f"{len(given):,} checkpoints; at most {max_checkpoints} are allowed "
             "(AFLUENTE_MAX_CHECKPOINTS)."
         )
         raise InvalidRequestError.of([Problem(message, name)])
 
 
 def _unknown_method(document: Any) -> list[Problem]:
-    """Return what is wrong with the method's name where the rest cannot even be read."""
+    """Return the problem with the method's name, for a request that failed validation."""
     method = document.get("method") if isinstance(document, Mapping) else None
     if not isinstance(method, str):
         return []
@@ -146,7 +146,7 @@ def _unknown_method(document: Any) -> list[Problem]:
 
 
 def _checked_method(request: MergeRequest, problems: list[Problem]) -> dict[str, Any]:
-    """Return the complete parameters of the main method, adding what is wrong to `problems`."""
+    """Return the complete parameters of the main method; add what is wrong to `problems`."""
     return _checked(request, request.method, request.parameters, "", problems)
 
 
@@ -218,7 +218,7 @@ def _of_base(kind: type[MethodParameters], request: MergeRequest) -> str:
 
 
 def _unique_names(request: MergeRequest, problems: list[Problem]) -> list[str]:
-    """Return one name a checkpoint; derived ones get suffixes, given ones must differ."""
+    """Return a name for each checkpoint; derived names get suffixes, given ones must differ."""
     taken = set(RESERVED_NAMES)
     for index, ref in enumerate(request.checkpoints):
         if ref.name is not None:
@@ -244,7 +244,7 @@ def _suffixed(name: str, taken: set[str]) -> str:
 def _last_segment(uri: str) -> str:
     try:
         parts = urlsplit(uri)
-    except ValueError:  # what is wrong with the URI is said when it is resolved
+    except ValueError:  # the resolver reports the invalid URI
         return "checkpoint"
     path = unquote(f"{parts.netloc}{parts.path}" if parts.scheme else uri)
     segment = path.rstrip("/").rsplit("/", 1)[-1].split("@", 1)[0]

@@ -1,4 +1,4 @@
-"""What a client may ask for: the body of `POST /merges`, which is also the recipe of the CLI."""
+"""The body of `POST /merges`, which is also the recipe of the command line."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class CheckpointRef(_Model):
     name: str | None = Field(
         None,
         pattern=_NAME,
-        description="What results call it; the URI's last segment if not given.",
+        description="Name in results. Default: the URI's last segment.",
         examples=["telephone"],
     )
     weight: float | None = Field(
-        None, description="Merging weight, 1 if not given; refused by methods without weights."
+        None, description="Merging weight. Default: 1. Refused by methods without weights."
     )
 
     @field_validator("name")
@@ -59,7 +59,7 @@ Checkpoint = Annotated[
 
 
 class Rule(_Model):
-    """Gives the tensors that a glob matches another method, or keeps the reference's."""
+    """Another method for tensors that match a glob; `keep_base` copies the reference's tensor."""
 
     match: str = Field(
         min_length=1,
@@ -73,9 +73,9 @@ class Rule(_Model):
     @field_validator("match")
     @classmethod
     def _few_wildcards(cls, value: str) -> str:
-        # Each makes every comparison longer, and there are as many as tensors times rules.
+        # Every tensor is matched against every rule, and wildcards make each match slower.
         if sum(map(value.count, "*?[")) > _MOST_WILDCARDS:
-            raise ValueError(f"A glob may have {_MOST_WILDCARDS} wildcards (*, ?, [)")
+            raise ValueError(f"A glob may have at most {_MOST_WILDCARDS} wildcards (*, ?, [)")
         return value
 
 
@@ -83,10 +83,10 @@ class OutputSpec(_Model):
     """How the artifact is written."""
 
     dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
-        None, description="dtype of every floating-point tensor; the reference's if not given."
+        None, description="dtype of every floating-point tensor. Default: the reference's."
     )
     max_shard_size: str = Field(
-        "5GB", description="Most bytes a safetensors file may have: a number with KB, MB, GB, GiB…"
+        "5GB", description="Largest size of a safetensors file: a number with KB, MB, GB, GiB…"
     )
 
     @field_validator("max_shard_size")
@@ -102,7 +102,7 @@ class OutputSpec(_Model):
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes that `5GB`, `500 MB` or `2GiB` stand for; ValueError if unreadable."""
+    """Return the size in bytes of `5GB`, `500 MB` or `2GiB`; ValueError if unreadable."""
     found = _SIZE.fullmatch(text.strip())
     size = int(float(found[1]) * _UNITS[(found[2] or "B").upper()]) if found else 0
     if not 1 <= size < _SIZE_LIMIT:
@@ -131,7 +131,7 @@ class MergeRequest(_Model):
     )
 
     name: str | None = Field(
-        None, min_length=1, max_length=200, description="For people and lists."
+        None, min_length=1, max_length=200, description="A name for lists and reports."
     )
     base: Checkpoint | None = Field(
         None, description="The pretrained checkpoint that the others were fine-tuned from."
@@ -145,7 +145,7 @@ class MergeRequest(_Model):
         description="The method's parameters; GET /methods/{name} has their schema.",
     )
     rules: tuple[Rule, ...] = Field((), max_length=200, description="Exceptions by tensor name.")
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the methods that draw at random.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of randomised methods.")
     output: OutputSpec = Field(OutputSpec(), description="How the artifact is written.")
     evaluation: EvaluationSpec | None = Field(
         None, description="Word error rates to measure when the merge is done."
@@ -153,7 +153,7 @@ class MergeRequest(_Model):
     metadata: dict[str, str] = Field(
         default_factory=dict,
         max_length=32,
-        description="Yours: up to 32 strings, kept as they are.",
+        description="Up to 32 strings of your own, stored unchanged.",
     )
 
     @field_validator("base")
@@ -168,5 +168,5 @@ class MergeRequest(_Model):
     def _short_metadata(cls, value: dict[str, str]) -> dict[str, str]:
         for key, text in value.items():
             if len(key) > 64 or len(text) > 512:
-                raise ValueError("Keys may have 64 characters and values 512")
+                raise ValueError("Keys may have at most 64 characters, values at most 512")
         return value

@@ -1,4 +1,4 @@
-"""Every setting, with its default: environment variables `AFLUENTE_*`."""
+"""The settings and their defaults: environment variables `AFLUENTE_*`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="AFLUENTE_",
-        # Compose and Kubernetes pass on what is not set as an empty text.
+        # Compose and Kubernetes pass unset variables on as empty strings.
         env_ignore_empty=True,
         frozen=True,
         extra="ignore",
@@ -28,26 +28,26 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(
         Path("afluente-data"),
-        description="Folder of everything the embedded default keeps: database, queue, cache, artifacts.",
+        description="Folder for the database, queue, cache and artifacts of `afluente up`.",
     )
     database_url: str | None = Field(
         None, description="SQLAlchemy URL of the database; SQLite in the data folder if not set."
     )
     broker_url: SecretStr | None = Field(
         None,
-        description="redis:// URL of the queue; `afluente up` starts a Valkey of its own if not set.",
+        description="redis:// URL of the queue; if not set, `afluente up` starts its own Valkey.",
     )
     artifact_dir: Path | None = Field(
         None,
-        description="Folder of scratch space and published artifacts, shared by the API and all workers; in the data folder if not set.",
+        description="Folder for scratch space and published artifacts, shared by the API and all workers; in the data folder if not set.",
     )
     cache_dir: Path | None = Field(
         None,
-        description="Folder of downloaded checkpoints and digests; in the data folder if not set.",
+        description="Folder for downloaded checkpoints and digests; in the data folder if not set.",
     )
     file_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         (),
-        description="Colon-separated folders that file:// URIs may reach, besides the samples and the data folder's `sources`.",
+        description="Colon-separated folders allowed in file:// URIs, besides the samples and the data folder's `sources`.",
     )
     schemes: Annotated[tuple[str, ...] | None, NoDecode] = Field(
         None, description="Comma-separated URI schemes that are allowed; all of them if not set."
@@ -58,93 +58,93 @@ class Settings(BaseSettings):
     )
     allow_private_addresses: bool = Field(
         False,
-        description="Let remote sources live on private or loopback addresses (a mirror inside your network, over http too).",
+        description="Allow remote sources on private or loopback addresses (a mirror inside your network), also over http.",
     )
     hf_endpoint: str = Field(
-        "https://huggingface.co", description="The hub's address, for hf:// URIs."
+        "https://huggingface.co", description="Address of the hub for hf:// URIs."
     )
     hf_token: SecretStr | None = Field(
         None, description="Token for private or gated repositories on the hub."
     )
     host: str = Field(
         "127.0.0.1",
-        description="Address the API listens on; anything but loopback needs an API key first.",
+        description="Address the API listens on; addresses other than loopback require an API key.",
     )
     port: int = Field(
         8000,
         ge=0,
         le=65535,
-        description="Port the API listens on; 0 picks a free one. The `tcp://...` that Kubernetes sets for a Service called afluente counts as not set.",
+        description="Port the API listens on; 0 picks a free one. A `tcp://...` value, which Kubernetes sets for a Service called afluente, counts as not set.",
     )
     require_api_key: bool = Field(
         False,
-        description="Ask for an API key even on loopback. Asked for anyway once a key was made, even after the last is revoked.",
+        description="Require an API key even on loopback. Once a key has been created, keys are always required, even after the last is revoked.",
     )
-    max_checkpoints: int = Field(32, ge=1, description="Most checkpoints a merge may name.")
+    max_checkpoints: int = Field(32, ge=1, description="Largest number of checkpoints in a merge.")
     max_source_bytes: int = Field(
-        50 * 10**9, ge=1, description="Most bytes one checkpoint may have."
+        50 * 10**9, ge=1, description="Largest size of a checkpoint, in bytes."
     )
     max_body_bytes: int = Field(
-        1_000_000, ge=1, description="Most bytes a request's body may have."
+        1_000_000, ge=1, description="Largest size of a request's body, in bytes."
     )
     request_seconds: float = Field(
         30.0,
         gt=0,
-        description="How long a client may take to send the head of a request, and then its body.",
+        description="Time limit for receiving a request's head, and again for its body.",
     )
     source_timeout_seconds: float = Field(
-        30.0, gt=0, description="How long a remote source may take to answer."
+        30.0, gt=0, description="Time limit for a remote source's response."
     )
     source_deadline_seconds: float = Field(
         60.0,
         gt=0,
-        description="How long a request may take to look at all its remote sources; then it is refused, to be sent again.",
+        description="Time limit for checking all remote sources of a request; after it the request is refused with 503.",
     )
     lease_seconds: float = Field(
-        10.0, gt=0, description="How long a worker owns a job without renewing its lease."
+        10.0, gt=0, description="How long a worker's lease on a job lasts without renewal."
     )
     renew_seconds: float = Field(2.0, gt=0, description="How often a worker renews its lease.")
     poll_seconds: float = Field(
-        0.5, gt=0, description="How often a worker looks whether its job was cancelled."
+        0.5, gt=0, description="How often a worker checks whether its job was cancelled."
     )
     sweep_seconds: float = Field(
-        2.0, gt=0, description="How often lost and forgotten jobs are looked for."
+        2.0, gt=0, description="How often workers look for lost and forgotten jobs."
     )
     max_crashes: int = Field(
-        5, ge=1, description="After how many dead workers a job fails instead of being tried again."
+        5, ge=1, description="Number of worker crashes after which a job fails for good."
     )
     stop_seconds: float = Field(
         20.0,
         gt=0,
-        description="How long a worker may take to put its job back when it is told to stop.",
+        description="Time limit for a stopping worker to return its job to the queue.",
     )
     device: str = Field("auto", description="Where workers compute: auto, cpu, cuda, cuda:0, ...")
     threads: int | None = Field(
         None,
         ge=1,
-        description="Tensors merged at the same time on a CPU; the number of cores if not set.",
+        description="Number of tensors merged at the same time on a CPU; the number of cores if not set.",
     )
     memory_bytes: int | None = Field(
         None,
         ge=1,
-        description="Working memory of a merge; what the largest tensor needs is always allowed.",
+        description="Working memory of a merge; the largest tensor may always exceed it.",
     )
     failed_scratch_seconds: float = Field(
         86_400.0,
         ge=0,
-        description="How long a failed merge keeps what it finished, for a retry to take over.",
+        description="How long the finished tensors of a failed merge are kept for a retry.",
     )
     idempotency_seconds: float = Field(
         86_400.0, gt=0, description="How long an Idempotency-Key is remembered."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="What is logged."
+        "info", description="Lowest level that is logged."
     )
 
     @field_validator("port", mode="before")
     @classmethod
     def _ignore_kubernetes(cls, value: object) -> object:
-        """Take what a Service called `afluente` leaves in AFLUENTE_PORT for nothing."""
+        """Ignore the URL that Kubernetes sets as AFLUENTE_PORT for a Service called afluente."""
         is_service = isinstance(value, str) and _SERVICE.match(value)
         return cls.model_fields["port"].default if is_service else value
 
@@ -153,7 +153,7 @@ class Settings(BaseSettings):
     def _renew_in_time(cls, value: float, info: ValidationInfo) -> float:
         lease = info.data.get("lease_seconds")
         if lease is not None and value >= lease:
-            raise ValueError(f"It must be less than AFLUENTE_LEASE_SECONDS, which is {lease}.")
+            raise ValueError(f"Must be less than AFLUENTE_LEASE_SECONDS, which is {lease}.")
         return value
 
     @field_validator("file_roots", mode="before")
@@ -175,29 +175,29 @@ class Settings(BaseSettings):
 
     @cached_property
     def database(self) -> str | Path:
-        """The database's URL, or the path of SQLite's file in the data folder."""
+        """The database's URL, or the path of the SQLite file in the data folder."""
         return self.database_url or self.data / "afluente.db"
 
     @cached_property
     def broker(self) -> str | None:
-        """The queue's URL, or None when the embedded one is to be started."""
+        """The queue's URL; None for the embedded Valkey."""
         return self.broker_url.get_secret_value() if self.broker_url else None
 
     @cached_property
     def artifacts(self) -> Path:
-        """The folder of scratch space and published artifacts."""
+        """The folder for scratch space and published artifacts."""
         return (self.artifact_dir or self.data / "artifacts").expanduser().absolute()
 
     @cached_property
     def cache(self) -> Path:
-        """The folder of downloads and digests."""
+        """The folder for downloads and digests."""
         return (self.cache_dir or self.data / "cache").expanduser().absolute()
 
     @cached_property
     def roots(self) -> tuple[Path, ...]:
-        """The folders that file:// URIs may reach: the operator's, the samples, the data's sources.
+        """The folders allowed in file:// URIs: `file_roots`, the samples, the data's `sources`.
 
-        Not the whole data folder: the database and the queue's files are nobody's checkpoint.
+        The rest of the data folder (database, queue) is excluded.
         """
         samples = (_SAMPLES,) if _SAMPLES.is_dir() else ()
         return (

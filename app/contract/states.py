@@ -1,4 +1,4 @@
-"""The states of merges and evaluations, and the transitions that are legal."""
+"""The states of merges and evaluations, and the legal transitions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class MergeStatus(StrEnum):
-    """Where a merge is; the last three are final."""
+    """A merge's status; the last three are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -26,7 +26,7 @@ class Phase(StrEnum):
 
 
 class EvaluationStatus(StrEnum):
-    """Where an evaluation is; the last four are final. `partial`: some audio was unusable."""
+    """An evaluation's status; the last four are final. `partial`: some audio was unusable."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -40,8 +40,8 @@ class EvaluationStatus(StrEnum):
 FINAL = frozenset({"succeeded", "partial", "failed", "cancelled"})
 OPEN = frozenset({"queued", "running", "cancelling"})
 
-# From each status, those that may follow. Both kinds of job share the table: only an evaluation
-# ever becomes `partial`.
+# The statuses that may follow each status. Merges and evaluations share the table, but only an
+# evaluation becomes `partial`.
 TRANSITIONS: dict[str, frozenset[str]] = {
     "queued": frozenset({"running", "cancelled", "failed"}),
     "running": frozenset({"queued", "cancelling", "succeeded", "partial", "failed"}),

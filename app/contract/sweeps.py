@@ -1,4 +1,4 @@
-"""Sweeps: a recipe in which parameters of the method have several values, and its points."""
+"""Sweeps: recipes with several values for a parameter, and the points of their grid."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ MOST_POINTS = 100
 
 @dataclass(frozen=True)
 class Point:
-    """One merge of a sweep: the swept parameters' values there, and the recipe with them."""
+    """One merge of a sweep: the values of the swept parameters, and the recipe with them."""
 
     values: Mapping[str, Any]
     recipe: Recipe
 
     @property
     def name(self) -> str:
-        """`beta=0.3,rank_fraction=0.5`: what messages call it, and its folder."""
+        """`beta=0.3,rank_fraction=0.5`: the point's name in messages, and its folder."""
         return _name(self.values)
 
 
 def lists_in(document: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Return the parameters of a recipe that are lists: those that it sweeps."""
+    """Return the parameters of a recipe that are lists, and therefore swept."""
     parameters = document.get("parameters")
     if is_mergekit(document) or not isinstance(parameters, Mapping):
         return {}
@@ -45,10 +45,10 @@ def parse_sweep(
     *,
     max_checkpoints: int = 32,
 ) -> tuple[Point, ...]:
-    """Return the points of the grid that the recipe's lists and `swept` span, the last one fastest.
+    """Return the points of the grid of the recipe's lists and `swept`; the last varies fastest.
 
-    `swept` takes the place of what the recipe says of a parameter. InvalidRequestError lists what
-    is wrong, and at which points.
+    `swept` overrides the recipe's parameters. Raises InvalidRequestError that lists what is wrong,
+    and at which points.
     """
     if is_mergekit(document):
         document = from_mergekit(document)
@@ -74,26 +74,26 @@ def parse_sweep(
 
 
 def _check_values(values: Mapping[str, Sequence[Any]]) -> None:
-    """Refuse what spans no grid, or one too large."""
+    """Refuse fields that are not parameters, empty lists, and grids that are too large."""
     problems = []
     for name, chosen in values.items():
         if name in MergeRequest.model_fields:
             message = f"A sweep varies parameters of the method; {name} is a field of the recipe."
             problems.append(Problem(message, name))
         elif not chosen:
-            message = "An empty list has no point; give at least one value."
+            message = "The list is empty; give at least one value."
             problems.append(Problem(message, f"parameters.{name}"))
     count = prod(len(chosen) for chosen in values.values())
     if count > MOST_POINTS:
         sizes = " x ".join(str(len(chosen)) for chosen in values.values())
-        message = f"The sweep has {count:,} points ({sizes}); at most {MOST_POINTS} are taken."
+        message = f"The sweep has {count:,} points ({sizes}); at most {MOST_POINTS} are allowed."
         problems.append(Problem(message, "parameters"))
     if problems:
         raise InvalidRequestError.of(problems)
 
 
 def _check_distinct(points: Sequence[Point]) -> None:
-    """Refuse points that are the same once they are validated: 1 and 1.0, say."""
+    """Refuse points that are equal after validation, such as 1 and 1.0."""
     twice = [name for name, count in Counter(point.name for point in points).items() if count > 1]
     if twice:
         raise InvalidRequestError.of(
@@ -109,7 +109,7 @@ def _with(document: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, A
 
 
 def _located(problem: Problem, points: Sequence[Mapping[str, Any]], of: int) -> Problem:
-    """Return the problem with the points at which it is met, unless that is all of them."""
+    """Return the problem with the points that have it, unless all of them do."""
     if len(points) == of:
         return problem
     more = f" (and {len(points) - 1} more)" if len(points) > 1 else ""

@@ -1,4 +1,4 @@
-"""The names by which the API and the workers know the queue, its tasks and its channels."""
+"""Names of the queue, its tasks and its channels, shared by API and workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a safetensors header says of a tensor, and the dtypes that can be merged."""
+"""Tensor entries of safetensors headers, and the dtypes that can be merged."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DTYPE_NAMES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """One stored tensor: its file and the bytes it takes there, counted from the file's start."""
+    """One stored tensor: its file, and its start and end in bytes from the file's start."""
 
     name: str
     dtype: str
@@ -45,7 +45,7 @@ class TensorHeader:
 
     @property
     def size_bytes(self) -> int:
-        """The bytes it takes in its file."""
+        """The tensor's size in the file, in bytes."""
         return self.end - self.start
 
     @property

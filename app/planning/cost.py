@@ -1,4 +1,4 @@
-"""What a tensor's merge costs: operations, bytes read, working memory."""
+"""Estimates the cost of merging a tensor: operations, bytes read, working memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where every tensor goes in the artifact's safetensors files, known before any is merged."""
+"""Lays out the artifact's safetensors files before any tensor is merged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ALIGNMENT = 8  # the format wants the header's length to be a multiple of this
 
 @dataclass(frozen=True)
 class OutputFile:
-    """One safetensors file: the bytes of its header, and its tensors in the order they lie."""
+    """One safetensors file: the bytes of its header, and its tensors in stored order."""
 
     name: str
     header: bytes
@@ -30,10 +30,10 @@ class OutputFile:
 def lay_out(
     tensors: Iterable[TensorHeader], dtypes: Mapping[str, str], max_shard_bytes: int
 ) -> tuple[OutputFile, ...]:
-    """Return the files that hold `tensors` in the given dtypes, each within the limit.
+    """Return the files for `tensors` in the given dtypes, each of at most `max_shard_bytes`.
 
-    Wide dtypes go first, then names in order, so that every tensor is aligned to its dtype; a
-    tensor larger than the limit gets a file of its own.
+    Wider dtypes come first, so that every tensor is aligned; within a dtype, tensors are sorted by
+    name. A tensor larger than the limit gets its own file.
     """
     ordered = sorted(tensors, key=lambda t: (-ITEM_SIZES[dtypes[t.name]], t.name))
     shards: list[list[TensorHeader]] = [[]]

@@ -1,4 +1,4 @@
-"""The plan of a merge: what happens to every tensor, where it goes, and what it costs."""
+"""The plan of a merge: the treatment, output position and cost of every tensor."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Treatment(StrEnum):
     """What is done with a tensor."""
 
     MERGE = "merge"  # by the method
-    MEAN = "mean"  # a spectral method's way with tensors that are not matrices: λ·mean(wᵢdᵢ)
-    KEEP = "keep"  # the reference's, as it is
-    COPY = "copy"  # not floating point: equal in all inputs, or refused
+    MEAN = "mean"  # λ·mean(wᵢdᵢ): spectral methods on tensors that are not matrices
+    KEEP = "keep"  # copied from the reference, by rule
+    COPY = "copy"  # not floating point: must be equal in all inputs
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Step:
-    """One tensor: how it is treated, by which assignment, in how many passes, at what cost."""
+    """One tensor's treatment, assignment, number of passes and cost."""
 
     target: TensorHeader
     treatment: Treatment
@@ -56,7 +56,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every step in the order of the output, and the files that they fill."""
+    """All steps in output order, and the output files."""
 
     steps: tuple[Step, ...]
     files: tuple[OutputFile, ...]
@@ -82,13 +82,13 @@ class Plan:
 def make_plan(
     recipe: Recipe, tensors: _Tensors, base: _Tensors | None, experts: Sequence[_Tensors]
 ) -> Plan:
-    """Return the plan; `tensors` are the reference's in stored order, tied ones once."""
+    """Return the plan; `tensors` are the reference's in stored order, without tied duplicates."""
     dtypes = {tensor.name: _output_dtype(tensor, recipe) for tensor in tensors.values()}
     files = lay_out(tensors.values(), dtypes, recipe.output.max_shard_bytes)
     main = Assignment(recipe.method, recipe.method_parameters, None)
     rules = [
         (
-            # Compiled here once: fnmatchcase would look each pattern up for every tensor.
+            # fnmatchcase would look up each pattern for every tensor.
             re.compile(translate(rule.match)),
             Assignment(rule.method, _parameters(rule.method, rule.parameters), rule.match),
         )

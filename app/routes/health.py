@@ -41,7 +41,7 @@ async def get_health() -> dict[str, str]:
 )
 @PROBE
 def get_readiness(backend: BackendDep) -> JSONResponse:
-    """Say whether merges can be made.
+    """Return whether merges can be made.
 
     That is: the database's tables can be read, the broker answers, the disks can be written, and a
     worker was seen lately that takes jobs. Answers within seconds, whatever hangs.

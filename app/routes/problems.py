@@ -19,7 +19,7 @@ from app.contract.errors import (
     InvalidRequestError,
     NotFoundError,
     Problem,
-    tellable,
+    sanitize,
 )
 from app.services.backend import DATABASE_ERRORS, database_problem
 
@@ -84,7 +84,7 @@ def _response(
         "type": _TYPE + code,
         "title": title,
         "status": status,
-        "detail": tellable(detail),
+        "detail": sanitize(detail),
         "code": code,
         **({"errors": errors} if errors else {}),
         **extra,

@@ -43,7 +43,7 @@ def repr_digest(sha256: str) -> str:
 
 
 def is_unmodified(headers: Headers, etag: str) -> bool:
-    """Say whether `If-None-Match` names what the client would get."""
+    """Return whether `If-None-Match` names what the client would get."""
     given = headers.get("if-none-match", "")
     tags = {tag.strip().removeprefix("W/") for tag in given.split(",")}
     return "*" in tags or etag in tags

@@ -30,7 +30,7 @@ def list_page(
 
 
 def is_over(backend: Backend, merge_id: str, after: int) -> bool:
-    """Say whether a reader who has seen event `after` has seen the last: the log ends in `end`.
+    """Return whether a reader who has seen event `after` has seen the last: the log ends in `end`.
 
     NotFoundError if there is no merge.
     """

@@ -35,7 +35,7 @@ class _Set:
     normalizer: NormalizerName
 
     def has(self, result: Mapping[str, Any]) -> bool:
-        """Say whether a whole result, without its utterances, is of this set and decoded alike."""
+        """Return whether a complete result has this manifest and these decoding settings."""
         same = result["manifest_sha256"] == self.digest and not result.get("skipped")
         return same and DecodingRecord.model_validate(result["decoding"]).settings == self.settings
 

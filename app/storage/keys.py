@@ -27,7 +27,7 @@ class ApiKey:
     scopes: frozenset[str]
 
     def allows(self, scope: str) -> bool:
-        """Say whether the key has the scope; `admin` has all, `write` reads too."""
+        """Return whether the key has the scope; `admin` has all, `write` reads too."""
         if "admin" in self.scopes or scope in self.scopes:
             return True
         return scope == "read" and "write" in self.scopes
@@ -61,13 +61,13 @@ def find(engine: Engine, secret: str) -> ApiKey | None:
 
 
 def any_ever(engine: Engine) -> bool:
-    """Say whether a key was ever made, revoked or not: from then on every call needs one."""
+    """Return whether a key was ever made, revoked or not: from then on every call needs one."""
     with reading(engine) as connection:
         return connection.execute(select(api_keys.c.id).limit(1)).first() is not None
 
 
 def any_active(engine: Engine) -> bool:
-    """Say whether a key exists that is not revoked."""
+    """Return whether a key exists that is not revoked."""
     query = select(api_keys.c.id).where(api_keys.c.revoked_at.is_(None)).limit(1)
     with reading(engine) as connection:
         return connection.execute(query).first() is not None

@@ -151,7 +151,7 @@ def counts(engine: Engine) -> dict[str, int]:
 
 
 def has_open_work(connection: Connection, merge_id: str) -> bool:
-    """Say whether the merge or one of its evaluations has not ended yet."""
+    """Return whether the merge or one of its evaluations has not ended yet."""
     own = select(merges.c.id).where(merges.c.id == merge_id, merges.c.status.in_(sorted(OPEN)))
     theirs = select(evaluations.c.id).where(
         evaluations.c.merge_id == merge_id, evaluations.c.status.in_(sorted(OPEN))
@@ -160,7 +160,7 @@ def has_open_work(connection: Connection, merge_id: str) -> bool:
 
 
 def has_open_readers(connection: Connection, merge_id: str) -> bool:
-    """Say whether a merge or an evaluation that has not ended names this merge as a source."""
+    """Return whether a merge or an evaluation that has not ended names this merge as a source."""
 
     def names_it(column: ColumnElement[Any]) -> ColumnElement[bool]:
         return cast(column, Text).contains(merge_uri(merge_id))

@@ -59,7 +59,7 @@ class Part:
 
 
 def are_planned(engine: Engine, evaluation_id: str, device_type: str) -> bool:
-    """Say whether an earlier attempt has divided the evaluation, for this type of device."""
+    """Return whether an earlier attempt has divided the evaluation, for this type of device."""
     own = parts.c.evaluation_id == evaluation_id, parts.c.device_type == device_type
     with reading(engine) as connection:
         return connection.execute(select(parts.c.id).where(*own).limit(1)).first() is not None

@@ -116,7 +116,7 @@ wer.__doc__ = f"{wer.__doc__}\n\n{_EXIT_STATUS}"
 
 
 def _is_ours(form: Format) -> bool:
-    """Say whether the form is made here, from the document; the service makes the others."""
+    """Return whether the form is made here, from the document; the service makes the others."""
     return form in {Format.TABLE, Format.JSON}
 
 

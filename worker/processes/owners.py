@@ -13,7 +13,7 @@ def describe_process(worker_id: str) -> str:
 
 
 def is_known_dead(owner: str) -> bool:
-    """Say whether a process was of this machine and is gone; False whenever that is not known."""
+    """Return whether the owner was a process of this machine that has ended; False if unknown."""
     parts = owner.split(":")
     if len(parts) != 4 or parts[1] != _place() or not parts[1]:
         return False

@@ -1,4 +1,4 @@
-"""What `GET /methods` and the documentation say of a method."""
+"""The description of a method in `GET /methods` and in the documentation."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Soup(MethodParameters):
 
 
 class ModelStock(MethodParameters):
-    """Model Stock: the average, drawn to the base as far as the experts disagree."""
+    """Model Stock: the average, moved towards the base the more the experts disagree."""
 
     name = "model_stock"
     title = "Model Stock"
@@ -48,8 +48,8 @@ class ModelStock(MethodParameters):
         "https://arxiv.org/abs/2403.19522",
     )
     summary = (
-        "Goes from the base towards the average of the experts, the further the smaller the "
-        "angles between their task vectors are."
+        "Interpolates between the base and the average of the experts: the smaller the angles "
+        "between task vectors, the closer to the average."
     )
     base = "required"
     space = "task_vectors"
@@ -58,7 +58,7 @@ class ModelStock(MethodParameters):
     blockwise = True
 
     filter_wise: bool = Field(
-        False, description="Take the angles of each row (output channel) instead of the tensor."
+        False, description="Compute angles for each row (output channel), not for the whole tensor."
     )
 
     @property
@@ -92,13 +92,13 @@ class Karcher(MethodParameters):
     space = "weights"
     blockwise = True
 
-    max_iter: int = Field(10, ge=1, le=1000, description="The most steps towards the mean.")
+    max_iter: int = Field(10, ge=1, le=1000, description="Largest number of iterations.")
     tol: float = Field(
         1e-5,
         gt=0.0,
         lt=1.0,
-        description="The step, in radians, below which the mean is reached; also the norm, beside "
-        "the largest, below which a checkpoint's tensor has no direction.",
+        description="Step, in radians, at which iteration stops; also the norm, relative to the "
+        "largest, below which a checkpoint's tensor is ignored as having no direction.",
     )
 
     @property
@@ -144,7 +144,7 @@ class MultiSlerp(MethodParameters):
 
 
 class Slerp(MethodParameters):
-    """SLERP: the way from one model to another along the sphere."""
+    """SLERP: interpolation between two models along the sphere."""
 
     name = "slerp"
     title = "Spherical interpolation (SLERP)"
@@ -156,8 +156,8 @@ class Slerp(MethodParameters):
         "https://doi.org/10.1145/325165.325242",
     )
     summary = (
-        "Goes from one model to another along the sphere. The first is the base, or the first "
-        "checkpoint if there is no base."
+        "Interpolates between two models along the sphere. The first model is the base, or the "
+        "first checkpoint if there is no base."
     )
     base = "optional"
     space = "weights"
@@ -168,7 +168,7 @@ class Slerp(MethodParameters):
     blockwise = True
 
     t: float = Field(
-        0.5, ge=0.0, le=1.0, description="How far to go: 0 is the first model, 1 the second."
+        0.5, ge=0.0, le=1.0, description="Interpolation factor: 0 is the first model, 1 the second."
     )
 
     @property
@@ -178,7 +178,7 @@ class Slerp(MethodParameters):
 
 
 class NuSlerp(MethodParameters):
-    """NuSLERP: SLERP by weights, on task vectors if there is a base, whole or by rows."""
+    """NuSLERP: weighted SLERP, on task vectors if there is a base, of tensors or of rows."""
 
     name = "nuslerp"
     title = "NuSLERP"
@@ -201,8 +201,8 @@ class NuSlerp(MethodParameters):
 
     axis: Literal[0, -1] | None = Field(
         None,
-        description="The axis along which vectors lie that are interpolated each by its own angle: "
-        "0, or the last (-1); the whole tensor is one vector if not given.",
+        description="Interpolate each vector along this axis (0 or -1, the last) by its own angle. "
+        "Default: the whole tensor is one vector.",
     )
 
     @property

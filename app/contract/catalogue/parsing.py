@@ -1,4 +1,4 @@
-"""From what a request says of a method to its checked parameters, or to every problem at once."""
+"""Parses and checks a request's method, parameters and weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.contract.problems import did_you_mean
 
 _SYNONYMS = dict.fromkeys(("lambda", "alpha", "scale", "scaling"), "scaling_coefficient")
 _CANCELS = 1e-9
-"""Weights whose sum is this small beside their sizes cancel: 0.1 + 0.2 − 0.3 is not 0 in binary."""
+"""Relative size below which a sum of weights counts as 0: 0.1 + 0.2 − 0.3 is not 0 in binary."""
 
 
 def parse_method(name: str, *, param: str = "method") -> type[MethodParameters]:
@@ -24,7 +24,7 @@ def parse_method(name: str, *, param: str = "method") -> type[MethodParameters]:
     method = CATALOGUE.get(name)
     if method is None:
         hint = did_you_mean(name, CATALOGUE)
-        message = f'There is no method "{name}".{hint} Known: {", ".join(CATALOGUE)}.'
+        message = f'Unknown method "{name}".{hint} Known: {", ".join(CATALOGUE)}.'
         raise InvalidRequestError.of([Problem(message, param)])
     return method
 
@@ -48,7 +48,7 @@ def validate_weights(
     """Return what is wrong with the merging weights; None stands for a weight not given (1)."""
     given = {i: weight for i, weight in enumerate(weights or ()) if weight is not None}
     if not parameters.uses_weights:
-        message = f"{parameters.name} has no weights; leave it out."
+        message = f"{parameters.name} has no weights; remove this one."
         return [Problem(message, _weight_param(i)) for i in given]
     problems = [
         Problem(f"A weight must be a finite number, not {weight}.", _weight_param(i))
@@ -93,7 +93,7 @@ def _problem(method: type[MethodParameters], item: ErrorDetails, param: str) -> 
     if item["type"] == "literal_error" and isinstance(item["input"], str):
         message += did_you_mean(item["input"], str(context.get("expected", "")).split("'"))
     if isinstance(item["input"], list | tuple):
-        message += " A list is a sweep: `afluente merge --sweep` makes one merge of each value."
+        message += " For a sweep over several values, use `afluente merge --sweep`."
     return Problem(message, f"{param}.{field}")
 
 
@@ -105,7 +105,7 @@ def _unknown(method: type[MethodParameters], field: str) -> str:
         hint = f' Did you mean "{synonym}"?'
     elif not hint:
         others = [name for name, other in CATALOGUE.items() if field in other.model_fields]
-        hint = f" ({', '.join(others)} has.)" if others else ""
+        hint = f" (It is a parameter of {', '.join(others)}.)" if others else ""
     return f'{method.name} has no parameter "{field}".{hint} Known: {", ".join(known) or "none"}.'
 
 

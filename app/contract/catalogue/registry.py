@@ -1,4 +1,4 @@
-"""The table of all methods, in the order in which people are shown them."""
+"""The table of all methods, in display order."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ Orthogonalization = Literal["polar", "newton_schulz", "svd"]
 EnergyMeasure = Literal["singular_values", "squared"]
 
 _ORTHOGONALIZATION = (
-    "How the experts' concatenated bases are made orthogonal: `polar` is the exact polar factor, "
-    "`newton_schulz` five steps of a polynomial iteration that stays stable where experts share "
+    "How the experts' concatenated bases are orthogonalised: `polar` is the exact polar factor, "
+    "`newton_schulz` five steps of a polynomial iteration that is stable where experts share "
     "directions, `svd` the original algorithm, for comparison."
 )
 
@@ -39,14 +39,14 @@ class SpectralParameters(MethodParameters):
     spectral = True
 
     scaling_coefficient: float = Field(
-        1.0, description="λ, the factor of the merged task vector before it is added to the base."
+        1.0,
+        description="λ, the factor of the merged task vector when it is added to the base.",
     )
     noise_floor: float = Field(
         1.0,
         ge=0.0,
-        description="Singular directions whose singular value is at or under the rounding noise "
-        "of the stored weights, times this factor, are left out. 0 leaves out only what float32 "
-        "arithmetic cannot resolve.",
+        description="Singular values at or below this factor times the rounding noise of the "
+        "stored weights are dropped. 0 drops only what float32 arithmetic cannot resolve.",
     )
 
     @property
@@ -76,7 +76,7 @@ class SpectralParameters(MethodParameters):
 
 
 class TsvM(SpectralParameters):
-    """TSV-M: the sum of the experts' dominant singular subspaces, made orthogonal."""
+    """TSV-M: the sum of the experts' dominant singular subspaces, orthogonalised."""
 
     name = "tsv_m"
     title = "Task singular vectors, merged (TSV-M)"
@@ -95,8 +95,8 @@ class TsvM(SpectralParameters):
         None,
         gt=0.0,
         le=1.0,
-        description="Share of the full rank kept of each expert; one over the number of experts "
-        "if not given.",
+        description="Share of the full rank kept for each expert. Default: one over the number of "
+        "experts.",
     )
     orthogonalization: Orthogonalization = Field("polar", description=_ORTHOGONALIZATION)
 
@@ -118,8 +118,9 @@ class BoostedTsvM(TsvM):
         "https://arxiv.org/abs/2603.05354",
     )
     summary = (
-        "TSV-M against rank collapse: each expert's singular values are raised to the one at "
-        "which the spectrum's cumulative energy reaches beta, before the experts are combined."
+        "TSV-M with a remedy for rank collapse: before the experts are combined, each expert's "
+        "singular values are raised to at least the one at which the spectrum's cumulative energy "
+        "reaches beta."
     )
 
     orthogonalization: Orthogonalization = Field("newton_schulz", description=_ORTHOGONALIZATION)
@@ -127,12 +128,12 @@ class BoostedTsvM(TsvM):
         0.3,
         ge=0.0,
         le=1.0,
-        description="β, the share of the cumulative energy whose singular value becomes the "
-        "smallest: 1 leaves the spectrum as it is, 0 makes it flat.",
+        description="β, the share of the cumulative energy at which the smallest kept singular "
+        "value is read: 1 leaves the spectrum unchanged, 0 makes it flat.",
     )
     energy: EnergyMeasure = Field(
         "singular_values",
-        description="What is accumulated: the singular values, or their squares.",
+        description="The energy to accumulate: singular values, or their squares.",
     )
 
 
@@ -143,8 +144,8 @@ class IsoC(SpectralParameters):
     title = "Isotropic merging in common subspace (Iso-C)"
     paper = _NO_TASK_LEFT_BEHIND
     summary = (
-        "Adds up the task vectors and gives the sum a flat spectrum: each singular value becomes "
-        "the mean of all, so that directions of single experts are not drowned by shared ones."
+        "Adds up the task vectors and replaces each singular value of the sum by their mean, so "
+        "that shared directions do not dominate those of single experts."
     )
     of_sum = True
 
@@ -154,22 +155,22 @@ class IsoC(SpectralParameters):
 
 
 class IsoCts(SpectralParameters):
-    """Iso-CTS: Iso-C with room for what each expert has outside the common directions."""
+    """Iso-CTS: Iso-C with directions of each expert outside the common subspace."""
 
     name = "iso_cts"
     title = "Isotropic merging in common and task-specific subspaces (Iso-CTS)"
     paper = _NO_TASK_LEFT_BEHIND
     summary = (
-        "Replaces the weakest directions of the summed task vectors by the strongest ones that "
-        "each expert has outside the common subspace, and makes the spectrum flat."
+        "Replaces the weakest directions of the summed task vectors by each expert's strongest "
+        "directions outside the common subspace, and makes the spectrum flat."
     )
 
     common_space_fraction: float = Field(
         0.8,
         ge=0.0,
         le=1.0,
-        description="Share of the full rank given to the directions of the sum; the rest is "
-        "shared out among the experts, rounded so that each gets as much.",
+        description="Share of the full rank for the directions of the sum; the rest is divided "
+        "equally among the experts, rounded down.",
     )
     orthogonalization: Orthogonalization = Field("polar", description=_ORTHOGONALIZATION)
 

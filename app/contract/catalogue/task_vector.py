@@ -20,7 +20,8 @@ class TaskVectorParameters(MethodParameters):
     blockwise = True
 
     scaling_coefficient: float = Field(
-        1.0, description="λ, the factor of the merged task vector before it is added to the base."
+        1.0,
+        description="λ, the factor of the merged task vector when it is added to the base.",
     )
 
 
@@ -60,7 +61,7 @@ class Ties(TaskVectorParameters):
     )
     summary = (
         "Keeps each expert's largest changes, elects a sign for every entry, and averages the "
-        "changes that have it."
+        "changes with that sign."
     )
 
     density: float = Field(
@@ -71,8 +72,8 @@ class Ties(TaskVectorParameters):
     )
     scope: Scope = Field(
         "tensor",
-        description="What an expert's largest changes are counted over: each `tensor`, or all "
-        "tensors of the `model` that the method merges.",
+        description="Where each expert's largest changes are selected: in each `tensor`, or across "
+        "all tensors of the `model` that the method merges.",
     )
 
     @property
@@ -98,8 +99,8 @@ class Pcb(TaskVectorParameters):
         "https://arxiv.org/abs/2410.02396",
     )
     summary = (
-        "Scores every change by its size and by its agreement with the other experts, drops the "
-        "low scores, and averages the rest by score."
+        "Scores every change by its magnitude and its agreement with the other experts, drops low "
+        "scores, and averages the rest by score."
     )
     uses_weights = False
 
@@ -108,8 +109,8 @@ class Pcb(TaskVectorParameters):
     )
     scope: Scope = Field(
         "tensor",
-        description="What sizes and scores are ranked over: each `tensor`, or all tensors of the "
-        "`model` that the method merges.",
+        description="Where magnitudes and scores are ranked: in each `tensor`, or across all "
+        "tensors of the `model` that the method merges.",
     )
 
     @property
@@ -136,12 +137,12 @@ class Sce(TaskVectorParameters):
     )
     summary = (
         "Selects the entries in which the experts vary most, weighs each expert by the squares of "
-        "its changes, and averages the changes that have the majority's sign."
+        "its changes, and averages the changes with the majority's sign."
     )
     uses_weights = False
 
     select_topk: float = Field(
-        1.0, gt=0.0, le=1.0, description="Share of the entries that differ which is selected."
+        1.0, gt=0.0, le=1.0, description="Share of the differing entries that is selected."
     )
 
     @property
@@ -161,13 +162,13 @@ class Breadcrumbs(TaskVectorParameters):
         2023,
         "https://arxiv.org/abs/2312.06795",
     )
-    summary = "Adds the task vectors, each without its largest and its smallest changes."
+    summary = "Adds the task vectors without their largest and smallest changes."
 
     density: float = Field(
         0.9, gt=0.0, le=1.0, description="Share of each expert's changes that is kept."
     )
     gamma: float = Field(
-        0.01, ge=0.0, lt=1.0, description="Share of the largest changes that is left out."
+        0.01, ge=0.0, lt=1.0, description="Share of the largest changes that is dropped."
     )
     normalize: bool = Field(
         False, description="Divide the sum of the task vectors by the sum of the weights."
@@ -185,7 +186,7 @@ class Breadcrumbs(TaskVectorParameters):
 
 
 class Dare(TaskVectorParameters):
-    """DARE: drop changes at random, and scale the rest up to make good for them."""
+    """DARE: drop changes at random, and scale up the rest to compensate."""
 
     name = "dare"
     title = "Drop and rescale (DARE)"
@@ -197,13 +198,11 @@ class Dare(TaskVectorParameters):
         "https://arxiv.org/abs/2311.03099",
     )
     summary = (
-        "Adds the task vectors, of each a random share of the changes, scaled up by one over that "
-        "share. The recipe's seed decides which."
+        "Drops a random share of each task vector's changes, divides the rest by the kept share, "
+        "and adds up. The recipe's seed determines the selection."
     )
 
-    density: float = Field(
-        0.5, gt=0.0, le=1.0, description="Probability with which a change is kept."
-    )
+    density: float = Field(0.5, gt=0.0, le=1.0, description="Probability of keeping a change.")
     normalize: bool = Field(
         False, description="Divide the sum of the task vectors by the sum of the weights."
     )

@@ -107,7 +107,10 @@ def test_every_wrong_parameter_is_named_at_once():
 
 
 def test_another_methods_parameter_is_recognised():
-    assert "(boosted_tsv_m has.)" in problems_of("tsv_m", {"beta": 0.3})["parameters.beta"]
+    assert (
+        "(It is a parameter of boosted_tsv_m.)"
+        in problems_of("tsv_m", {"beta": 0.3})["parameters.beta"]
+    )
 
 
 def test_a_list_is_refused_with_what_makes_sweeps():

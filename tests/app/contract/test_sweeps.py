@@ -73,7 +73,7 @@ def test_a_configuration_of_mergekit_is_swept_by_our_names() -> None:
             {"beta": [0.1, 1.5], "rank_fraction": [0.1, 0.2]},
             r"At beta=1.5,rank_fraction=0.1 \(and 1 more\): ",
         ),
-        ({"beta": []}, "parameters.beta: An empty list"),
+        ({"beta": []}, "parameters.beta: The list is empty"),
         ({"seed": [1, 2]}, "seed: .*field of the recipe"),
         ({"beta": ["x"]}, 'not the text "x"'),
         ({"beta": [0.1, True]}, "At beta=true: Must be a number"),
