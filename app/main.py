@@ -35,9 +35,9 @@ from app.routes.openapi import DESCRIPTION, describe, name_operation
 from app.routes.problems import add_handlers
 from app.services.access import AccessControl
 from app.services.backend import open_backend
-from app.services.bell import Bell
 from app.services.health import versions
 from app.services.metrics import Metrics
+from app.services.wakeups import Wakeups
 
 _GUARDED = (merges, events, artifacts, model_card, wer, evaluations, methods, metrics)
 
@@ -51,14 +51,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         backend = await asyncio.to_thread(open_backend, chosen)
         app.state.backend = backend
         app.state.access = AccessControl(chosen, backend.engine)
-        app.state.bell = Bell(backend.queue)
-        ringing = asyncio.create_task(app.state.bell.ring_for_ever())
+        app.state.wakeups = Wakeups(backend.queue)
+        waking = asyncio.create_task(app.state.wakeups.run())
         try:
             yield
         finally:
-            ringing.cancel()
+            waking.cancel()
             with suppress(asyncio.CancelledError):
-                await ringing
+                await waking
             backend.close()
 
     # Like FastAPI(), but serves the files of /docs itself: many networks cannot reach a CDN.

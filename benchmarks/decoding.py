@@ -20,7 +20,7 @@ from app.contract.evaluation import DecodingOptions
 from app.sources.architectures.whisper.configs import SAMPLE_RATE
 from app.sources.manifests import audio_path, read_manifest
 from worker.evaluation.audio import find_segment, read_segment
-from worker.evaluation.decoding import Decoder, Samples
+from worker.evaluation.decoding import Samples, SpeechDecoder
 from worker.evaluation.loading import OWN_BACKEND
 
 _SAMPLES = Path(__file__).parents[1] / "samples"
@@ -57,7 +57,7 @@ def choose(speech: Sequence[Samples], mix: str, count: int) -> list[Samples]:
     return chosen[::-1]
 
 
-def decode(decoder: Decoder, speech: Sequence[Samples], batch: int) -> Run:
+def decode(decoder: SpeechDecoder, speech: Sequence[Samples], batch: int) -> Run:
     """Return the texts and times of one pass in batches."""
     wall, cpu = time.perf_counter(), time.process_time()
     texts = []
@@ -71,7 +71,7 @@ def rows(arguments: argparse.Namespace) -> Iterator[str]:
     speech = read_speech(arguments.speech)
     for beams in arguments.beams:
         options = DecodingOptions(num_beams=beams)
-        own, theirs = (Decoder(arguments.model, "cpu", "float32", options) for _ in range(2))
+        own, theirs = (SpeechDecoder(arguments.model, "cpu", "float32", options) for _ in range(2))
         if own.backend != OWN_BACKEND:
             raise SystemExit(f"{arguments.model} is decoded by transformers: nothing to compare")
         theirs.transcriber = None

@@ -1,4 +1,4 @@
-"""A client of the service, over HTTP as any other: JSON calls, and events as they happen."""
+"""An HTTP client of the service: JSON calls and event streams."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from app.contract.errors import (
 from app.contract.hosts import is_loopback_name
 
 _DEFAULT_URL = "http://127.0.0.1:8000"
-# The stream sends a comment every 15 s: longer silence means that the connection is dead.
+# The stream sends a comment every 15 s, so longer silence means a dead connection.
 _SILENCE_SECONDS = 40.0
 _RECONNECT_SECONDS = 0.5
 _BY_STATUS = {401: UnauthorizedError, 403: ForbiddenError, 404: NotFoundError, 503: NotReadyError}
 
 
 class Client:
-    """Calls one service; every failure is an AfluenteError with the service's own words."""
+    """Calls a service; every failure is an AfluenteError with the service's message."""
 
     def __init__(self, url: str | None = None, api_key: str | None = None) -> None:
         self.url = (url or _running_here() or _DEFAULT_URL).rstrip("/")
@@ -56,28 +56,28 @@ class Client:
         return self._call("GET", path, params=_given(query)).text
 
     def get_bytes(self, path: str) -> bytes:
-        """Return the content at a path."""
+        """Return the bytes at a path."""
         return self._call("GET", path).content
 
     def post(self, path: str, body: Mapping[str, Any], *, idempotency_key: str) -> Any:
-        """Post a document and return the answer; the key makes it safe to post again."""
+        """Post a document and return the response; the key makes it safe to repeat."""
         headers = {"Idempotency-Key": idempotency_key}
         return self._document("POST", path, json=body, headers=headers)
 
     def events(self, path: str, *, patience_seconds: float = 60.0) -> Iterator[tuple[str, Any]]:
         """Yield (type, data) of a merge's events until the stream's end.
 
-        A lost connection is taken up again after the last event seen, for `patience_seconds`.
+        Reconnects for up to `patience_seconds` after the last event.
         """
         last, kind = "", ""
-        heard_at = time.monotonic()
+        last_at = time.monotonic()
         while kind != "end":
             try:
                 for event in self._stream(path, last):
-                    heard_at, kind, last = time.monotonic(), event.event, event.id or last
+                    last_at, kind, last = time.monotonic(), event.event, event.id or last
                     yield kind, json.loads(event.data)
             except httpx2.TransportError as error:
-                if time.monotonic() - heard_at > patience_seconds:
+                if time.monotonic() - last_at > patience_seconds:
                     raise NotReadyError(f"{self.url} cannot be reached: {error}.") from None
             if kind != "end":
                 time.sleep(_RECONNECT_SECONDS)
@@ -86,7 +86,7 @@ class Client:
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
         with self._http.stream("GET", path, headers=headers) as answer:
             if answer.status_code >= 500:
-                raise httpx2.RemoteProtocolError(f"it answers {answer.status_code}")
+                raise httpx2.RemoteProtocolError(f"status {answer.status_code}")
             if not answer.is_success:
                 answer.read()
                 raise _refusal(answer)
@@ -98,7 +98,7 @@ class Client:
         except httpx2.TransportError as error:
             raise NotReadyError(
                 f"{self.url} cannot be reached ({error}); start the service with `afluente up`, or "
-                "say where it is with --url."
+                "give its address with --url."
             ) from None
         if not answer.is_success:
             raise _refusal(answer)
@@ -110,15 +110,15 @@ class Client:
             return answer.json()
         except ValueError:
             raise NotReadyError(
-                f"{self.url} does not answer as the service does; say where it is with --url."
+                f"{self.url} is not an Afluente service; give its address with --url."
             ) from None
 
 
 def _open(url: str, api_key: str | None) -> httpx2.Client:
-    """Return the HTTP client; AfluenteError says what is wrong with the URL or the key.
+    """Return the HTTP client; AfluenteError for an invalid URL or key.
 
-    The key goes to this URL only: redirects are not followed, and to this machine there is no
-    proxy, whatever HTTP_PROXY and its like say.
+    The key is sent only to this URL: redirects are not followed, and HTTP_PROXY and the like are
+    ignored for this machine.
     """
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
@@ -130,9 +130,9 @@ def _open(url: str, api_key: str | None) -> httpx2.Client:
             trust_env=not is_loopback_name(httpx2.URL(url).host),
         )
     except UnicodeEncodeError:
-        raise UnauthorizedError("The API key has characters that no key has.") from None
+        raise UnauthorizedError("The API key contains invalid characters.") from None
     except (httpx2.InvalidURL, ValueError, ImportError) as error:
-        # A proxy that HTTP_PROXY or ALL_PROXY names in a way that cannot be used, too.
+        # Or an invalid proxy in HTTP_PROXY or ALL_PROXY.
         raise NotReadyError(f"{url} cannot be called: {error}.") from None
 
 
@@ -141,14 +141,14 @@ def _refusal(answer: httpx2.Response) -> AfluenteError:
     if answer.has_redirect_location:
         return NotReadyError(
             f"{answer.url} redirects to {answer.headers['location'][:200]}; if that is the service,"
-            " name it with --url (the API key is not sent there by itself)."
+            " give it with --url (the API key is not sent to redirects)."
         )
     try:
         problem = answer.json()
         text = str(problem["detail"])
         faults = [Problem(item["message"], item["param"]) for item in problem.get("errors") or []]
     except (ValueError, KeyError, TypeError):
-        text, faults = f"{answer.url} answered {answer.status_code}.", []
+        text, faults = f"{answer.url} responded with status {answer.status_code}.", []
     return _BY_STATUS.get(answer.status_code, RequestRefusedError)(text, problems=faults)
 
 
@@ -157,7 +157,7 @@ def _given(query: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def _running_here() -> str | None:
-    """Return the address of the `afluente up` that runs on the data folder, if one does."""
+    """Return the address of the `afluente up` that uses the data folder, if one runs."""
     from cli.configuration import load_settings, only
 
     try:

@@ -1,4 +1,4 @@
-"""The settings of a command: its options are the environment variables of the same name."""
+"""The settings of a command: options override the environment variables of the same name."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from app.contract.errors import InvalidRequestError, Problem
 from app.contract.problems import problems_of
 from app.contract.settings import Settings
 
-# What only the API goes by.
+# Settings that only the API uses.
 API_ONLY = frozenset({"host", "port", "require_api_key", "max_body_bytes", "idempotency_seconds"})
-# What a service goes by, and a command that does its work alone does not.
+# Settings that commands without the service do not use.
 SERVICE_ONLY = API_ONLY | {
     "database_url", "broker_url", "artifact_dir", "lease_seconds", "renew_seconds", "poll_seconds",
     "sweep_seconds", "max_crashes", "stop_seconds", "failed_scratch_seconds",
@@ -22,11 +22,10 @@ SERVICE_ONLY = API_ONLY | {
 
 
 def load_settings(ignoring: Collection[str] = (), **options: object) -> Settings:
-    """Return the settings, also for the processes that this one starts.
+    """Return the settings; child processes inherit them through the environment.
 
-    An option that is None leaves the environment's choice. Settings that the command goes without
-    (`ignoring`) count as not set if they cannot be read. Raises InvalidRequestError that names the
-    environment variables at fault.
+    Options that are None do not override. Invalid values of the settings in `ignoring` count as not
+    set. Raises InvalidRequestError with the invalid environment variables.
     """
     for name, value in options.items():
         if value is not None:
@@ -48,5 +47,5 @@ def load_settings(ignoring: Collection[str] = (), **options: object) -> Settings
 
 
 def only(*needed: str) -> frozenset[str]:
-    """Return all settings but those, for a command to ignore."""
+    """Return all settings except `needed`, for a command to ignore."""
     return frozenset(Settings.model_fields) - set(needed)

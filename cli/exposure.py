@@ -1,4 +1,4 @@
-"""Keeps a service without API keys off the network."""
+"""Refuses to expose a service without API keys to the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Follows a merge over its events, to the end of it and of its evaluation."""
+"""Follows a merge's events until it and its evaluation have ended."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from cli.progress import ProgressReport
 
 
 def follow(client: Client, merge: Mapping[str, Any], report: ProgressReport) -> dict[str, Any]:
-    """Report every event of a merge; return the merge as it is when its events have ended."""
+    """Report every event of a merge; return the merge after its last event."""
     if because := merge.get("queued_because"):
-        report.say(f"it has to wait: {because}")
+        report.write(f"the merge has to wait: {because}")
     for kind, data in client.events(f"/merges/{merge['id']}/events"):
         progress = data if kind == "progress" else data.get("progress")
         if progress:
             report.advance(progress["done"], progress["total"], progress["unit"])
         elif text := _line(kind, data):
-            report.say(text)
+            report.write(text)
     final: dict[str, Any] = client.get(f"/merges/{merge['id']}")
     return final
 
 
 def _line(kind: str, data: Mapping[str, Any]) -> str | None:
-    """Return what an event says to a person, or None for those that say nothing new."""
+    """Return an event as a line for the user, or None if it has no news."""
     if kind in {"status", "phase"}:
         return str(data.get(kind, ""))
     if kind == "warning":

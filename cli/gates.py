@@ -1,4 +1,4 @@
-"""The gate of `afluente wer`: limits from options, verdicts to stderr and the exit status."""
+"""Gates on the command line: limits from options, verdicts on stderr and in the exit status."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from app.contract.errors import InvalidRequestError, Problem
 from app.contract.gate import EVERY_SET, GateSpec
 from app.contract.problems import did_you_mean, problems_of
 
-# Neither 1, any other failure, nor 2, an option that does not exist.
+# Different from 1 (any other failure) and 2 (an unknown option).
 NOT_PASSED = 3
 
 
 def limits(asked: Mapping[str, Sequence[str] | None], against: str | None) -> GateSpec | None:
-    """Return the gate that the options ask for, or None; InvalidRequestError if unreadable.
+    """Return the gate of the options, or None; InvalidRequestError if they are invalid.
 
-    `asked` has the texts of each option by the limit's name in a gate.
+    `asked` has the values of each option by the limit's name in a gate.
     """
     found = {
         name: _rates(f"--{name.replace('_', '-')}", texts) for name, texts in asked.items() if texts
@@ -37,7 +37,7 @@ def limits(asked: Mapping[str, Sequence[str] | None], against: str | None) -> Ga
 def verdict(document: Mapping[str, Any], gate: GateSpec) -> dict[str, Any]:
     """Return the verdict on a `/wer` document.
 
-    InvalidRequestError for a name nobody knows, and for the document of an older service.
+    InvalidRequestError for unknown names, and for the document of an older service.
     """
     from app.contract.evaluation import unknown_set
     from app.reports.gate import judge
@@ -49,27 +49,26 @@ def verdict(document: Mapping[str, Any], gate: GateSpec) -> dict[str, Any]:
     if gate.max_regression and systems and gate.system not in {*systems, "base"}:
         near, listed = did_you_mean(gate.against, systems), ", ".join(systems)
         problems.append(
-            Problem(f'There are no results of "{gate.against}".{near} Known: {listed}.')
+            Problem(f'No results for the system "{gate.against}".{near} Known: {listed}.')
         )
     if problems:
         raise InvalidRequestError.of(problems)
-    return judge(document, gate, _told(document, "sets"))
+    return judge(document, gate, _evaluation_field(document, "sets"))
 
 
 def requested(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the verdict on the gate of the request; InvalidRequestError if it has none."""
-    found = _told(document, "gate")
+    """Return the verdict on the request's gate; InvalidRequestError if it has none."""
+    found = _evaluation_field(document, "gate")
     if found is None:
         status = document["evaluation"]["status"]
         raise InvalidRequestError(
-            f"The newest evaluation ({status}) was asked for without a gate; give --max-wer or "
-            "another limit."
+            f"The newest evaluation ({status}) has no gate; give --max-wer or another limit."
         )
     return dict(found)
 
 
 def fail_unless_passed(verdicts: Sequence[Mapping[str, Any]]) -> None:
-    """Say on stderr what the verdicts are; end with the status NOT_PASSED unless all are good."""
+    """Print the verdicts on stderr; exit with NOT_PASSED unless all have passed."""
     for found in verdicts:
         for failure in found["failures"]:
             typer.echo(f"gate: {failure['message']}", err=True)
@@ -83,13 +82,13 @@ def fail_unless_passed(verdicts: Sequence[Mapping[str, Any]]) -> None:
         raise typer.Exit(NOT_PASSED)
 
 
-def _told(document: Mapping[str, Any], field: str) -> Any:
-    """Return what a `/wer` document says of its evaluation; older services say less."""
+def _evaluation_field(document: Mapping[str, Any], field: str) -> Any:
+    """Return a field of a `/wer` document's evaluation; older services lack some."""
     if field not in document["evaluation"]:
         raise InvalidRequestError(
             f"The service's /wer has no `evaluation.{field}`, which a gate needs: the service is "
-            "older than this command line. Upgrade the service, or use the command line of its "
-            "version."
+            "older than this command line. Upgrade the service, or use the same version of the "
+            "command line."
         )
     return document["evaluation"][field]
 
@@ -115,5 +114,5 @@ def _rate(option: str, text: str, number: str) -> float:
         raise InvalidRequestError(
             f'{option}: "{text}" is not a rate such as 0.1 or parliament=0.1.', param=option
         )
-    # "0" of a count is the whole number that a gate wants.
+    # A gate's counts must be int.
     return int(rate) if rate.is_integer() else rate

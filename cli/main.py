@@ -1,4 +1,4 @@
-"""The `afluente` command: one file a subcommand, each loading what it needs when it runs."""
+"""The `afluente` command. Subcommands import what they need when they run."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ application.add_typer(keys.application, name="keys")
 def _afluente(
     debug: Annotated[
         bool,
-        typer.Option("--debug", help="Show a failure's traceback (anywhere in the line)."),
+        typer.Option("--debug", help="Show tracebacks; allowed anywhere in the command."),
     ] = False,
 ) -> None:
-    """Merge fine-tuned Whisper checkpoints, and say what that does to the word error rate."""
+    """Merge fine-tuned Whisper checkpoints, and measure the merge's word error rate."""
 
 
 def main() -> None:
-    """Run the command line; a failure ends it with one clear line on stderr."""
+    """Run the command line; print failures as one line on stderr."""
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:
@@ -58,12 +58,14 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        typer.echo(f"afluente: {type(error).__name__}: {error} (--debug shows where)", err=True)
+        typer.echo(
+            f"afluente: {type(error).__name__}: {error} (--debug shows the traceback)", err=True
+        )
         sys.exit(1)
 
 
 def _text(error: AfluenteError) -> str:
-    """Return one line for one problem, or the title and a line for each of several."""
+    """Return the message of a single problem, or the title and a line for each problem."""
     if len(error.problems) < 2:
         return error.message
     lines = (f"{problem.param or 'request'}: {problem.message}" for problem in error.problems)

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 DataDir = Annotated[
     Path | None,
-    typer.Option(help="Folder of everything it keeps (AFLUENTE_DATA_DIR, ./afluente-data)."),
+    typer.Option(help="Folder for all data (AFLUENTE_DATA_DIR, ./afluente-data)."),
 ]
 Host = Annotated[str | None, typer.Option(help="Address to listen on (AFLUENTE_HOST, 127.0.0.1).")]
 Port = Annotated[
@@ -30,9 +30,10 @@ Url = Annotated[
     str | None,
     typer.Option(
         envvar="AFLUENTE_URL",
-        help="The service; that of the data folder's `afluente up`, or http://127.0.0.1:8000.",
+        help="URL of the service. Default: the running `afluente up` of the data folder, else "
+        "http://127.0.0.1:8000.",
     ),
 ]
 Key = Annotated[
-    str | None, typer.Option("--api-key", envvar="AFLUENTE_API_KEY", help="API key, if needed.")
+    str | None, typer.Option("--api-key", envvar="AFLUENTE_API_KEY", help="API key, if required.")
 ]

@@ -1,4 +1,4 @@
-"""Shows how far a job is: a bar on a terminal, a line now and then elsewhere."""
+"""Shows progress: a bar on a terminal, otherwise a line every few seconds."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _PLAIN_SECONDS = 5.0
 
 
 class ProgressReport:
-    """Takes progress as it comes and writes it to stderr, where results never go."""
+    """Writes progress to stderr."""
 
     def __init__(self, label: str = "") -> None:
         self._console = Console(stderr=True)
         self._label = label
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._said_at = 0.0
+        self._written_at = 0.0
         self._unit = ""
 
     def __enter__(self) -> ProgressReport:
@@ -52,13 +52,13 @@ class ProgressReport:
         if self._bar:
             self._bar.stop()
 
-    def say(self, text: str) -> None:
-        """Write a line of its own."""
+    def write(self, text: str) -> None:
+        """Write a line."""
         console = self._bar.console if self._bar else self._console
         console.print(self._text(text), markup=False, highlight=False, soft_wrap=True)
 
     def advance(self, done: int, total: int | None, unit: str) -> None:
-        """Show that `done` of `total` (None: unknown) units are done."""
+        """Report that `done` of `total` (None: unknown) units are done."""
         if self._bar:
             if self._task is None or unit != self._unit:
                 if self._task is not None:
@@ -66,12 +66,12 @@ class ProgressReport:
                 self._task = self._bar.add_task(self._label, total=total, unit=unit)
             self._bar.update(self._task, completed=done, total=total)
         elif done == total or unit != self._unit or self._due():
-            self._said_at = time.monotonic()
-            self.say(f"{done} of {total} {unit}" if total else f"{done} {unit}")
+            self._written_at = time.monotonic()
+            self.write(f"{done} of {total} {unit}" if total else f"{done} {unit}")
         self._unit = unit
 
     def _due(self) -> bool:
-        return time.monotonic() - self._said_at >= _PLAIN_SECONDS
+        return time.monotonic() - self._written_at >= _PLAIN_SECONDS
 
     def _text(self, text: str) -> str:
         return f"{self._label}: {text}" if self._label else text

@@ -1,4 +1,4 @@
-"""Reads recipe files: the JSON body of `POST /merges`, or the same in YAML."""
+"""Reads recipe files: the body of `POST /merges` in JSON or YAML."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Form = Literal["json", "yaml"]
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Return the document in a JSON or YAML file (`-`: standard input), read as the API reads it.
+    """Return the document in a JSON or YAML file (`-`: standard input), parsed as by the API.
 
-    Raises SourceNotFoundError or MalformedBodyError that say what is wrong, and in which line.
+    Raises SourceNotFoundError, or MalformedBodyError with the line.
     """
     content = _read(path)
     form: Form = "json" if path.suffix == ".json" or content.lstrip()[:1] in b"{[" else "yaml"
@@ -29,14 +29,14 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise MalformedBodyError(f"{path}: {error.message}") from None
     if not isinstance(document, dict):
         raise MalformedBodyError(
-            f"{path} does not hold a recipe: it must be an object with the fields of "
-            "POST /merges (checkpoints, method, ...)."
+            f"{path} is not a recipe: it must be an object with the fields of POST /merges "
+            "(checkpoints, method, ...)."
         )
     return document
 
 
 def with_absolute_paths(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the recipe with plain paths turned into file:// URIs, for the service to read."""
+    """Return the recipe with paths converted to file:// URIs, for the service."""
     recipe = from_mergekit(document) if is_mergekit(document) else dict(document)
     if recipe.get("base"):
         recipe["base"] = _located(recipe["base"])
@@ -53,7 +53,7 @@ def _located(source: object) -> object:
     if isinstance(source, Mapping):
         return {**source, "uri": _located(source["uri"])} if "uri" in source else source
     if isinstance(source, str) and scheme_of(source) is None:
-        # Leaves `~nobody` as it is, where Path would raise.
+        # Path.expanduser would raise for `~nobody`.
         return Path(os.path.expanduser(source)).resolve().as_uri()  # noqa: PTH111
     return source
 

@@ -1,4 +1,4 @@
-"""The generated pages of docs/: settings from their class, methods from the catalogue."""
+"""Generates docs/settings.md and docs/methods.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FAMILIES = {
 
 
 def settings_rows() -> Iterator[tuple[str, str, str]]:
-    """Yield (environment variable, default as one writes it, description) of every setting."""
+    """Yield (environment variable, default as text, description) of every setting."""
     for name, field in Settings.model_fields.items():
         default = field.default
         if isinstance(default, bool):
@@ -37,10 +37,10 @@ def settings_page() -> str:
     )
     return (
         f"# Settings\n\n{_GENERATED}\n"
-        "Environment variables; `afluente settings` prints them, and the commonest are options of "
-        "`afluente up`, `api` and `worker` too. Relative paths start where the command runs. An "
-        "empty variable counts as not set.\n\n"
-        f"| variable | default | what it is for |\n| --- | --- | --- |\n{rows}"
+        "Environment variables. `afluente settings` prints them, and the most common ones are also "
+        "options of `afluente up`, `api` and `worker`. Relative paths are relative to the working "
+        "directory. An empty variable counts as not set.\n\n"
+        f"| variable | default | description |\n| --- | --- | --- |\n{rows}"
     )
 
 
@@ -55,7 +55,7 @@ def methods_page() -> str:
     sections = "".join(_section(method) for method in methods)
     return (
         f"# Merge methods\n\n{_GENERATED}\n"
-        "`GET /methods` and `afluente methods` say the same.\n\n"
+        "`GET /methods` and `afluente methods` show the same information.\n\n"
         "| method | family | experts | base | weights |\n| --- | --- | --- | --- | --- |\n"
         f"{index}{sections}"
     )
@@ -88,7 +88,7 @@ def _default(field: dict[str, Any]) -> str:
 
 
 def _kind(field: dict[str, Any]) -> str:
-    """Return the values that a field may have: `number in (0, 1]`, or its choices."""
+    """Return a field's range, such as `number in (0, 1]`, or its choices."""
     if "enum" in field:
         return ", ".join(f"`{choice}`" for choice in field["enum"])
     if "anyOf" in field:

@@ -1,4 +1,4 @@
-"""The table of a merge's error rates, as commands print it."""
+"""The table of a merge's error rates for commands."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from cli.client import Client
 def wer_table(
     client: Client, document: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]
 ) -> str:
-    """Return a `/wer` document as a table in which merges have the names that people know.
+    """Return a `/wer` document as a table with the merges' display names.
 
-    `known` are merges by id that need not be asked for.
+    `known` are merges by id that need not be requested.
     """
     systems = [document["merge_id"], *document["systems"]]
     merges = dict(known)
     for system in systems:
         if is_id(system, MERGE) and system not in merges:
-            # Without its name (it was deleted, or the service is gone) it has its id.
+            # If it was deleted, or the service is gone, its id is shown.
             with suppress(AfluenteError):
                 merges[system] = client.get(f"/merges/{system}")
     others = {system: system for system in systems if system not in merges}

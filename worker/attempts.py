@@ -1,4 +1,4 @@
-"""One attempt at a job: takes the lease, runs the work, records what became of it."""
+"""One attempt at a job: takes the lease, runs the work, records the outcome."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from app.storage.leases import (
     finish,
     give_back,
     interrupted,
-    look,
     mark_unsent,
+    status_of,
     take,
 )
 from app.storage.parts import Part, claim, leave_to_lead
 from app.storage.queue import Queue
 from worker.evaluation.runner import EvaluationStoppedError
-from worker.keeper import Keeper, Reason
+from worker.keeper import LeaseKeeper, Reason
 from worker.merging.engine.run import Interrupted
 from worker.processes.owners import describe_process
 
 _LOG = logging.getLogger(__name__)
-# Progress is told at most this often: two events a second.
+# Minimum time between two progress events.
 _PROGRESS_SECONDS = 0.5
-# How often a database is asked again that did not answer.
+# Time between two tries while the database does not respond.
 _DATABASE_SECONDS = 0.5
 
 T = TypeVar("T")
@@ -48,45 +48,46 @@ T = TypeVar("T")
 
 @dataclass
 class Attempt:
-    """What the work on a job has at hand."""
+    """The context of the work on a job."""
 
     settings: Settings
     engine: Engine
     queue: Queue
     store: ArtifactStore
     lease: Lease
-    keeper: Keeper
+    keeper: LeaseKeeper
 
     @property
     def merge_id(self) -> str:
-        """The merge that the job is, or belongs to."""
+        """The identifier of the job's merge."""
         return self.lease.merge_id
 
     def wake(self) -> None:
         """Wake the readers of the merge's events."""
         self.queue.wake(self.merge_id)
 
-    def patiently(self, tell: Callable[[], T]) -> T:
-        """Return what the database answers; while it does not, ask again for a lease's length.
+    def retried(self, call: Callable[[], T]) -> T:
+        """Return the result of `call`; while the database does not respond, retry.
 
-        At least twice. Hours of work do not end because the database was started anew. `tell` may
-        have done its work before the answer got lost. Interrupted if the job is to stop meanwhile;
-        what the database raises if patience ends: then the lease is let go (see `_run`).
+        Retries for a lease's length, and at least once, so that hours of work survive a restart of
+        the database. A call may have succeeded although its response was lost. Raises Interrupted
+        if the job is told to stop, and the last error when retries end; then the lease is let go
+        (see `_run`).
         """
-        patience = time.monotonic() + self.settings.lease_seconds
-        for asked in count(1):
+        deadline = time.monotonic() + self.settings.lease_seconds
+        for attempt in count(1):
             try:
-                return tell()
+                return call()
             except AWAY as error:
-                if asked > 1 and time.monotonic() >= patience:
+                if attempt > 1 and time.monotonic() >= deadline:
                     raise
-                _LOG.warning("%s: the database did not answer: %s", self.lease.id, error)
+                _LOG.warning("%s: the database did not respond: %s", self.lease.id, error)
             if self.keeper.stopping.wait(_DATABASE_SECONDS):
                 break
         raise Interrupted
 
-    def throttled(self, tell: Callable[[int, int], None]) -> Callable[[int, int], None]:
-        """Return `tell` slowed down to the rate that events are written at; the last one counts."""
+    def throttled(self, report: Callable[[int, int], None]) -> Callable[[int, int], None]:
+        """Return `report`, called at most twice a second, and always when done equals total."""
         last = 0.0
 
         def throttle(done: int, total: int) -> None:
@@ -95,10 +96,10 @@ class Attempt:
                 return
             last = time.monotonic()
             try:
-                tell(done, total)
+                report(done, total)
             except SQLAlchemyError as error:
-                # Hours of work do not end because a number could not be told.
-                _LOG.warning("%s: the database took no progress: %s", self.lease.id, error)
+                # Not worth failing hours of work.
+                _LOG.warning("%s: progress was not recorded: %s", self.lease.id, error)
             self.wake()
 
         return throttle
@@ -111,10 +112,10 @@ def attempt_job(
     worker_id: str,
     works: Mapping[JobKind, Callable[[Attempt], None]],
 ) -> bool:
-    """Do the job if it is free, and say whether it was; what goes wrong ends up in its record.
+    """Run the job if it is queued; return whether a job was run. Failures end up in its record.
 
-    A message for a job that somebody else has, or that is over, is passed over. A job that lost
-    its worker goes before the one that the message names, which then waits for another message.
+    Messages for jobs that are taken or over are ignored. A job that lost its worker precedes the
+    message's job, which then waits for another message.
     """
     with _opened(settings) as engine:
         first = interrupted(engine)
@@ -123,7 +124,7 @@ def attempt_job(
             kind, job_id = first
         lease = take(engine, kind, job_id, describe_process(worker_id), settings.lease_seconds)
         if lease is None:
-            _LOG.info("%s: it is taken or over", job_id)
+            _LOG.info("%s: already taken or over", job_id)
             return False
         attempt_lease(engine, lease, settings, worker_id, works[kind])
         return True
@@ -136,10 +137,10 @@ def attempt_parts(
     device_type: str,
     work: Callable[[Part, Attempt], None],
 ) -> None:
-    """Do parts of an evaluation that another worker has, one after another, while any is free.
+    """Decode free parts of an evaluation that another worker leads, one after another.
 
-    Only those for this type of device, and none after one that fails here. Jobs that wait for a
-    worker go first: the parts are those of a job that has one.
+    Takes only parts for this type of device. Stops after a part that fails here, and as soon as
+    other jobs wait for a worker.
     """
     with _opened(settings) as engine:
         queue = Queue(str(settings.broker))
@@ -158,7 +159,7 @@ def attempt_lease(
     worker_id: str,
     work: Callable[[Attempt], None],
 ) -> bool:
-    """Do what a lease is for, and keep it meanwhile; False if it was not done."""
+    """Run the work for a lease while renewing it; return whether it was completed."""
     queue = Queue(str(settings.broker))
     queue.wake(lease.merge_id)
 
@@ -167,7 +168,7 @@ def attempt_lease(
         queue.wake(lease.merge_id)
 
     try:
-        with Keeper(engine, lease, settings, worker_id, at_end) as keeper:
+        with LeaseKeeper(engine, lease, settings, worker_id, at_end) as keeper:
             store = ArtifactStore(settings.artifacts)
             done = _run(Attempt(settings, engine, queue, store, lease, keeper), work)
         return done and keeper.reason is None
@@ -192,23 +193,22 @@ def _run(attempt: Attempt, work: Callable[[Attempt], None]) -> bool:
     except (Interrupted, FetchStoppedError, EvaluationStoppedError):
         _conclude(attempt.engine, lease, attempt.keeper.reason or "lost")
     except LeaseLostError:
-        # A part's is lost as soon as its evaluation is being cancelled, which its lead has to end.
+        # Cancelling an evaluation ends the leases of its parts; the lead then has to end it.
         if _is_cancelling(attempt.engine, lease):
             _conclude(attempt.engine, lease, "cancelling")
         else:
-            _LOG.info("%s: attempt %d lost its lease and leaves no trace", lease.id, lease.attempt)
+            _LOG.info("%s: attempt %d lost its lease and stops", lease.id, lease.attempt)
     except AWAY as error:
-        # Nothing is recorded: the lease runs out, and whoever has the job next takes over what is
-        # done. A statement that no database would take ends with the last attempt.
-        _LOG.warning("%s: let go, the database did not answer: %s", lease.id, error)
+        # Nothing is recorded: the lease expires, and the next attempt adopts what is finished.
+        _LOG.warning("%s: let go, the database did not respond: %s", lease.id, error)
     except AfluenteError as error:
         _LOG.warning("%s failed: %s: %s", lease.id, error.code, error.message)
         _fail(attempt, error.as_record(), free_scratch=isinstance(error, StorageError))
-    except Exception as error:  # noqa: BLE001 - a fault of ours: the job must end, and the log says why
+    except Exception as error:  # noqa: BLE001 - a bug must end the job too
         _LOG.exception("%s failed", lease.id)
-        # What it says may hold statements and paths; the log keeps them.
+        # The error's text may have statements and paths, so only the log has it.
         fault = InternalError(
-            f"A fault of the service ({type(error).__name__}); the worker's log tells more. "
+            f"The service itself failed ({type(error).__name__}); the worker's log has details. "
             "Retry, and report it if it happens again."
         )
         _fail(attempt, fault.as_record())
@@ -218,18 +218,18 @@ def _run(attempt: Attempt, work: Callable[[Attempt], None]) -> bool:
 def _fail(attempt: Attempt, record: Mapping[str, Any], *, free_scratch: bool = False) -> None:
     engine, lease = attempt.engine, attempt.lease
     if lease.kind is JobKind.PART:
-        # What fails here (a missing mount, a full disk) need not fail where the evaluation is led.
+        # A missing mount or a full disk here may be no problem for the evaluation's lead.
         with suppress(LeaseLostError):
             leave_to_lead(engine, lease)
         return
     try:
         _end_failed(attempt, record, free_scratch=free_scratch)
     except LeaseLostError:
-        # It was cancelled at the same time, perhaps: then that is how it ends.
+        # Perhaps it was cancelled at the same time.
         _conclude(engine, lease, "cancelling")
         return
     if free_scratch:
-        # A full disk is not helped by keeping what a retry could take over.
+        # Free the full disk, although a retry could have adopted the finished tensors.
         attempt.store.remove_scratch(lease.id)
 
 
@@ -243,15 +243,15 @@ def _end_failed(attempt: Attempt, record: Mapping[str, Any], *, free_scratch: bo
     except OperationalError:
         if not free_scratch:
             raise
-        # The database is on the same full disk, perhaps. Not the folders of other attempts: nobody
-        # knows yet whether this one still has the job.
+        # Perhaps the database is on the same full disk. Other attempts' folders stay, since this
+        # one may have lost the job.
         attempt.store.remove_attempt(attempt.lease.id, attempt.lease.fence)
         end()
 
 
 def _is_cancelling(engine: Engine, lease: Lease) -> bool:
     try:
-        return look(engine, lease) == "cancelling"
+        return status_of(engine, lease) == "cancelling"
     except LeaseLostError:
         return False
 
@@ -262,7 +262,7 @@ def _conclude(engine: Engine, lease: Lease, reason: Reason) -> None:
         try:
             give_back(engine, lease)
         except LeaseLostError:
-            reason = "cancelling"  # asked for in the meantime, if the job is ours at all
+            reason = "cancelling"  # it may have been cancelled in the meantime
     if reason == "cancelling":
         with suppress(LeaseLostError), writing(engine) as connection:
             finish(connection, lease, "cancelled")

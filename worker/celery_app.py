@@ -1,8 +1,7 @@
-"""The Celery side of a worker: a parent that never touches CUDA, one fresh child a task.
+"""The Celery process of a worker: a parent that never touches CUDA, and a fresh child per task.
 
-Started by the supervisor as a process of its own, which imports the tasks (and so torch, once: a
-fresh child a task costs a fork) and calls `run`. Takes its settings from the environment, as every
-process does.
+The supervisor starts it as a process that imports the tasks (and so torch, once, so that a child
+costs only a fork) and calls `run`. Settings come from the environment.
 """
 
 from __future__ import annotations
@@ -27,20 +26,20 @@ _REPLACE_SECONDS = 0.25
 _BEAT_SECONDS = 1.0
 SETTINGS = Settings()
 WORKER_ID = os.environ.get("AFLUENTE_WORKER_ID", "")
-# Where the supervisor listens for this process's beats, if one started it.
+# The supervisor's pipe for heartbeats, if a supervisor started this process.
 _BEATS = int(os.environ.get("AFLUENTE_BEATS_DESCRIPTOR", "-1"))
 
 if SETTINGS.broker is None:
     raise SystemExit("AFLUENTE_BROKER_URL is not set; a worker needs a queue (or use afluente up).")
 
-# Celery warns root on a terminal; containers run this as nobody special, see the Dockerfile.
+# Celery warns if run as root; containers do not (see the Dockerfile).
 warnings.filterwarnings("ignore", "You're running the worker with superuser privileges")
 
 app = celery_app(SETTINGS.broker)
 
 
 def run() -> None:
-    """Do the tasks that have been imported until SIGTERM, then exit."""
+    """Run the imported tasks until SIGTERM, then exit."""
     celery = app.Worker(
         hostname=f"{WORKER_ID}@{os.uname().nodename}",
         loglevel=SETTINGS.log_level,
@@ -56,14 +55,14 @@ def run() -> None:
 
 @worker_process_init.connect
 def _die_with_the_parent(**_: Any) -> None:
-    """A child whose parent is gone has no business going on, however that came about."""
+    """Make a child end with its parent."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_parent()
 
 
 @task_failure.connect
 def _give_up_lease(exception: BaseException | None = None, **_: Any) -> None:
-    """End the lease of a child that died, in the parent: nobody waits for it to run out."""
+    """Expire the leases of a child that died, so that nobody waits for them."""
     if not isinstance(exception, ChildLostError):
         return
     engine = connect(SETTINGS.database)
@@ -75,18 +74,17 @@ def _give_up_lease(exception: BaseException | None = None, **_: Any) -> None:
 
 @worker_ready.connect
 def _on_ready(sender: Any, **_: Any) -> None:
-    """Start what the consumer's loop does from time to time.
+    """Set the timers of the consumer's loop, once.
 
-    The signal comes again after a lost connection, but the timers are those of before: they stand
-    still while there is none.
+    The signal is sent again after a lost connection, but the timers persist.
     """
     _set_timers(sender.hub, sender.pool)
 
 
 @cache
 def _set_timers(hub: Any, pool: Any) -> None:
-    # Celery is told when a child closes its files, which may be before it can be collected; it
-    # would then look again after five seconds, and the next job would wait for as long.
+    # Celery notices that a child closed its files, perhaps before the child can be collected, and
+    # would then check again only after five seconds, while the next job waits.
     hub.call_repeatedly(_REPLACE_SECONDS, pool._pool.maintain_pool)
     if _BEATS >= 0:
         os.set_blocking(_BEATS, False)
@@ -94,6 +92,6 @@ def _set_timers(hub: Any, pool: Any) -> None:
 
 
 def _beat() -> None:
-    """Tell the supervisor that this loop goes round: jobs are taken."""
+    """Tell the supervisor that this loop runs and takes jobs."""
     with suppress(BlockingIOError):
         os.write(_BEATS, b".")

@@ -1,4 +1,4 @@
-"""An evaluation in parts: divides it into systems on datasets, and decodes one of them."""
+"""Divides an evaluation into parts (one system on one dataset each), and decodes them."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from worker.merging.local import choose_device
 
 @dataclass(frozen=True)
 class _System:
-    """A checkpoint to decode with, the URI it is at, and its digest where the merge knows it.
+    """A checkpoint to decode with: its URI, and its digest if the merge has recorded it.
 
-    `lender` is the URI of the merge's reference, whose files it takes where it lacks them.
+    `lender` is the URI of the merge's reference, which provides missing files.
     """
 
     name: str
@@ -46,8 +46,8 @@ class _System:
 
 
 @dataclass(frozen=True)
-class _Complete:
-    """A checkpoint at hand, and the files that it lacks; `key` says by digest what both are."""
+class _CompleteCheckpoint:
+    """A local checkpoint, and the files that it lacks; `key` identifies both by digest."""
 
     checkpoint: LocalCheckpoint
     lender: LocalCheckpoint | None
@@ -61,8 +61,8 @@ class _Complete:
 
 
 @dataclass
-class Bench:
-    """What one process has at hand for an evaluation: each manifest and checkpoint once."""
+class PartDecoder:
+    """Divides an evaluation and decodes its parts; reads each manifest and checkpoint once."""
 
     settings: Settings
     engine: Engine
@@ -70,11 +70,11 @@ class Bench:
     spec: EvaluationSpec
     systems: dict[str, _System]
     _manifests: dict[str, Manifest] = field(default_factory=dict)
-    _checkpoints: dict[str, _Complete] = field(default_factory=dict)
+    _checkpoints: dict[str, _CompleteCheckpoint] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, settings: Settings, engine: Engine, evaluation_id: str) -> Bench:
-        """Return the bench of an evaluation; LeaseLostError if it is gone."""
+    def of(cls, settings: Settings, engine: Engine, evaluation_id: str) -> PartDecoder:
+        """Return the decoder for an evaluation; LeaseLostError if it was deleted."""
         row = evaluations.get(engine, evaluation_id)
         merge = merges.get(engine, row["merge_id"]) if row else None
         if row is None or merge is None:
@@ -85,11 +85,11 @@ class Bench:
 
     @cached_property
     def policy(self) -> SourcePolicy:
-        """What sources may be."""
+        """The limits on sources."""
         return source_policy(self.settings, self.engine)
 
     def divide(self) -> list[PlannedPart]:
-        """Return the evaluation's parts in their order, system by system; reads every manifest."""
+        """Return the evaluation's parts, system by system; reads every manifest."""
         datasets = [(dataset, self._manifest(dataset)) for dataset in self.spec.datasets]
         shared = overlaps([manifest for _, manifest in datasets])
         return [
@@ -107,10 +107,10 @@ class Bench:
     def decode(
         self, part: Part, progress: Callable[[int, int], None], should_stop: Callable[[], bool]
     ) -> EvaluatedDataset:
-        """Return what the part's system hears in its dataset.
+        """Return the result of the part's system on its dataset.
 
-        `progress` gets utterances done and in all. Raises what `evaluate` and `fetch` raise, and
-        SourceChangedError if the manifest is not as it was when the evaluation began.
+        `progress` gets the number of utterances done and in total. Raises the errors of `evaluate`
+        and `fetch`, and SourceChangedError if the manifest changed since the evaluation began.
         """
         dataset = next(one for one in self.spec.datasets if one.name == part.dataset)
         manifest = self._manifest(dataset)
@@ -146,7 +146,7 @@ class Bench:
             self._manifests[dataset.name] = found
         return self._manifests[dataset.name]
 
-    def _checkpoint(self, system: _System, should_stop: Callable[[], bool]) -> _Complete:
+    def _checkpoint(self, system: _System, should_stop: Callable[[], bool]) -> _CompleteCheckpoint:
         if system.name not in self._checkpoints:
             try:
                 found = resolve(system.uri, self.policy)
@@ -154,13 +154,13 @@ class Bench:
                 local = fetch(found, self.policy, should_stop=should_stop)
             except AfluenteError as error:
                 raise EvaluationFailedError(f"{system.name}: {error.message}") from error
-            self._checkpoints[system.name] = _Complete(local, lender)
+            self._checkpoints[system.name] = _CompleteCheckpoint(local, lender)
         return self._checkpoints[system.name]
 
     def _lender(
         self, system: _System, found: ResolvedCheckpoint, should_stop: Callable[[], bool]
     ) -> LocalCheckpoint | None:
-        """Return those files of the reference that the checkpoint lacks, None if it lacks none."""
+        """Return the reference's files that the checkpoint lacks; None if it is complete."""
         if system.lender is None or not lacking(found):
             return None
         reference = resolve(system.lender, self.policy)
@@ -170,7 +170,7 @@ class Bench:
 
 
 def device_type_of(settings: Settings) -> str:
-    """Return the type of the device that a worker with these settings decodes on."""
+    """Return the type of the device for decoding with these settings."""
     return torch.device(choose_device(settings.device)).type
 
 
@@ -189,6 +189,6 @@ def _systems(spec: EvaluationSpec, merge: Any) -> Iterator[_System]:
 
 
 def _lane(system: _System, first_overlapping: int) -> str:
-    """Return what two parts have in common that may decode the same utterances alike."""
+    """Return a key that is equal for parts that may decode the same utterances alike."""
     text = f"{system.sha256 or system.uri} {first_overlapping}"
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Calls workers that have nothing to do to an evaluation that has parts to spare."""
+"""Invites idle workers to decode free parts of evaluations."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _SEEN_WITHIN_SECONDS = 15.0
 
 
 def invite(engine: Engine, queue: Queue) -> None:
-    """Send a message for each part that is free, to as many workers as are idle; none are noted.
+    """Send a message for each claimable part, at most one for each idle worker.
 
-    A message that is lost or comes too late costs nothing: the next sweep invites again.
+    Messages are not recorded: the next sweep invites again, and late messages are harmless.
     """
     if queue.depth() != 0:
-        return  # there is other work, and it goes first
+        return  # other jobs come first
     busy = {owner.split(":")[0] for owner in owners(engine)}
     idle = [row for row in fleet.alive(engine, _SEEN_WITHIN_SECONDS) if row["id"] not in busy]
     if not idle:
         return
-    for evaluation_id in parts.spare(engine)[: len(idle)]:
+    for evaluation_id in parts.claimable(engine)[: len(idle)]:
         queue.send(JobKind.EVALUATION, evaluation_id)

@@ -1,4 +1,4 @@
-"""Keeps a lease while a job runs, and ends the job when it is no longer wanted."""
+"""Renews a lease while its job runs, and stops the job if it was cancelled or lost its lease."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.contract.settings import Settings
-from app.storage.leases import Lease, LeaseLostError, look, renew
+from app.storage.leases import Lease, LeaseLostError, renew, status_of
 
 _LOG = logging.getLogger(__name__)
-# How long a job may take to notice that it was cancelled, before its process is ended: with the
-# half second between two looks this stays under two seconds.
+# How long a cancelled job may run before its process is ended; with AFLUENTE_POLL_SECONDS (0.5)
+# cancelling takes less than two seconds.
 _CANCEL_PATIENCE_SECONDS = 1.0
 
 Reason = Literal["cancelling", "stopping", "lost"]
 
 
-class Keeper:
-    """A thread that renews the lease, watches the record, and asks the job to stop.
+class LeaseKeeper:
+    """A thread that renews the lease, watches the job's status, and tells the job to stop.
 
-    A job that does not listen (deep in one long decomposition) is ended with its process, after
-    `at_end` has recorded the outcome.
+    If the job does not stop in time (in a long decomposition, for example), its process is ended
+    after `at_end` has recorded the outcome.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Keeper:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="keeper", daemon=True)
 
-    def __enter__(self) -> Keeper:
+    def __enter__(self) -> LeaseKeeper:
         self._thread.start()
         return self
 
@@ -58,9 +58,9 @@ class Keeper:
 
     @contextmanager
     def holding(self, other: Lease) -> Iterator[None]:
-        """Renew another lease too for as long as the context lasts.
+        """Also renew another lease within the context.
 
-        Its loss ends nothing: whoever writes with it is told.
+        Losing it does not stop the job; writing with it raises LeaseLostError.
         """
         self._others = (*self._others, other)
         try:
@@ -72,15 +72,15 @@ class Keeper:
         renewed = time.monotonic()
         while not self._done.wait(self._settings.poll_seconds):
             try:
-                reason = self._look()
+                reason = self._stop_reason()
                 if reason is None and time.monotonic() - renewed >= self._settings.renew_seconds:
                     self._renew()
                     renewed = time.monotonic()
             except LeaseLostError:
                 reason = "lost"
             except SQLAlchemyError as error:
-                # The lease may run out; then the fence keeps this attempt from doing harm.
-                _LOG.warning("%s: the database did not answer: %s", self._lease.id, error)
+                # If the lease expires meanwhile, the fence protects the job.
+                _LOG.warning("%s: the database did not respond: %s", self._lease.id, error)
                 continue
             if reason is not None:
                 self._end(reason)
@@ -90,12 +90,11 @@ class Keeper:
         seconds = self._settings.lease_seconds
         renew(self._engine, self._lease, seconds)
         for other in self._others:
-            # Or it has ended in the meantime, as it should.
-            with suppress(LeaseLostError):
+            with suppress(LeaseLostError):  # it may have ended
                 renew(self._engine, other, seconds)
 
-    def _look(self) -> Reason | None:
-        status = look(self._engine, self._lease, self._worker_id)
+    def _stop_reason(self) -> Reason | None:
+        status = status_of(self._engine, self._lease, self._worker_id)
         if status == "cancelling":
             return "cancelling"
         return "stopping" if status == "stopping" else None
@@ -116,7 +115,7 @@ class Keeper:
                     continue
                 self._at_end(reason)
             except (LeaseLostError, SQLAlchemyError) as error:
-                _LOG.warning("%s: %s while it was ended", self._lease.id, error)
+                _LOG.warning("%s: %s while ending it", self._lease.id, error)
             if time.monotonic() >= deadline:
-                _LOG.info("%s: ended with its process (%s)", self._lease.id, reason)
+                _LOG.info("%s: ending its process (%s)", self._lease.id, reason)
                 os._exit(0)

@@ -1,4 +1,4 @@
-"""Has transformers load what strangers wrote: offline, quietly, and blaming the file that fails."""
+"""Loads untrusted files with transformers: offline, quietly, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ def _check_whisper(path: str, label: str, _: str) -> None:
 
 @contextmanager
 def blaming(what: str) -> Iterator[None]:
-    """Turn whatever a library raises over a checkpoint's content into an InvalidCheckpointError.
+    """Turn any error of a library into an InvalidCheckpointError that begins with `what`.
 
-    Our own errors, those of memory and of the device, and requests to stop go through.
+    Our own errors, those of memory and devices, and requests to stop pass through.
     """
     try:
         with quiet():
@@ -71,9 +71,9 @@ def blaming(what: str) -> Iterator[None]:
     except (AfluenteError, torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except MemoryError as error:
-        raise OutOfMemoryError(f"{what}: the memory does not suffice.") from error
+        raise OutOfMemoryError(f"{what}: out of memory.") from error
     except BaseException as error:
-        # tokenizers' panics are no Exceptions.
+        # Panics of tokenizers do not derive from Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = f"{type(error).__name__}: {error}"
@@ -82,7 +82,7 @@ def blaming(what: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' advice and progress bars off the worker's stderr."""
+    """Suppress transformers' warnings and progress bars."""
     from transformers.utils import logging as transformers_logging
 
     verbosity = transformers_logging.get_verbosity()

@@ -1,4 +1,4 @@
-"""What a worker does for a merge: resolve, fetch, merge, publish."""
+"""The merge job: resolve, fetch, merge, publish."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from worker.merging.local import all_warnings, check_reference, describe_files, 
 
 
 def do_merge(attempt: Attempt) -> None:
-    """Make the merge of the attempt's lease and publish it."""
+    """Run the merge of the attempt's lease and publish its artifact."""
     engine, lease = attempt.engine, attempt.lease
     row = merges.get(engine, lease.id)
     if row is None:
@@ -36,7 +36,7 @@ def do_merge(attempt: Attempt) -> None:
     )
     _phase(attempt, Phase.DOWNLOADING, "bytes", sum(c.size_bytes for c in prepared.all))
     locals_ = fetch_all(
-        prepared, policy, _telling(attempt, "bytes"), attempt.keeper.stopping.is_set
+        prepared, policy, _progress(attempt, "bytes"), attempt.keeper.stopping.is_set
     )
     sources = prepared.sources([local.sha256 for local in locals_])
     _record_sources(attempt, row["sources"], sources)
@@ -45,10 +45,10 @@ def do_merge(attempt: Attempt) -> None:
     folder = attempt.store.attempt_folder(lease.id, lease.fence)
     previous = _previous(attempt, row["continues"], sources)
     job = make_job(prepared, locals_, folder, attempt.settings, previous)
-    observer = Observer(_telling_of_tensors(attempt), attempt.keeper.stopping)
+    observer = Observer(_tensor_progress(attempt), attempt.keeper.stopping)
     outcome = run(job, observer)
     warnings = all_warnings(prepared, locals_, outcome)
-    attempt.patiently(lambda: merges.set_warnings(engine, lease, warnings))
+    attempt.retried(lambda: merges.set_warnings(engine, lease, warnings))
     _phase(attempt, Phase.PUBLISHING)
     published, files = _publish(attempt, outcome.folder, row["request"])
     _remember(policy, published, files)
@@ -57,33 +57,35 @@ def do_merge(attempt: Attempt) -> None:
 def _phase(
     attempt: Attempt, phase: Phase, unit: str | None = None, total: int | None = None
 ) -> None:
-    def tell() -> None:
+    def set_phase() -> None:
         merges.set_phase(attempt.engine, attempt.lease, phase.value, unit=unit, total=total)
 
-    attempt.patiently(tell)
+    attempt.retried(set_phase)
     attempt.wake()
 
 
-def _telling(attempt: Attempt, unit: str) -> Callable[[int, int], None]:
-    def tell(done: int, total: int) -> None:
+def _progress(attempt: Attempt, unit: str) -> Callable[[int, int], None]:
+    """Return a function that records progress in this unit."""
+
+    def report(done: int, total: int) -> None:
         merges.set_progress(attempt.engine, attempt.lease, done, total, unit)
 
-    return attempt.throttled(tell)
+    return attempt.throttled(report)
 
 
-def _telling_of_tensors(attempt: Attempt) -> Callable[[int, int], None]:
-    """Return what tells how many tensors are done; earlier attempts' folders go at the first call.
+def _tensor_progress(attempt: Attempt) -> Callable[[int, int], None]:
+    """Return a function that records finished tensors, and first deletes earlier attempts' folders.
 
-    By then this attempt has taken over what is finished in them: however often a merge loses its
-    worker, it takes the room of one attempt.
+    By then this attempt has adopted their finished tensors. So a merge never needs more disk space
+    than one attempt.
     """
-    tell, told = _telling(attempt, "tensors"), False
+    report, is_first = _progress(attempt, "tensors"), True
 
     def progress(done: int, total: int) -> None:
-        nonlocal told
-        tell(done, total)
-        if not told:
-            told = True
+        nonlocal is_first
+        report(done, total)
+        if is_first:
+            is_first = False
             attempt.store.remove_attempts_before(attempt.lease.id, attempt.lease.fence)
 
     return progress
@@ -98,23 +100,23 @@ def _flat(sources: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _record_sources(
     attempt: Attempt, recorded: Mapping[str, Any], sources: Mapping[str, Any]
 ) -> None:
-    """Record the digests, or refuse if an earlier attempt read other bytes.
+    """Record the digests; SourceChangedError if an earlier attempt read other bytes.
 
-    What it finished is taken over, and must have come from the same inputs.
+    Finished tensors are adopted, so they must come from the same inputs.
     """
     for old, new in zip(_flat(recorded), _flat(sources), strict=True):
         if old["sha256"] not in {None, new["sha256"]}:
             raise SourceChangedError(
-                f"{new['name']} ({old['uri']}) changed since the merge began; "
-                "send the merge again to use it as it is now."
+                f"{new['name']} ({old['uri']}) changed since the merge began; submit the merge "
+                "again to use the new version."
             )
-    attempt.patiently(lambda: merges.set_sources(attempt.engine, attempt.lease, sources))
+    attempt.retried(lambda: merges.set_sources(attempt.engine, attempt.lease, sources))
 
 
 def _previous(
     attempt: Attempt, continues: str | None, sources: Mapping[str, Any]
 ) -> tuple[Path, ...]:
-    """Return the folders of attempts whose finished tensors may be taken over."""
+    """Return the folders of attempts whose finished tensors may be adopted."""
     lease = attempt.lease
     folders = attempt.store.earlier_attempts(lease.id, lease.fence)
     continued = merges.get(attempt.engine, continues) if continues else None
@@ -130,9 +132,9 @@ def _digests(sources: Mapping[str, Any]) -> list[str | None]:
 def _publish(
     attempt: Attempt, finished: Path, request: Mapping[str, Any]
 ) -> tuple[Path, tuple[dict[str, Any], ...]]:
-    """Make the finished folder the merge's artifact, in one transaction; queue its evaluation.
+    """Publish the finished folder and queue the requested evaluation, in one transaction.
 
-    Return where it is now, and its files.
+    Returns the published folder and its files.
     """
     lease, store = attempt.lease, attempt.store
     files = describe_files(finished)
@@ -148,10 +150,10 @@ def _publish(
 
     evaluation_id = None
     try:
-        evaluation_id = attempt.patiently(commit)
+        evaluation_id = attempt.retried(commit)
     except LeaseLostError:
         row = merges.get(attempt.engine, lease.id)
-        # Or it was recorded, and only the answer was lost: then the sweeper sends the evaluation.
+        # If the row has the folder, only the response was lost; the sweeper sends the evaluation.
         if row is None or row["artifact_folder"] != name:
             store.remove_published(name)
             raise
@@ -162,9 +164,8 @@ def _publish(
 
 
 def _remember(policy: SourcePolicy, folder: Path, files: Iterable[Mapping[str, Any]]) -> None:
-    """Keep the digests of what was published: however many workers evaluate it, none hashes it."""
+    """Store the digests of the published files, so that evaluations need not hash them."""
     digests = BlobCache(policy).digests
-    # It is published; without them it is only hashed again.
-    with suppress(OSError, StorageError):
+    with suppress(OSError, StorageError):  # only an optimisation
         for file in files:
             remember(folder.resolve() / file["name"], file["sha256"], digests)

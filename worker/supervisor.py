@@ -1,7 +1,6 @@
-"""A worker: this process sweeps and supervises; its child is Celery's, and does the jobs.
+"""The supervisor of a worker: sweeps, and runs Celery, which runs the jobs, as a child process.
 
-The supervisor loads no torch and holds no job, so nothing that a job does can take the sweeper
-down with it.
+The supervisor loads no torch and runs no job, so no job can crash it.
 """
 
 from __future__ import annotations
@@ -30,18 +29,18 @@ from worker.sweeper import Sweeper
 _LOG = logging.getLogger(__name__)
 _TICK_SECONDS = 0.25
 _MARGIN_SECONDS = 3.0
-# Celery's loop beats every second; a busy machine may keep it from doing so for a while.
-_DEAF_SECONDS = 8.0
-# What Celery may take to start before its silence is worth a word: it imports torch.
+# Celery's loop beats every second, or less often on a busy machine.
+_SILENT_SECONDS = 8.0
+# Celery may take this long to start, since it imports torch.
 _START_SECONDS = 60.0
-# The tasks are imported first: `run` is for those that are known by then.
+# `run` only knows the tasks imported before.
 _CELERY = "import worker.tasks; from worker.celery_app import run; run()"
 
 
 def main(settings: Settings) -> int:
     """Run one worker until SIGTERM or SIGINT; return the exit status."""
     if settings.broker is None:
-        raise NotReadyError("AFLUENTE_BROKER_URL is not set; a worker needs a queue to work from.")
+        raise NotReadyError("AFLUENTE_BROKER_URL is not set; a worker needs a queue.")
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -57,7 +56,7 @@ def main(settings: Settings) -> int:
     migrate(engine)
     queue, store = Queue(settings.broker), ArtifactStore(settings.artifacts)
     sweeper = Sweeper(engine, queue, store, settings, describe_process(worker_id))
-    beats = Beats()
+    beats = Heartbeats()
     child = _celery(worker_id, settings, beats.writer)
     child.start()
     swept = threading.Thread(
@@ -65,12 +64,12 @@ def main(settings: Settings) -> int:
     )
     swept.start()
     while not stopping.wait(_TICK_SECONDS):
-        beats.listen()
+        beats.read()
         news = child.watch()
         if news:
             _LOG.warning(news)
         reap_orphans([child])
-    _LOG.info("stopping: the job under way goes back to the queue")
+    _LOG.info("stopping: the running job goes back to the queue")
     fleet.stop(engine, worker_id)
     killed = stop([child])
     swept.join()
@@ -79,42 +78,42 @@ def main(settings: Settings) -> int:
     return 1 if killed else 0
 
 
-class Beats:
-    """What the loop that takes the jobs says of itself: a byte a second through a pipe.
+class Heartbeats:
+    """Heartbeats of Celery's consumer loop: a byte per second through a pipe.
 
-    A Celery that cannot start, has lost its broker or hangs is silent, however alive it looks.
+    A Celery process that cannot start, has lost its broker or hangs sends none.
     """
 
     def __init__(self) -> None:
-        """Make the pipe; `writer` is for the process that beats."""
+        """Create the pipe; `writer` is for the Celery process."""
         self._reader, self.writer = os.pipe()
         os.set_blocking(self._reader, False)
-        self._heard_at: float | None = None
-        self._said_by = time.monotonic() + _START_SECONDS
-        self._is_said = False
+        self._last_at: float | None = None
+        self._deadline = time.monotonic() + _START_SECONDS
+        self._is_logged = False
 
-    def listen(self) -> None:
-        """Take what has come; log once when jobs are no longer taken, and when they are again."""
+    def read(self) -> None:
+        """Read new heartbeats; log once when they stop, and once when they resume."""
         now = time.monotonic()
         try:
-            heard = bool(os.read(self._reader, 65_536))
+            received = bool(os.read(self._reader, 65_536))
         except BlockingIOError:
-            heard = False
-        if heard:
-            self._heard_at, self._said_by = now, now + _DEAF_SECONDS
-            if self._is_said:
-                self._is_said = False
+            received = False
+        if received:
+            self._last_at, self._deadline = now, now + _SILENT_SECONDS
+            if self._is_logged:
+                self._is_logged = False
                 _LOG.warning("this worker takes jobs again")
-        elif now > self._said_by and not self._is_said:
-            self._is_said = True
+        elif now > self._deadline and not self._is_logged:
+            self._is_logged = True
             _LOG.error(
                 "this worker takes no jobs: Celery does not start, or does not reach the queue; "
-                "what it wrote above says why"
+                "see its output above"
             )
 
     def are_recent(self) -> bool:
-        """Return whether jobs are being taken."""
-        return self._heard_at is not None and time.monotonic() - self._heard_at < _DEAF_SECONDS
+        """Return whether Celery takes jobs."""
+        return self._last_at is not None and time.monotonic() - self._last_at < _SILENT_SECONDS
 
 
 def _celery(worker_id: str, settings: Settings, beats: int) -> Child:
@@ -127,9 +126,11 @@ def _celery(worker_id: str, settings: Settings, beats: int) -> Child:
     )
 
 
-def _sweep_until(stopping: threading.Event, sweeper: Sweeper, worker_id: str, beats: Beats) -> None:
-    due = time.monotonic()  # what a dead worker left may be waiting already
-    takes_jobs, said = False, ""
+def _sweep_until(
+    stopping: threading.Event, sweeper: Sweeper, worker_id: str, beats: Heartbeats
+) -> None:
+    due = time.monotonic()  # at once: a dead worker's jobs may be waiting
+    takes_jobs, logged = False, ""
     while not stopping.wait(_TICK_SECONDS):
         took_jobs, takes_jobs = takes_jobs, beats.are_recent()
         if time.monotonic() < due and takes_jobs == took_jobs:
@@ -137,16 +138,16 @@ def _sweep_until(stopping: threading.Event, sweeper: Sweeper, worker_id: str, be
         due = time.monotonic() + sweeper.settings.sweep_seconds
         try:
             if takes_jobs:
-                fleet.seen(sweeper.engine, worker_id)
+                fleet.heartbeat(sweeper.engine, worker_id)
             elif took_jobs:
                 fleet.dismiss(sweeper.engine, worker_id)
             sweeper.sweep()
-            said = ""
+            logged = ""
         except SQLAlchemyError as error:
             why = reason(error) or str(error)
-            if why != said:  # once, not every round
-                _LOG.error("nothing is swept, and this worker is not seen: %s", why)
-                _LOG.info("the database said: %s", error)
-            said = why
-        except Exception:  # noqa: BLE001 - the sweeper must outlive whatever it meets
+            if why != logged:  # once, not every round
+                _LOG.error("cannot sweep or send heartbeats: %s", why)
+                _LOG.info("the database's error: %s", error)
+            logged = why
+        except Exception:  # noqa: BLE001 - the sweeper must survive any error
             _LOG.exception("a sweep failed")

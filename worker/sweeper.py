@@ -1,4 +1,4 @@
-"""Re-sends what was lost, ends what was abandoned, removes what nobody needs any more."""
+"""The sweeper: re-sends lost messages, recovers jobs of dead workers, deletes leftovers."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from app.contract.errors import OutOfMemoryError, WorkerLostError
 from app.contract.settings import Settings
 from app.storage import fleet, merges, parts
 from app.storage.artifacts import ArtifactStore, merge_of
+from app.storage.change_tracker import ChangeTracker
 from app.storage.leases import Hold, JobKind, abandon, held, mark_sent, recover, waiting
-from app.storage.observer import Observer
 from app.storage.queue import Queue
 from worker.invitations import invite
 from worker.processes.owners import is_known_dead
 
 _LOG = logging.getLogger(__name__)
 _ROLE = "sweeper"
-# A queued job whose message went out longer ago than this, while the queue is empty, has lost it.
+# If the queue is empty, a queued job whose message is older than this has lost it.
 _UNSENT_SECONDS = 3.0
-# A queue this deep feeds the workers; what else is queued can wait for its own message.
+# Messages sent in one round.
 _AT_ONCE = 32
 
 
 @dataclass
 class Sweeper:
-    """One round of sweeping at a time; of all workers' sweepers only the elected one sweeps."""
+    """Sweeps in rounds; among all workers' sweepers, only the elected one does."""
 
     engine: Engine
     queue: Queue
@@ -38,29 +38,29 @@ class Sweeper:
 
     def sweep(self) -> bool:
         """Sweep once if elected; return whether it was."""
-        # Those that are not elected watch too, so as to know when the elected one is gone.
+        # All sweepers watch leases, so that any of them can take over.
         run_out = self.run_out()
         if not self._election.stand():
             return False
         self.recover(run_out)
         self.resend()
         invite(self.engine, self.queue)
-        self.tidy()
+        self.delete_leftovers()
         return True
 
     def run_out(self) -> dict[tuple[JobKind, str], Hold]:
-        """Return the leases that nobody has renewed for their length."""
+        """Return the leases that were not renewed in time."""
         holds = held(self.engine)
-        # A worker of this machine that is gone cannot come back: no need to wait for its lease.
+        # Do not wait for the leases of this machine's dead workers.
         for owner in {hold.owner for hold in holds.values() if is_known_dead(hold.owner)}:
             abandon(self.engine, owner)
-        unchanged = self._observer.unchanged(holds)
+        unchanged = self._tracker.unchanged(holds)
         length = self.settings.lease_seconds
         return {job: holds[job] for job, seconds in unchanged.items() if seconds >= length}
 
     @cached_property
-    def _observer(self) -> Observer:
-        return Observer(longest_round_seconds=self.settings.sweep_seconds * 2)
+    def _tracker(self) -> ChangeTracker:
+        return ChangeTracker(longest_round_seconds=self.settings.sweep_seconds * 2)
 
     @cached_property
     def _election(self) -> fleet.Election:
@@ -68,27 +68,27 @@ class Sweeper:
         return fleet.Election(self.engine, _ROLE, self.owner, seconds, is_known_dead)
 
     def recover(self, run_out: dict[tuple[JobKind, str], Hold] | None = None) -> None:
-        """Put the jobs of dead workers back into the queue, or end them."""
+        """Return the jobs of dead workers to the queue, or end them."""
         most = self.settings.max_crashes
-        lost = WorkerLostError(f"The worker died {most} times while it did this; see its log.")
+        lost = WorkerLostError(f"The worker died {most} times during this job; see its log.")
         killed = OutOfMemoryError(
-            f"The worker was killed {most} times while it did this, most likely because the host's "
-            "memory ran out: give the worker more, or set AFLUENTE_THREADS=1."
+            f"The worker was killed {most} times during this job, probably because the host ran "
+            "out of memory: give the worker more memory, or set AFLUENTE_THREADS=1."
         )
         for job in recover(self.engine, most, lost.as_record(), killed.as_record(), run_out):
             _LOG.warning("%s lost its worker: %s", job.id, job.status)
 
     def resend(self) -> None:
-        """Send the messages that were never sent; all, if the queue has none left."""
+        """Send missing messages; if the queue is empty, also those that may have been lost."""
         unsent_seconds = _UNSENT_SECONDS if self.queue.depth() == 0 else None
         for kind, job_id in waiting(self.engine, unsent_seconds=unsent_seconds)[:_AT_ONCE]:
             if not self.queue.send(kind, job_id):
                 return
             mark_sent(self.engine, kind, job_id)
 
-    def tidy(self) -> None:
-        """Remove rows, scratch space and folders that belong to nothing."""
-        parts.tidy(self.engine)
+    def delete_leftovers(self) -> None:
+        """Delete rows, scratch space and folders that are no longer needed."""
+        parts.delete_leftovers(self.engine)
         inventory = self.store.inventory()
         over, published = merges.disposable(
             self.engine,

@@ -1,4 +1,4 @@
-"""The Celery tasks: each takes a row's lease and does its job."""
+"""The Celery tasks: each takes a row's lease and runs its job."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _WORKS = {JobKind.MERGE: do_merge, JobKind.EVALUATION: do_evaluation}
 
 @app.task(name=MERGE_TASK)
 def merge(merge_id: str) -> None:
-    """Make a queued merge."""
+    """Run a queued merge."""
     attempt_job(JobKind.MERGE, merge_id, SETTINGS, WORKER_ID, _WORKS)
 
 
 @app.task(name=EVALUATE_TASK)
 def evaluate(evaluation_id: str) -> None:
-    """Do a queued evaluation, or help with one that another worker has."""
+    """Run a queued evaluation, or help with one that another worker leads."""
     if not attempt_job(JobKind.EVALUATION, evaluation_id, SETTINGS, WORKER_ID, _WORKS):
         device_type = device_type_of(SETTINGS)
         attempt_parts(evaluation_id, SETTINGS, WORKER_ID, device_type, PartWork())

@@ -1,7 +1,7 @@
-"""Which units (words or characters) of a reference became which of a hypothesis.
+"""Alignments of references and hypotheses, by words or characters.
 
-RapidFuzz aligns, as in jiwer, whose counts these are, without its checks of every argument:
-they took longer than the work.
+Uses RapidFuzz directly, as jiwer does, with the same counts. jiwer's argument checks would take
+longer than the alignment.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TYPES: dict[str, ChunkType] = {
 
 
 class Chunk(NamedTuple):
-    """A stretch of one type, and its place on both sides; ends are exclusive."""
+    """A run of one type, and its position on both sides; ends are exclusive."""
 
     type: ChunkType
     ref_start_idx: int
@@ -30,7 +30,7 @@ class Chunk(NamedTuple):
     hyp_end_idx: int
 
 
-# Stretches in reading order.
+# Chunks in reading order.
 Alignment = tuple[Chunk, ...]
 
 
@@ -44,7 +44,7 @@ def align_words(references: Iterable[str], hypotheses: Iterable[str]) -> list[Al
 
 def align_numbered(reference: Sequence[str], hypothesis: Sequence[str]) -> Alignment:
     """Return the alignment of two lists of words."""
-    # Words by number: RapidFuzz would compare strings by their hashes.
+    # Numbers instead of words, since RapidFuzz compares strings by their hashes.
     numbers: dict[str, int] = {}
     return _align(
         [numbers.setdefault(word, len(numbers)) for word in reference],
@@ -61,7 +61,7 @@ def align_characters(references: Iterable[str], hypotheses: Iterable[str]) -> li
 
 
 def count_characters(reference: str, hypothesis: str) -> ErrorCounts:
-    """Return how many characters were hit, substituted, deleted and inserted."""
+    """Return the error counts by characters."""
     if reference == hypothesis:
         return ErrorCounts(hits=len(reference))
     kinds = [kind for kind, _, _ in Levenshtein.editops(reference, hypothesis).as_list()]
@@ -75,7 +75,7 @@ def count_characters(reference: str, hypothesis: str) -> ErrorCounts:
 
 
 def count_errors(alignment: Alignment) -> ErrorCounts:
-    """Return how many units were hit, substituted, deleted and inserted."""
+    """Return the error counts of an alignment."""
     lengths = {"equal": 0, "substitute": 0, "delete": 0, "insert": 0}
     for chunk in alignment:
         in_reference = chunk.ref_end_idx - chunk.ref_start_idx
@@ -89,10 +89,10 @@ def count_errors(alignment: Alignment) -> ErrorCounts:
     )
 
 
-def stretches(
+def aligned_texts(
     reference: str, hypothesis: str, alignment: Alignment, metric: Metric
 ) -> list[dict[str, str]]:
-    """Return an alignment for people, as `{"type", "reference", "hypothesis"}` in reading order.
+    """Return the alignment's texts as `{"type", "reference", "hypothesis"}` in reading order.
 
     The type is equal, substitute, delete or insert; `alignment` is in the metric's units.
     """

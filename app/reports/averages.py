@@ -1,4 +1,4 @@
-"""Averages over datasets: macro (each set counts once) and micro (each word counts once)."""
+"""Averages over datasets: macro (each dataset counts once) and micro (each word counts once)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ ALWAYS_SHOWN = ("in_domain", "out_of_domain", "full", "all")
 
 @dataclass(frozen=True)
 class DatasetRate:
-    """What an average needs of one dataset's score; `counts` are in the metric's units.
+    """The data of one dataset for averages; `counts` are in the metric's units.
 
-    `replicates` are the rates of the bootstrap's replicates, which draws `unit`s.
+    `replicates` are the rates of the bootstrap's replicates, which resamples `unit`s.
     """
 
     name: str
@@ -38,11 +38,11 @@ def average(
 ) -> dict[str, dict[str, Any]]:
     """Return `{"macro", "micro", "datasets", "ci95"}` of each group, of `full` and of `all`.
 
-    Of several results of one name the last counts. Rates are fractions; macro is the mean of the
-    sets that have a rate, and None without any. Groups beyond the paper's two are there if a
-    set is in them. `ci95` is of the macro average over these very sets: units are drawn in each,
-    no sets are. Groups with any of the sets in `missing` (groups by name) have no rate, but
-    `not_comparable`: the names of those sets.
+    If a name occurs several times, the last one counts. Rates are fractions; macro is the mean of
+    the datasets with a rate, None if there are none. Groups other than the paper's two appear only
+    if they have a dataset. `ci95` is the interval of the macro average, resampling units within the
+    datasets. A group with datasets in `missing` (groups by name) has no rate, but lists them in
+    `not_comparable`.
     """
     latest = list({rate.name: rate for rate in rates}.values())
     gone = missing or {}
@@ -92,5 +92,5 @@ def _confidence(rates: list[DatasetRate]) -> dict[str, Any] | None:
 
 
 def _both(pooled: Mapping[str, float | None]) -> dict[str, Any]:
-    # Words and characters are never pooled: where a group has both, each gets its own rate.
+    # Words and characters cannot be pooled; a group with both has a rate for each.
     return {"micro_by_metric": dict(pooled)} if len(pooled) > 1 else {}

@@ -1,6 +1,6 @@
-"""Charts of error rates as SVG: bars with intervals, and the trade-off of two averages.
+"""SVG charts of error rates: bars with intervals, and the trade-off of two averages.
 
-Colours, and the look in the dark and on paper, are the page's style sheet's; sizes suit a phone.
+The page's style sheet sets colours, dark mode and print; sizes suit a phone.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ WIDTH = 420.0
 _LEFT, _RIGHT = 8.0, 14.0
 _BAR, _ROW = 12.0, 38.0
 _TICKS = 5
-# Between ticks, where all values are (nearly) the same: a tenth of a percent.
+# Smallest distance between ticks: a tenth of a percent.
 _LEAST_STEP = 0.001
-# Characters of a label that have room beside what else stands there.
+# Characters of a label that fit on a bar's row and at a point.
 _LONGEST_BAR, _LONGEST_POINT = 44, 30
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A system's rate with its interval, fractions; None where there is none."""
+    """A system's rate with its interval, as fractions; None if there is none."""
 
     label: str
     rate: float | None
@@ -35,7 +35,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Point:
-    """A system in the trade-off: `kind` is "merge" (this one), "other", "base" or "expert"."""
+    """A system in the trade-off; `kind` is "merge" (this one), "other", "base" or "expert"."""
 
     label: str
     x: float
@@ -45,7 +45,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Axis:
-    """Fractions from `low` to `high` on `start` to `end` of the drawing, with round ticks."""
+    """Maps fractions from `low` to `high` to positions from `start` to `end`."""
 
     low: float
     high: float
@@ -54,13 +54,13 @@ class Axis:
     ticks: tuple[float, ...]
 
     def __call__(self, value: float) -> float:
-        """Return the place of a value."""
+        """Return the position of a value."""
         share = (value - self.low) / (self.high - self.low)
         return self.start + share * (self.end - self.start)
 
 
 def make_axis(values: Sequence[float], start: float, end: float, *, zero: bool) -> Axis:
-    """Return an axis over the values (and 0, if `zero`), ends on round numbers."""
+    """Return an axis over the values (and 0, if `zero`) that ends on round numbers."""
     low, high = (0.0 if zero else min(values)), max(values)
     step = _round_step((high - low) / _TICKS)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -70,11 +70,11 @@ def make_axis(values: Sequence[float], start: float, end: float, *, zero: bool) 
 
 
 def bars(bars: Sequence[Bar], title: str) -> str:
-    """Return horizontal bars from 0, a row a system, their intervals as whiskers."""
+    """Return horizontal bars from 0, one row per system, with intervals as whiskers."""
     known = [value for bar in bars for value in (bar.rate, bar.high) if value is not None]
     axis = make_axis(known or [0.0], _LEFT, WIDTH - _RIGHT, zero=True)
     bottom = _ROW * len(bars) + 4
-    svg = _svg(bottom + 22, title, "; ".join(map(_said, bars)))
+    svg = _svg(bottom + 22, title, "; ".join(map(_described, bars)))
     for tick in axis.ticks:
         _line(svg, "grid", axis(tick), 0, axis(tick), bottom)
         _text(svg, "tick", axis(tick), bottom + 16, f"{100 * tick:g}", anchor="middle")
@@ -93,15 +93,15 @@ def bars(bars: Sequence[Bar], title: str) -> str:
 
 
 def trade_off(points: Sequence[Point], x_title: str, y_title: str, title: str) -> str:
-    """Return a scatter; better is left and below. A point without room has its number for a label.
+    """Return a scatter plot, where better is left and below.
 
-    The number is the point's place in `points`, from 1.
+    A point without room for its label shows its number in `points`, from 1.
     """
     height = 400.0
     across = make_axis([p.x for p in points], 44, WIDTH - _RIGHT, zero=False)
     up = make_axis([p.y for p in points], height - 44, 14, zero=False)
-    said = (f"{p.label}: {100 * p.x:.2f} and {100 * p.y:.2f}" for p in points)
-    svg = _svg(height, title, "; ".join(said))
+    described = (f"{p.label}: {100 * p.x:.2f} and {100 * p.y:.2f}" for p in points)
+    svg = _svg(height, title, "; ".join(described))
     for tick in across.ticks:
         _line(svg, "grid", across(tick), up.end, across(tick), up.start)
         _text(svg, "tick", across(tick), up.start + 16, f"{100 * tick:g}", anchor="middle")
@@ -129,7 +129,7 @@ def _svg(height: float, title: str, description: str) -> Element:
 
 
 def _mark(parent: Element, kind: str, x: float, y: float) -> None:
-    """Draw a shape of the kind's own: colour alone tells nothing to some."""
+    """Draw the kind's own shape, since not everybody can tell colours apart."""
     if kind == "base":
         SubElement(parent, "rect", _numbers(x=x - 5, y=y - 5, width=10, height=10))
     elif kind == "expert":
@@ -165,7 +165,7 @@ def _short(label: str, longest: int) -> str:
     return label if len(label) <= longest else label[: longest - 1] + "…"
 
 
-def _said(bar: Bar) -> str:
+def _described(bar: Bar) -> str:
     if bar.rate is None:
         return f"{bar.label}: no rate"
     interval = ""

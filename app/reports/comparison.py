@@ -1,4 +1,4 @@
-"""Sets a merge's result beside that of another system, where the two can be compared."""
+"""Compares a merge's results with other systems', where they are comparable."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from app.reports.confidence import (
 from app.reports.scored import ScoredDataset
 from app.reports.significance import mapsswe
 
-# Stands for a setting of the checkpoint's own that it does not have.
+# Stands for a setting that a checkpoint does not have.
 UNSET = "Whisper's default"
 
 
 def compare(
     scored: ScoredDataset, others: Mapping[str, Sequence[ScoredDataset]]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Return (differences by system, for the other systems the reason why there is none).
+    """Return (differences by system, reasons by system that is not comparable).
 
-    Compared are results on the same manifest, decoded by the same settings and normalised alike;
-    of several the newest, `others` being oldest first.
+    Results are comparable if they have the same manifest, decoding settings and normaliser. The
+    newest comparable result counts; `others` are oldest first.
     """
     differences: dict[str, dict[str, Any]] = {}
     reasons: dict[str, str] = {}
@@ -43,7 +43,7 @@ def compare(
 
 
 def counterpart(scored: ScoredDataset, results: Sequence[ScoredDataset]) -> ScoredDataset | None:
-    """Return the result that a result can be compared with, the newest of several; else None."""
+    """Return the newest result that is comparable with this one, or None."""
     alike = [other for other in results if _why_not(scored, other) is None]
     return _preferred(scored, alike) if alike else None
 
@@ -51,9 +51,10 @@ def counterpart(scored: ScoredDataset, results: Sequence[ScoredDataset]) -> Scor
 def comparable_averages(
     mine: Sequence[ScoredDataset], results: Sequence[ScoredDataset]
 ) -> dict[str, dict[str, Any]]:
-    """Return another system's averages over the merge's sets, none where one is not comparable.
+    """Return another system's averages over the merge's datasets.
 
-    Until the merge has a result they are over all of the system's own.
+    Groups with a dataset that is not comparable have none. Until the merge has results, averages
+    are over all of the system's datasets.
     """
     latest = {one.evaluated.name: one for one in mine}
     if not latest:
@@ -69,11 +70,12 @@ def comparable_averages(
 
 
 def difference(merged: ScoredDataset, other: ScoredDataset) -> dict[str, Any]:
-    """Return how the merge does against the other system, over the utterances both decoded.
+    """Return the differences between the merge and another system.
 
-    One that a system skipped would favour that system. `delta` is the merge's rate less the
-    other's (below 0 the merge is better), `delta_ci95` its paired bootstrap interval. None stands
-    for what cannot be said: a rate without reference words, an interval of a single unit.
+    Only utterances that both decoded count, since skipping one would favour the system that skips.
+    `delta` is the merge's rate minus the other's (below 0 the merge is better), `delta_ci95` its
+    paired bootstrap interval. A rate without reference words is None, as is an interval of a single
+    unit.
     """
     mine = {score.index: position for position, score in enumerate(merged.scores)}
     theirs = {score.index: position for position, score in enumerate(other.scores)}
@@ -86,8 +88,8 @@ def difference(merged: ScoredDataset, other: ScoredDataset) -> dict[str, Any]:
         for first, second in zip(here, there, strict=True)
     )
     utterances = [merged.evaluated.result.utterances[position] for position in here]
-    drawn = sampling(merged.evaluated.name, utterances)
-    sums = resample(drawn, counts) if drawn.units > 1 else None
+    plan = sampling(merged.evaluated.name, utterances)
+    sums = resample(plan, counts) if plan.units > 1 else None
     return {
         merged.metric: other_errors / length if length else None,
         "delta": (errors - other_errors) / length if length else None,
@@ -121,15 +123,15 @@ def _reason(scored: ScoredDataset, results: Sequence[ScoredDataset]) -> str:
 
 
 def _why_not(one: ScoredDataset, other: ScoredDataset) -> str | None:
-    """Return why two results cannot be compared, or None if they can."""
+    """Return why two results are not comparable, or None if they are."""
     mine, its = one.evaluated.result, other.evaluated.result
     if mine.manifest_sha256 != its.manifest_sha256:
-        return f"its manifest is another (sha256 {its.manifest_sha256})"
+        return f"it has a different manifest (sha256 {its.manifest_sha256})"
     settings, others = mine.decoding.settings, its.decoding.settings
     unknown = [one.decoding.checkpoint_settings is None for one in (mine, its)]
     if any(unknown) and not all(unknown):
         whose = "this result" if unknown[0] else "its result"
-        return f"{whose} is from before the checkpoint's own settings were noted; evaluate again"
+        return f"{whose} is from before the checkpoint's settings were recorded; evaluate again"
     changed = [
         f"{name} {others.get(name, UNSET)} instead of {settings.get(name, UNSET)}"
         for name in dict.fromkeys((*settings, *others))
@@ -139,8 +141,8 @@ def _why_not(one: ScoredDataset, other: ScoredDataset) -> str | None:
         return f"it was decoded with {', '.join(changed)}"
     if (one.normalizer.as_record(), one.metric) != (other.normalizer.as_record(), other.metric):
         record = other.normalizer.as_record()
-        return f"its texts are normalised by {record['name']} {record['version']}"
+        return f"its normaliser is {record['name']} {record['version']}"
     indices = {utterance.index for utterance in mine.utterances}
     if not any(utterance.index in indices for utterance in its.utterances):
-        return "no utterance was decoded by both"
+        return "no utterance was decoded by both systems"
     return None

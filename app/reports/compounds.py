@@ -1,7 +1,7 @@
-"""Alignment in which words written apart on one side count as right: "white paper", "whitepaper".
+"""Alignment that accepts compounds: "white paper" on one side matches "whitepaper" on the other.
 
-That is how the Open ASR Leaderboard scores (kaldialign's `merge_compounds`): adjacent words of one
-side may stand for one word of the other, at no cost. The errors are kaldialign's, in time that is
+The Open ASR Leaderboard scores so (kaldialign's `merge_compounds`): adjacent words on one side may
+match one word on the other at no cost. The error counts equal kaldialign's; the running time is
 bounded for any text.
 """
 
@@ -14,17 +14,17 @@ from rapidfuzz.distance import Levenshtein
 
 from app.reports.alignments import Alignment, Chunk, align_numbered
 
-# Words that are tried as one.
+# The largest number of words in a compound.
 _MOST_PARTS = 10
-# So many words right on both sides, and what lies before has nothing to do with what comes after.
+# Texts are cut this many words inside runs of equal words, where the two sides are independent.
 _ANCHOR = 5
-# Of one stretch between anchors; beyond, compounds in it are not looked for.
+# Limits for a section between cuts; beyond them, its compounds are ignored.
 _MOST_COMPOUNDS = 60
 _MOST_CELLS = 1_000_000
 
 
 class _Compound(NamedTuple):
-    """Words of the reference that join to words of the hypothesis; ends are exclusive."""
+    """Words of the reference that match words of the hypothesis when joined; ends are exclusive."""
 
     start: int
     end: int
@@ -33,21 +33,21 @@ class _Compound(NamedTuple):
 
 
 def align_compounds(reference: Sequence[str], hypothesis: Sequence[str]) -> Alignment:
-    """Return the alignment of two lists of words with the fewest errors, compounds joined.
+    """Return the alignment of two lists of words with the fewest errors, with compounds joined.
 
-    A compound is a chunk of type equal with unlike numbers of words on its two sides.
+    A compound is a chunk of type equal with different numbers of words on its two sides.
     """
     chunks: list[Chunk] = []
-    for start, end, hyp_start, hyp_end in _stretches(reference, hypothesis):
+    for start, end, hyp_start, hyp_end in _sections(reference, hypothesis):
         found = _align(reference[start:end], hypothesis[hyp_start:hyp_end])
         chunks += [_moved(chunk, start, hyp_start) for chunk in found]
     return tuple(chunks)
 
 
-def _stretches(
+def _sections(
     reference: Sequence[str], hypothesis: Sequence[str]
 ) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (start, end, hypothesis start, hypothesis end) of parts cut inside long equal runs."""
+    """Yield (start, end, hyp_start, hyp_end) of sections, cut inside long runs of equal words."""
     start = hyp_start = 0
     for chunk in align_numbered(reference, hypothesis):
         if chunk.type == "equal" and chunk.ref_end_idx - chunk.ref_start_idx >= 2 * _ANCHOR:
@@ -85,7 +85,7 @@ def _align(reference: Sequence[str], hypothesis: Sequence[str]) -> Alignment:
 
 
 def _find(reference: Sequence[str], hypothesis: Sequence[str]) -> list[_Compound]:
-    """Return all compounds, in the reference's order."""
+    """Return all compounds in the order of the reference."""
     found = [
         _Compound(start, end, place, place + 1)
         for start, end, place in _joined(reference, hypothesis)
@@ -98,7 +98,7 @@ def _find(reference: Sequence[str], hypothesis: Sequence[str]) -> list[_Compound
 
 
 def _joined(parts: Sequence[str], words: Sequence[str]) -> Iterator[tuple[int, int, int]]:
-    """Yield (start, end, place) of parts that give the word at that place of the other side."""
+    """Yield (start, end, place) of `parts` that join to the word at `place` in `words`."""
     places: dict[str, list[int]] = {}
     for place, word in enumerate(words):
         places.setdefault(word, []).append(place)
@@ -116,7 +116,7 @@ def _joined(parts: Sequence[str], words: Sequence[str]) -> Iterator[tuple[int, i
 def _cheapest(
     reference: Sequence[str], hypothesis: Sequence[str], compounds: Sequence[_Compound]
 ) -> list[_Compound]:
-    """Return the compounds, in order, that leave the fewest errors between them."""
+    """Return the sequence of compounds with the fewest errors between them."""
     numbers: dict[str, int] = {}
     ref, hyp = (
         [numbers.setdefault(word, len(numbers)) for word in side]
@@ -125,7 +125,7 @@ def _cheapest(
     first = _Compound(0, 0, 0, 0)
     last = _Compound(len(ref), len(ref), len(hyp), len(hyp))
     nodes = [first, *compounds, last]
-    # Errors up to the end of each, and the compound before it on that way.
+    # For each node: the fewest errors up to its end, and the node before it on that path.
     best: list[tuple[int, int]] = [(0, 0)]
     for number, one in enumerate(nodes[1:], start=1):
         ways = [

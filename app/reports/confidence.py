@@ -1,8 +1,8 @@
-"""Bootstrap: confidence intervals of error rates, and how often one system beats another.
+"""Bootstrap confidence intervals of error rates, and the probability of improvement.
 
 Bisani & Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation",
-ICASSP 2004. Utterances of one speaker, or of one session, are not independent: where the manifest
-names them, whole speakers (or sessions) are drawn.
+ICASSP 2004. Utterances of one speaker or session are not independent, so whole speakers (or
+sessions) are resampled if the manifest names them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from app.contract.evaluation import UtteranceResult
 REPLICATES = 1000
 SEED = 0
 _PERCENT = (2.5, 97.5)
-# Draws made at once: bounds the memory, whatever the size of the set.
+# Draws made at once, to bound the memory for large datasets.
 _DRAWS = 2_000_000
 
 Unit = Literal["speaker", "session", "utterance"]
@@ -30,10 +30,10 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Sampling:
-    """What is drawn from a dataset: its units, by number; `members[i]` is the unit of utterance i.
+    """The units that are resampled from a dataset; `members[i]` is the unit of utterance i.
 
-    `name` is the dataset's: with the seed it decides the draws, so that every system's replicates
-    are of the same units, and those of two datasets are independent.
+    The dataset's `name` and the seed determine the draws: all systems share a dataset's draws, and
+    different datasets have independent ones.
     """
 
     name: str
@@ -45,8 +45,8 @@ class Sampling:
 def sampling(name: str, utterances: Sequence[UtteranceResult]) -> Sampling:
     """Return the units of a dataset: speakers, else sessions, else utterances.
 
-    Speakers or sessions count if every utterance has one and there are two of them at least: from
-    one speaker alone nothing is learnt of others, only of what else that one might say.
+    Speakers or sessions are used if every utterance has one and there are at least two: a single
+    speaker says nothing about the variation between speakers.
     """
     by_unit: tuple[tuple[Unit, list[str | None]], ...] = (
         ("speaker", [utterance.speaker for utterance in utterances]),
@@ -61,9 +61,9 @@ def sampling(name: str, utterances: Sequence[UtteranceResult]) -> Sampling:
 
 
 def resample(sampling: Sampling, values: Counts) -> Counts:
-    """Return the sums of each column of `values` (utterances, columns) in each replicate.
+    """Return the column sums of `values` (utterances, columns) in each replicate.
 
-    A replicate draws as many units as there are, with replacement; (REPLICATES, columns).
+    A replicate draws as many units as there are, with replacement. Shape (REPLICATES, columns).
     """
     totals = np.zeros((sampling.units, values.shape[1]), dtype=np.int64)
     np.add.at(totals, sampling.members, values)
@@ -72,7 +72,7 @@ def resample(sampling: Sampling, values: Counts) -> Counts:
 
 
 def rates(sampling: Sampling, errors: Counts, lengths: Counts) -> Floats | None:
-    """Return the error rate of each replicate; NaN where nothing was to be said.
+    """Return the error rate of each replicate; NaN for one without reference words.
 
     None if there are fewer than two units, or no reference has any words.
     """
@@ -83,7 +83,7 @@ def rates(sampling: Sampling, errors: Counts, lengths: Counts) -> Floats | None:
 
 
 _LEAST_SHARE = 0.95
-"""Of the replicates, those that must have words."""
+"""The share of replicates that must have reference words."""
 
 
 def ratio(errors: Counts, lengths: Counts) -> Floats:
@@ -96,7 +96,7 @@ def ratio(errors: Counts, lengths: Counts) -> Floats:
 def interval(replicates: Floats) -> dict[str, float] | None:
     """Return the middle 95 % of replicates as `{"low", "high"}` (the percentile method).
 
-    None where too many replicates have no words: what is left would look surer than it is.
+    None if too many replicates have no words: the interval would be too narrow.
     """
     if np.isfinite(replicates).mean() < _LEAST_SHARE:
         return None
@@ -107,7 +107,7 @@ def interval(replicates: Floats) -> dict[str, float] | None:
 def describe(
     replicates: Floats | None, unit: str, units: int | None = None
 ) -> dict[str, Any] | None:
-    """Return the interval with how it was made, as the answer of `/wer` shows it."""
+    """Return the interval and its parameters, as `/wer` shows them."""
     found = None if replicates is None else interval(replicates)
     if found is None:
         return None
@@ -118,10 +118,10 @@ def describe(
 
 
 def probability_of_improvement(errors: Counts, other_errors: Counts) -> float:
-    """Return the fraction of replicates with fewer errors than the other system has there.
+    """Return the fraction of replicates in which the first system has fewer errors.
 
-    Bisani & Ney's poi; both are of the same draws. A tie is half an improvement, so that a system
-    against itself has 0.5, and the two of a pair add up to 1.
+    This is Bisani & Ney's poi; both systems share the draws. A tie counts half, so that a system
+    has 0.5 against itself, and the two values of a pair add up to 1.
     """
     difference = errors - other_errors
     return float(np.mean((difference < 0) + 0.5 * (difference == 0)))

@@ -1,10 +1,10 @@
-"""English rules: OpenAI's (Whisper) and those of the Open ASR Leaderboard, which grew from them.
+"""English normalisers: OpenAI's (Whisper) and the Open ASR Leaderboard's, which is based on it.
 
 Ported from `whisper/normalizers/english.py` of openai/whisper (26a7cac; MIT, Copyright (c) 2022
 OpenAI; tables/LICENSE-openai-whisper.txt) and `normalizer/normalizer.py` of
 huggingface/open_asr_leaderboard (d1e99b2; Apache-2.0, Copyright 2022 The OpenAI team and The
-HuggingFace Team). The rules and their order are theirs, odd ones included. What is ours: patterns
-that take linear time, and a bound on the digits that count as one number.
+HuggingFace Team). The rules and their order are unchanged, including odd ones, except that patterns
+take linear time and that the number of digits in one number is bounded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-# Python refuses to convert more than 4,300 digits; nobody says so many as one number.
+# Python refuses to convert more than 4,300 digits.
 _MOST_DIGITS = 300
 
 _FILLERS = re.compile(r"\b(hmm|mm|mhm|mmm|uh|um)\b")
@@ -79,7 +79,7 @@ _CONTRACTIONS = {
     r"'ve\b": " have",
     r"'m\b": " am",
 }
-# "the dog's tail" keeps its genitive on the leaderboard.
+# The leaderboard keeps the genitive of "the dog's tail".
 _LEADERBOARD_CONTRACTIONS = {
     (
         r"\b(it|he|she|what|that|who|here|there|how|when|where|why|this)'s\b"
@@ -106,7 +106,7 @@ _LEADERBOARD_COMPOUNDS = {
     r"\bp\s+m\b": "pm",
     r"\bo\s+k\b": "okay",
 }
-# Letters that NFKD leaves whole.
+# Letters that NFKD does not decompose.
 _PLAIN_LETTERS = {
     "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "æ": "ae", "Æ": "AE", "ß": "ss", "ẞ": "SS",
     "đ": "d", "Đ": "D", "ð": "d", "Ð": "D", "þ": "th", "Þ": "th", "ł": "l", "Ł": "L",
@@ -135,10 +135,10 @@ def leaderboard_english() -> Callable[[str], str]:
 
 
 def without_brackets(text: str) -> str:
-    """Return a text without what stands in [], <> or (): noises and remarks, as Whisper does it.
+    """Return a text without noises and remarks in [], <> or (), as Whisper does.
 
-    What is never closed stays. One match takes all that follows an unclosed bracket, so that the
-    next one is not tried as well: that would take quadratic time.
+    Text after an unclosed bracket is kept. It is matched as a whole, since trying each further
+    bracket would take quadratic time.
     """
     text = re.sub(r"[<\[][^>\]]*([>\]])?", _closed, text)
     return re.sub(r"\([^)]+(\))?", _closed, text)
@@ -149,7 +149,7 @@ def _closed(found: re.Match[str]) -> str:
 
 
 class _English:
-    """The order of rules that both share; `words` does what is done word by word at the end."""
+    """The rules that both share, in order; `words` applies the rules for single words."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class _English:
 
     def __call__(self, text: str) -> str:
         text = self.fillers.sub("", without_brackets(text.lower()))
-        # Tried at the first space of a run only: every space would take quadratic time.
+        # Matches only at the first space of a run: at every space it would take quadratic time.
         text = re.sub(r"(?<!\s)\s+'", "'", text)
         for pattern, replacement in self.contractions:
             text = pattern.sub(replacement, text)
@@ -175,7 +175,7 @@ class _English:
         for pattern, replacement in self.compounds:
             text = pattern.sub(replacement, text)
         text = " ".join(self.words(_numbers(text).split()))
-        # Signs that belong to no number.
+        # Signs without a number.
         text = re.sub(r"[.$¢€£]([^0-9])", r" \1", text)
         return re.sub(r"([^0-9])%", r"\1 ", text)
 
@@ -207,14 +207,14 @@ def _plain(letter: str) -> str:
 
 
 def _mapped(words: list[str], mapping: Mapping[str, str]) -> list[str]:
-    # A replacement may be two words.
+    # A replacement may consist of two words.
     return " ".join(mapping.get(word, word) for word in words).split()
 
 
 def _acronyms(words: list[str]) -> list[str]:
-    """Return the words, runs of single letters and digits joined: "b b c" is "bbc".
+    """Return the words with runs of single letters and digits joined: "b b c" becomes "bbc".
 
-    Two suffice, unless "a" or "i" is among them: then it takes three.
+    A run has at least two words, or three if it contains "a" or "i".
     """
     joined: list[str] = []
     run: list[str] = []
@@ -285,9 +285,9 @@ _NUMERIC = re.compile(rf"(?=\d{{1,{_MOST_DIGITS}}}(?!\d))\d+(\.\d{{1,{_MOST_DIGI
 
 
 def _numbers(text: str) -> str:
-    """Return the text with numbers in digits: "twenty one dollars" is "$21"."""
+    """Return the text with numbers in digits: "twenty one dollars" becomes "$21"."""
     text = " ".join(_digits(_halves(text).split()))
-    # "$2 and ¢7" is "$2.07", "$0.07" is "¢7".
+    # "$2 and ¢7" becomes "$2.07", "$0.07" becomes "¢7".
     text = re.sub(r"([€£$])([0-9]+) (?:and )?¢([0-9]{1,2})\b", _with_cents, text)
     text = re.sub(r"[€£$]0.([0-9]{1,2})\b", lambda found: f"¢{int(found[1])}", text)
     return re.sub(r"\b1(s?)\b", r"one\1", text)
@@ -298,7 +298,7 @@ def _with_cents(found: re.Match[str]) -> str:
 
 
 def _halves(text: str) -> str:
-    """Return the text, "and a half" after a number as "point five", digits and letters parted."""
+    """Return the text with "point five" for "and a half", and digits separated from letters."""
     parts = []
     segments = re.split(r"\band\s+a\s+half\b", text)
     for position, segment in enumerate(segments):
@@ -315,10 +315,10 @@ def _halves(text: str) -> str:
 
 
 def _digits(words: list[str]) -> Iterator[str]:
-    """Yield the words, spelled-out numbers as digits.
+    """Yield the words, with spelled-out numbers as digits.
 
-    `value` is the number read so far: an int that may still be added to ("twenty" before "one"),
-    or its digits where they are strung together ("one oh one").
+    `value` is the number read so far: an int if more may be added ("twenty" before "one"), or a
+    string of digits ("one oh one").
     """
     prefix: str | None = None
     value: str | int | None = None

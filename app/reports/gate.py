@@ -1,4 +1,4 @@
-"""Judges a `/wer` document by a gate: the one place where that is decided."""
+"""Judges a `/wer` document by a gate."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 from app.contract.gate import GateSpec, limit_of
 from app.contract.states import FINAL
 
-# Rates are quotients of counts: a limit that is met to the digit must not fail by rounding.
+# A rate that equals its limit must not fail by rounding.
 _ROUNDING = 1e-12
 
 
 def judge(
     document: Mapping[str, Any], gate: GateSpec, sets: Sequence[Mapping[str, str]]
 ) -> dict[str, Any]:
-    """Return the verdict `{"passed", "failures", ...}` on what is there now.
+    """Return the verdict `{"passed", "failures", ...}` on a document.
 
-    `sets` are those that were to be evaluated, with where the newest evaluation of each stands
-    (`evaluation.sets` of `/wer`): one that is missing or partial, has no rate to judge, or whose
-    newest evaluation has not ended well, fails as one above its limit does: an older result does
-    not stand in. A failure is `{"dataset", "check", "value", "limit", "excess", "message"}`.
+    `sets` are the requested datasets with the state of their newest evaluation (`evaluation.sets`
+    in `/wer`). A dataset fails if it is above a limit, missing, partial or without a rate, or if
+    its newest evaluation has not succeeded; an older result does not count. A failure is
+    `{"dataset", "check", "value", "limit", "excess", "message"}`.
     """
     newest = {dataset["name"]: dataset for dataset in document["datasets"]}
     standing = {one["name"]: one for one in sets}
@@ -35,7 +35,7 @@ def judge(
 
 
 def verdict(gate: GateSpec, failures: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
-    """Return a verdict as answers show it; without a list of failures it is still open."""
+    """Return a verdict as responses show it; None instead of failures means that it is open."""
     return {
         **gate.model_dump(),
         "passed": None if failures is None else not failures,
@@ -44,7 +44,7 @@ def verdict(gate: GateSpec, failures: Sequence[Mapping[str, Any]] | None) -> dic
 
 
 def unfinished(gate: GateSpec, status: str) -> dict[str, Any]:
-    """Return the verdict on an evaluation that has no results to judge; open while it may."""
+    """Return the verdict on an evaluation without results; open while it runs."""
     if status not in FINAL:
         return verdict(gate, None)
     unjudged = _failure(None, "complete", "the evaluation ended without a verdict")
@@ -75,7 +75,7 @@ def _judge_set(
         yield _failure(name, "complete", text)
         return
     if dataset is None:
-        yield _failure(name, "complete", "it is not evaluated")
+        yield _failure(name, "complete", "it was not evaluated")
         return
     if dataset["status"] != "succeeded":
         skipped = len(dataset["warnings"]["skipped"])
@@ -83,7 +83,7 @@ def _judge_set(
         yield _failure(name, "complete", f"{skipped} of {total} utterances were skipped")
     elif standing and status == "partial":
         text = (
-            f"its newest evaluation ({standing['evaluation_id']}) is partial; the rate is of an "
+            f"its newest evaluation ({standing['evaluation_id']}) is partial; the rate is from an "
             "earlier one"
         )
         yield _failure(name, "complete", text)
@@ -99,7 +99,7 @@ def _too_high(name: str, dataset: Mapping[str, Any], limit: float) -> Iterator[d
     metric = dataset["metric"]
     rate = dataset[metric]
     if rate is None:
-        yield _failure(name, "max_wer", "there is no rate: no reference has any words")
+        yield _failure(name, "max_wer", "no rate: no reference has any words")
     elif rate > limit + _ROUNDING:
         text = (
             f"{metric.upper()} {_percent(rate)} % is {_percent(rate - limit)} points above "
@@ -114,7 +114,7 @@ def _regressed(
     found = dataset["compared_with"].get(system)
     if found is None:
         reason = dataset["not_compared_with"].get(system, "it was not evaluated")
-        yield _failure(name, "max_regression", f"{system} cannot be compared with: {reason}")
+        yield _failure(name, "max_regression", f"{system} is not comparable: {reason}")
         return
     if found["utterances"] != dataset["utterances"]:
         text = (
@@ -123,7 +123,7 @@ def _regressed(
         yield _failure(name, "complete", text)
     delta, metric = found["delta"], dataset["metric"]
     if delta is None:
-        yield _failure(name, "max_regression", "there is no rate: no reference has any words")
+        yield _failure(name, "max_regression", "no rate: no reference has any words")
     elif delta > limit + _ROUNDING:
         text = (
             f"{metric.upper()} {_percent(dataset[metric])} % is {_percent(abs(delta))} points "
@@ -141,7 +141,7 @@ def _hallucinated(
         return
     found = dataset.get("hallucinations")
     if found is None:
-        yield _failure(name, "complete", "an older service did not count its loops; upgrade it")
+        yield _failure(name, "complete", "the service is too old to count loops; upgrade it")
         return
     share, heard = found["loop_rate"], found["words_on_silence"]
     if loops is not None and share is not None and share > loops + _ROUNDING:
@@ -152,7 +152,7 @@ def _hallucinated(
         yield _failure(name, "max_loops", text, share, loops)
     if words is not None and heard > words:
         text = (
-            f"{heard} words were heard in {found['silent_utterances']} utterances without any, "
+            f"{heard} words were transcribed in {found['silent_utterances']} silent utterances, "
             f"{words:g} are allowed"
         )
         yield _failure(name, "max_words_on_silence", text, heard, words)
@@ -174,6 +174,6 @@ def _failure(
 
 
 def _percent(rate: float) -> str:
-    """Return a fraction in percent, with more digits where two would hide that it is not 0."""
+    """Return a fraction in percent with two decimals, or more for a tiny fraction."""
     text = f"{100 * rate:.2f}"
     return f"{100 * rate:.2g}" if rate and not float(text) else text

@@ -1,11 +1,11 @@
-"""Finds room for the labels of a scatter's points."""
+"""Places the labels of a scatter plot's points."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-# Of the style sheet's font, in the drawing's units: a letter's usual width, a line's height.
+# A letter's average width and a line's height in the style sheet's font.
 _LETTER = 6.6
 LINE = 14.0
 _APART = 10.0
@@ -16,7 +16,7 @@ Place = tuple[float, float]
 
 @dataclass(frozen=True)
 class Label:
-    """A text and where its baseline begins."""
+    """A text and the start of its baseline."""
 
     text: str
     x: float
@@ -29,14 +29,14 @@ class Label:
 
 
 def width_of(text: str) -> float:
-    """Return about how wide a text is drawn."""
+    """Return the approximate width of a text."""
     return _LETTER * len(text)
 
 
 def place_labels(points: Sequence[Place], texts: Sequence[str], frame: Box) -> list[Label]:
-    """Return a label for each point, beside it, over no other label or point where there is room.
+    """Return a label next to each point that overlaps no other label or point, if there is room.
 
-    Where there is none for the text, the label is the point's number, from 1.
+    If there is no room for the text, the label is the point's number, from 1.
     """
     taken: list[Box] = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
     labels = []

@@ -10,15 +10,15 @@ from num2words import num2words
 
 from app.reports.english import without_brackets
 
-# num2words knows no name for more in any language; the leaderboard leaves such numbers as they are.
+# num2words has no names for longer numbers; the leaderboard does not change them either.
 _MOST_DIGITS = 100
 
 
 def leaderboard_other(language: str | None) -> Callable[[str], str]:
-    """Return the leaderboard's MultilingualNormalizer for a language, digits as words.
+    """Return the leaderboard's MultilingualNormalizer for a language, with digits as words.
 
-    Rules of `normalizer/data_utils.py` and `normalizer.py` of huggingface/open_asr_leaderboard
-    (d1e99b2; Apache-2.0), diacritics kept as there.
+    Follows `normalizer/data_utils.py` and `normalizer.py` of huggingface/open_asr_leaderboard
+    (d1e99b2; Apache-2.0), which keep diacritics.
     """
 
     def normalize(text: str) -> str:

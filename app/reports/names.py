@@ -1,4 +1,4 @@
-"""What merges are called beside each other: by name, else by method and λ."""
+"""Display names of merges: their name, else method and λ."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _LONGEST = 40
 
 
 def label_of(method: str, parameters: Mapping[str, Any]) -> str:
-    """Return a method and its λ."""
+    """Return a method with its λ."""
     coefficient = parameters.get("scaling_coefficient")
     return method + ("" if coefficient is None else f" λ={coefficient:g}")
 
 
 def names_of(merges: Mapping[str, Mapping[str, Any]], taken: Mapping[str, str]) -> dict[str, str]:
-    """Return what merges are called, by id, in one line each: none like another or a `taken` name.
+    """Return display names by id, each on one line, different from each other and from `taken`.
 
-    What has no name, or one like another's, is called also by the end of its id, or all of it.
+    A merge without a unique name gets the end of its id, or all of it, as a suffix.
     """
     own = {merge_id: _shown(merge["name"] or "") for merge_id, merge in merges.items()}
     first = {
@@ -42,7 +42,7 @@ def names_of(merges: Mapping[str, Mapping[str, Any]], taken: Mapping[str, str]) 
 
 
 def _shown(name: str) -> str:
-    """Return a name as a terminal may show it: not too long, and printable."""
+    """Return a name for a terminal: printable and not too long."""
     plain = "".join(
         letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name
     )

@@ -1,4 +1,4 @@
-"""Makes references and hypotheses comparable; every normaliser has a name and a version."""
+"""Text normalisers for scoring; each has a name and a version."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.reports.leaderboard import leaderboard_other
 from app.reports.numerals import spell_digits, spell_numbers, unify_words
 from app.reports.readings import READINGS
 
-# Raise when a rule of ours changes; what the others come from is added to it.
+# Raise this when one of our rules changes; the version also names the rules' origin.
 _RULES = "2"
 _WHISPER = "openai/whisper 26a7cac"
 _LEADERBOARD = "open_asr_leaderboard d1e99b2"
@@ -25,18 +25,18 @@ _LONGEST_REMEMBERED = 1_000
 
 _INVISIBLE = regex.compile(r"[\p{Cf}--[\u200c\u200d]]", flags=regex.V1)
 _MARKS_ALONE = regex.compile(r"(?<!\S)[\p{M}\u200c\u200d]+")
-# Sorting marks takes quadratic time; UAX #15 (stream-safe text) allows 30 of them on a letter.
+# NFKC sorts marks in quadratic time; UAX #15 (stream-safe text) allows 30 of them on a letter.
 _TOO_MANY_MARKS = regex.compile(r"(\p{M}{30})\p{M}+")
 _APOSTROPHES = str.maketrans(dict.fromkeys("’‘‛ʼʻʹ′`´＇ꞌ", "'"))
-# NFKC would make letters of them, and "1.ª" could no longer be told from "1.a".
+# Kept from NFKC, which would turn "1.ª" into "1.a".
 _ORDINAL_SIGNS = regex.compile(r"[^ªº]+")
 
 
 @dataclass(frozen=True)
 class Normalizer:
-    """A function on texts, by name and version; scores compare only under equal ones.
+    """A normalising function with name and version; only scores with equal ones are comparable.
 
-    Where `joins_compounds`, words that are written apart on one side only count as hits.
+    With `joins_compounds`, a compound that only one side writes as one word counts as correct.
     """
 
     name: NormalizerName
@@ -45,8 +45,8 @@ class Normalizer:
     joins_compounds: bool = False
 
     def __call__(self, text: str) -> str:
-        """Return the normalised text, words parted by single spaces."""
-        # Every system has the same references, and most of their hypotheses are alike.
+        """Return the normalised text, with words separated by single spaces."""
+        # Cached: all systems share references, and many hypotheses.
         return _remembered(self, text) if len(text) <= _LONGEST_REMEMBERED else self._apply(text)
 
     def _apply(self, text: str) -> str:
@@ -64,9 +64,9 @@ def _remembered(normalizer: Normalizer, text: str) -> str:
 
 @lru_cache(maxsize=64)
 def find_normalizer(name: NormalizerName, language: str | None = None) -> Normalizer:
-    """Return the normaliser of this name; ValueError lists the names there are.
+    """Return the normaliser with this name; ValueError lists the known names.
 
-    `language` is what was spoken: the leaderboard has other rules where it is not English.
+    `language` is the spoken language: the leaderboard has other rules for other than English.
     """
     numbers = f"num2words {version('num2words')}"
     if name == "none":
@@ -86,14 +86,15 @@ def find_normalizer(name: NormalizerName, language: str | None = None) -> Normal
     if name in READINGS:
         spelled = _Spelled(READINGS[name].code)
         return Normalizer(name, f"{_RULES} ({_WHISPER}, {numbers})", spelled)
-    raise ValueError(f'no normaliser "{name}"; there are {", ".join(get_args(NormalizerName))}')
+    raise ValueError(f'unknown normaliser "{name}"; known: {", ".join(get_args(NormalizerName))}')
 
 
 def unify(text: str) -> str:
-    """Return the text with one form for what only typography tells apart; ª and º stay.
+    """Return the text with unified typography; ª and º are kept.
 
-    Curly apostrophes, composed and decomposed letters, ligatures, full width, no-break spaces, the
-    dotted capital İ; invisible characters go, except the joiners that some scripts need.
+    Unifies apostrophes, composed and decomposed letters, ligatures, full-width characters,
+    no-break spaces and the dotted capital İ. Removes invisible characters, except the joiners that
+    some scripts need.
     """
     text = _TOO_MANY_MARKS.sub(r"\1", _INVISIBLE.sub("", text.translate(_APOSTROPHES)))
     text = _ORDINAL_SIGNS.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
@@ -102,7 +103,7 @@ def unify(text: str) -> str:
 
 @dataclass(frozen=True)
 class _Unified:
-    """A function on texts that are unified before."""
+    """A function applied to unified texts."""
 
     function: Callable[[str], str]
 
@@ -111,10 +112,10 @@ class _Unified:
 
 
 def _basic(text: str) -> str:
-    """Whisper's multilingual normaliser with combining marks kept where they belong to a letter.
+    """Whisper's multilingual normaliser, but combining marks stay with their letter.
 
-    Whisper's own puts a space for every mark and so breaks Hindi words apart. Marks left without
-    a letter (an emoji's variation selector) make no word.
+    Whisper's replaces every mark by a space, which splits Hindi words. Marks without a letter (an
+    emoji's variation selector) are removed.
     """
     composed = unicodedata.normalize("NFKC", without_brackets(text.lower()))
     cleaned = "".join(map(_without_sign, composed)).lower()
@@ -127,7 +128,7 @@ def _without_sign(letter: str) -> str:
 
 
 class _Spelled:
-    """`basic`, with numbers and their signs spelled out before it."""
+    """`basic`, after spelling out numbers and their signs."""
 
     def __init__(self, language: str) -> None:
         self.language = language
@@ -144,10 +145,10 @@ _SPOKEN_SIGNS = {
 
 
 class _EnglishSpelled:
-    """Whisper's English normaliser with every digit and sign of a number a word, before and after.
+    """Whisper's English normaliser, with digits and signs of numbers spelled out before and after.
 
-    By itself it makes "371" of "three seven one" but "3 7 one" of "3, 7, 1.", so that a correct
-    answer scores as errors.
+    Whisper's alone turns "three seven one" into "371" but "3, 7, 1." into "3 7 one", so that a
+    correct transcript scores as errors.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""Spells out what is written in digits and signs, so that "16" and "dezasseis" are the same words.
+"""Spells out digits and signs, so that "16" and "dezasseis" become the same words.
 
-Every pattern takes time in proportion to the text: a number is matched once, with what belongs to
-it, by parts that are atomic, bounded or optional.
+All patterns take linear time: a number is matched once, with its signs and units, and the parts of
+the pattern are atomic, bounded or optional.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from num2words import num2words
 
 from app.reports.readings import ENGLISH, READINGS, Clock, Forms, Money, Ordinals, Reading
 
-# 27 digits is where num2words gives up in Portuguese; nobody reads so many aloud as one number.
+# num2words fails from 27 digits on in Portuguese.
 _LONGEST = 15
-# "em 2024.O presidente": what looks like the sign of an ordinal is the next sentence.
+# "em 2024.O presidente": no ordinal, but the next sentence.
 _HIGHEST_BEFORE_LETTER = 99
 _BY_CODE = {reading.code: reading for reading in (ENGLISH, *READINGS.values())}
 _NOUN = regex.compile(r"\s+([^\W\d_]{1,40})")
@@ -29,11 +29,11 @@ Rules = tuple[tuple[regex.Pattern[str], str], ...]
 
 
 def spell_numbers(text: str, language: str) -> str:
-    """Return lower-case text with its numbers in words of `language` (num2words' code: pt_BR).
+    """Return lower-case text with numbers in words of `language` (num2words' code, such as pt_BR).
 
-    Thousands' separators and one decimal separator are read as the language writes them; a number
-    with a leading zero, or too long to be a quantity, is read digit by digit. Ordinals, money,
-    hours, per cent, degrees and abbreviations are read as the language's `Reading` says.
+    Separators of thousands and decimals are those of the language. A number with a leading zero, or
+    too long to be a quantity, is read digit by digit. The language's `Reading` defines ordinals,
+    money, hours, per cent, degrees and abbreviations.
     """
     reading = _BY_CODE[language]
     for pattern, replacement in _abbreviations(language):
@@ -43,7 +43,10 @@ def spell_numbers(text: str, language: str) -> str:
 
 
 def unify_words(text: str, language: str) -> str:
-    """Return a normalised text with one form for what digits leave open: "duas" is "dois"."""
+    """Return a normalised text with one form for words that digits cannot distinguish.
+
+    For example, "duas" becomes "dois".
+    """
     text = " ".join(_BY_CODE[language].alike.get(word, word) for word in text.split())
     for pattern, replacement in _phrases(language):
         text = pattern.sub(replacement, text)
@@ -51,7 +54,7 @@ def unify_words(text: str, language: str) -> str:
 
 
 def spell_digits(text: str, language: str) -> str:
-    """Return the text with every digit as a word of its own: "371" is "three seven one"."""
+    """Return the text with every digit as a word: "371" becomes "three seven one"."""
     return regex.sub(r"[0-9]", lambda found: f" {_word(found[0], language)} ", text)
 
 

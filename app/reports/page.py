@@ -1,4 +1,4 @@
-"""The HTML report of `/wer`: one page that needs nothing else, on a screen, a phone or paper."""
+"""The HTML report of `/wer`: a self-contained page for screen, phone and paper."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from app.reports.rendering import AVERAGE_TITLES
 from app.reports.wer import ScoredSystems
 from app.reports.worst import worst
 
-# Of one dataset: what is more is counted, not listed.
+# Skipped utterances listed per dataset; further ones are only counted.
 _MOST_SKIPPED = 50
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What a page says beside the rates.
+    """The page's content besides the rates.
 
-    `merge` is the merge as `GET /merges/{id}` shows it, `labels` what systems are called, `specs`
-    what was asked of the evaluations, `peers` other merges on the same sets in the trade-off.
+    `merge` is the document of `GET /merges/{id}`, `labels` are the systems' display names, `specs`
+    the evaluations' requests, `peers` the other merges in the trade-off.
     """
 
     merge: Mapping[str, Any]
@@ -39,7 +39,7 @@ class Subject:
 
 
 def render_page(document: Mapping[str, Any], scored: ScoredSystems, subject: Subject) -> str:
-    """Return the page of a `/wer` document, of the results that it was made from."""
+    """Return the page for a `/wer` document and the results it was made from."""
     datasets, averages = rate_rows(document, scored)
     points = _points(document, subject)
     return _environment().get_template("wer.html").render(
@@ -65,7 +65,7 @@ def render_page(document: Mapping[str, Any], scored: ScoredSystems, subject: Sub
 
 
 def content_security_policy() -> str:
-    """Return the page's policy: its own style sheet and nothing else, no script, no network."""
+    """Return the page's policy: only its own style sheet; no script, no network."""
     digest = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
     return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 
@@ -86,7 +86,7 @@ def chance(p: float | None) -> str:
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("app.reports"),
-        autoescape=True,  # names, transcripts and reasons are anybody's text
+        autoescape=True,  # names, transcripts and reasons are untrusted
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -138,7 +138,7 @@ def _scatter(points: Sequence[Point]) -> Markup | None:
 
 
 def _problems(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return each system's datasets that something is to be said of."""
+    """Return each system's datasets with warnings or hallucinations."""
     systems = {MERGE: document, **document["systems"]}
     return [
         {"system": system, "dataset": dataset, **dataset["warnings"], **dataset["hallucinations"]}

@@ -1,4 +1,4 @@
-"""The table of a report: a row a dataset, then the averages; a column a system."""
+"""The table of a report: rows are datasets and averages, columns are systems."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from app.reports.scored import ScoredDataset
 from app.reports.wer import ScoredSystems
 
 MERGE = "merge"
-# How sure a difference must be for a sign to say which of the two is better.
+# The p value below which a difference is marked.
 SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One system's rate, as fractions; None where it cannot be compared with the merge's."""
+    """One system's rate, as a fraction; None if it is not comparable with the merge's."""
 
     system: str
     rate: float | None = None
@@ -30,7 +30,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Difference:
-    """The merge's rate less the base's; `verdict` is better, worse or open."""
+    """The merge's rate minus the base's; `verdict` is better, worse or open."""
 
     delta: float
     low: float | None = None
@@ -51,10 +51,10 @@ class Row:
 
 
 def rate_rows(document: Mapping[str, Any], scored: ScoredSystems) -> tuple[list[Row], list[Row]]:
-    """Return (rows of the merge's datasets, rows of the averages that have any set).
+    """Return (rows of the merge's datasets, rows of non-empty averages).
 
-    Other systems' rates stand only where they can be compared with the merge's: the same
-    manifest, decoder settings and normaliser. The best of a row are marked, all that tie.
+    Only comparable rates of other systems are shown: same manifest, decoding settings and
+    normaliser. The best rate of a row is marked, including ties.
     """
     datasets = [
         _dataset_row(described, one, scored.others)
@@ -104,7 +104,7 @@ def _average_row(group: str, systems: Mapping[str, Mapping[str, Any]]) -> Row:
         cells.append(Cell(name, average["macro"], *_bounds(average["ci95"])))
     rates = {cell.system: cell.rate for cell in cells}
     mine, base = rates[MERGE], rates.get("base")
-    # Nothing tests averages: the difference has no verdict.
+    # No verdict: there is no test for averages.
     change = None if mine is None or base is None else Difference(mine - base)
     return Row(AVERAGE_TITLES[group], group, None, _mark_best(cells), change)
 
@@ -122,7 +122,6 @@ def _difference(found: Mapping[str, Any]) -> Difference | None:
 def _mark_best(cells: Iterable[Cell]) -> tuple[Cell, ...]:
     cells = tuple(cells)
     rates = [cell.rate for cell in cells if cell.rate is not None]
-    # The best of one is no news.
     if len(rates) < 2:
         return cells
     return tuple(replace(cell, is_best=cell.rate == min(rates)) for cell in cells)

@@ -1,4 +1,4 @@
-"""How each language reads aloud what stands beside numbers: signs, money, hours, abbreviations."""
+"""How each language reads signs, money, hours and abbreviations aloud."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-# Singular and plural, or what follows 1, 2 to 4, and 5 in Slavic languages.
+# Singular and plural; in Slavic languages the forms after 1, 2 to 4, and 5.
 Forms = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Money:
-    """A currency; `cents` joins {whole}, {unit}, {cents} and {cent_unit}, None where unclear."""
+    """A currency; `cents` is a format of {whole}, {unit}, {cents}, {cent_unit}, None if unclear."""
 
     unit: Forms
     cent_unit: Forms = ()
@@ -21,10 +21,10 @@ class Money:
 
 @dataclass(frozen=True)
 class Clock:
-    """Hours of the day: `signs` is their pattern, with the groups `minute` and `long`.
+    """Times of day; `signs` is their pattern, with the groups `minute` and `long`.
 
-    `whole` is without minutes, `minutes` with them, `long_minutes` where "min" is written too;
-    `one` is the hour of 1.
+    `whole` is the form without minutes, `minutes` the form with minutes, `long_minutes` the form if
+    "min" is written too; `one` is the word for one o'clock.
     """
 
     whole: Forms
@@ -36,7 +36,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Ordinals:
-    """Signs of ordinal numbers, as a pattern with the groups `feminine` and `plural`."""
+    """Signs of ordinal numbers: a pattern with the groups `feminine` and `plural`."""
 
     signs: str
     highest: int
@@ -46,13 +46,12 @@ class Ordinals:
 
 @dataclass(frozen=True)
 class Reading:
-    """A language: `code` is num2words'; `plural` says which of three forms a number takes.
+    """A language; `code` is num2words' code, `plural` chooses among three forms after a number.
 
-    `abbreviations` are patterns on lower-case text, from the first letter of a word. `alike` are
-    words that become another on both sides, since digits do not say which was meant (genders);
-    `alike_phrases` are patterns.
-    `one` is ("1" before a masculine noun, before a feminine one), which the patterns
-    `feminine_nouns` and, first, `masculine_nouns` tell apart.
+    `abbreviations` are patterns on lower-case text, from the first letter of a word. `alike` maps
+    words to others on both sides, where digits do not show which was meant (genders);
+    `alike_phrases` are patterns for the same purpose. `one` is ("1" before a masculine noun, before
+    a feminine one); the patterns `masculine_nouns` (first) and `feminine_nouns` decide.
     """
 
     code: str

@@ -1,4 +1,4 @@
-"""Renders `/wer` documents as a plain table, for terminals."""
+"""Renders `/wer` documents as a plain-text table."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ def render_table(
     names: Mapping[str, str] | None = None,
     width: int = 0,
 ) -> str:
-    """Return a plain table in percent: a row a system, a column a dataset, then averages.
+    """Return a table in percent: rows are systems, columns are datasets, then macro averages.
 
-    Of several documents the other systems are shown once, then each merge under its label
-    (`labels` in the documents' order; the merge's id if not given). `names` says what systems are
-    called. Averages are macro; those without a dataset in any row are left out, and one over fewer
-    sets than another row's is marked, as CER is. Rates have their 95 % intervals, or those of
-    datasets alone, if no line is longer than `width` with them.
+    With several documents, the other systems are shown once, then each merge under its label
+    (`labels` in the documents' order; by default the merge's id). `names` are the systems' display
+    names. Averages without datasets are left out; an average over fewer datasets than another row's
+    is marked, and so is CER. Rates (or only those of datasets) have 95 % intervals if the lines
+    are not longer than `width`.
     """
     rows = _systems(documents, labels)
     called = [(names or {}).get(system, system) for system in rows]
     datasets, averages = list(_dataset_columns(rows)), list(_average_columns(rows))
     columns = datasets + averages
     marked = any(cell.rate.endswith(_FEWER) for _, cells in columns for cell in cells)
-    note = f"{_FEWER} over fewer sets than other rows\n" if marked else ""
+    note = f"{_FEWER} over fewer datasets than other rows\n" if marked else ""
     note = _hallucinations(rows, called) + note
     if any(cell.rate == "-" for _, cells in columns for cell in cells):
         note += "- not evaluated, or not comparable with the merge\n"
@@ -56,8 +56,8 @@ def render_table(
 
 
 def _hallucinations(rows: Mapping[str, Any], called: Sequence[str]) -> str:
-    """Return a line for each system and dataset where something was made up."""
-    told = []
+    """Return a line for each system and dataset with hallucinations."""
+    lines = []
     for system, results in zip(called, rows.values(), strict=True):
         for dataset in results["datasets"]:
             found = dataset.get("hallucinations", {})
@@ -69,8 +69,8 @@ def _hallucinations(rows: Mapping[str, Any], called: Sequence[str]) -> str:
                 silent = found["silent_utterances"]
                 parts.append(f"{found['words_on_silence']} words in {silent} silent utterances")
             if parts:
-                told.append(f"! {system} on {dataset['name']}: {', '.join(parts)}\n")
-    return "".join(told)
+                lines.append(f"! {system} on {dataset['name']}: {', '.join(parts)}\n")
+    return "".join(lines)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _average_columns(rows: Mapping[str, Any]) -> Iterator[tuple[str, list[_Cell]
 
 
 def _macro(average: Mapping[str, Any], most: int) -> _Cell:
-    """Return a macro average, marked if another row's is over more sets."""
+    """Return a macro average, marked if another row's covers more datasets."""
     macro = average.get("macro")
     fewer = _FEWER if macro is not None and average["datasets"] < most else ""
     return _Cell(_percent(macro) + fewer, _interval(average.get("ci95")))
@@ -114,7 +114,7 @@ def _macro(average: Mapping[str, Any], most: int) -> _Cell:
 def _table(
     rows: Iterable[str], columns: Sequence[tuple[str, Sequence[_Cell]]], *, with_intervals: int
 ) -> str:
-    """Return the table; so many columns, from the left, have intervals."""
+    """Return the table; the first `with_intervals` columns have intervals."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("system")
     for title, _ in columns:
@@ -153,8 +153,8 @@ def _systems(
 def _comparable(
     document: Mapping[str, Any], system: str, results: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-    """Return a system's results without those on sets where it cannot be compared."""
-    # Of several results of the merge on one set the last is shown.
+    """Return a system's results without those that are not comparable."""
+    # If the merge has several results on a dataset, the last one counts.
     latest = {dataset["name"]: dataset for dataset in document["datasets"]}
     unlike = {name for name, one in latest.items() if system in one.get("not_compared_with", {})}
     return {**results, "datasets": [d for d in results["datasets"] if d["name"] not in unlike]}
@@ -175,7 +175,7 @@ def _percent(rate: float | None) -> str:
 
 def _plain(table: Table) -> str:
     output = io.StringIO()
-    # Wide enough never to wrap: whoever prints it decides what the terminal does.
+    # Wide enough never to wrap.
     console = Console(
         file=output, width=4096, color_system=None, markup=False, legacy_windows=False
     )

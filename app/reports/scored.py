@@ -1,4 +1,4 @@
-"""A system's result on one dataset, scored: what every report is made of."""
+"""A system's scored result on one dataset."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from app.reports.scoring import (
     total,
 )
 
-# Of one text, as it is and normalised: what is longer is skipped by name.
+# Utterances with longer texts, before or after normalisation, are skipped.
 MOST_CHARACTERS = 100_000
-# What a character becomes at most: a ligature 18 letters, a fraction three numbers in words.
+# Bound on a character's growth by normalisation: a ligature becomes 18 letters.
 _GROWTH = 20
 
 
 @dataclass(frozen=True)
 class ScoredDataset:
-    """A system's result on one dataset, scored; `scores` are in the utterances' order."""
+    """A system's result on one dataset with its scores, in the utterances' order."""
 
     evaluated: EvaluatedDataset
     normalizer: Normalizer
@@ -49,27 +49,27 @@ class ScoredDataset:
 
     @cached_property
     def sampling(self) -> Sampling:
-        """What the bootstrap draws."""
+        """The units that the bootstrap resamples."""
         return sampling(self.evaluated.name, self.evaluated.result.utterances)
 
     @cached_property
     def replicates(self) -> Floats | None:
-        """The error rate of each replicate of the bootstrap; None if there is nothing to draw."""
+        """The error rate of each bootstrap replicate; None if there is nothing to resample."""
         return rates(self.sampling, self.errors, self.lengths)
 
     @property
     def interval(self) -> dict[str, Any] | None:
-        """The rate's confidence interval and how it was made, or None."""
+        """The rate's confidence interval and its parameters, or None."""
         return describe(self.replicates, self.sampling.unit, self.sampling.units)
 
     @cached_property
     def loops(self) -> int:
-        """Transcripts that repeat themselves, by Whisper's own sign."""
+        """The number of transcripts that repeat themselves, by Whisper's criterion."""
         return sum(one.compression_ratio > HIGHEST_COMPRESSION_RATIO for one in self.scores)
 
     @property
     def hallucinations(self) -> dict[str, Any]:
-        """What was heard where nothing was said (in the metric's units), and loops."""
+        """Insertions in silent utterances (in the metric's units), and loops."""
         silent = [one for one in self.scores if not one.reference]
         return {
             "silent_utterances": len(silent),

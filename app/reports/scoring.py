@@ -26,7 +26,7 @@ HIGHEST_COMPRESSION_RATIO = 2.4
 
 @dataclass(frozen=True)
 class UtteranceScore:
-    """An utterance's normalised texts and what differs; `alignment` is in the metric's units."""
+    """An utterance's normalised texts, counts and alignment (in the metric's units)."""
 
     index: int
     reference: str
@@ -42,7 +42,7 @@ class UtteranceScore:
 
 
 def metric_for(language: str | None) -> Metric:
-    """Return `cer` for a language that is written without spaces, else `wer`."""
+    """Return `cer` for a language written without spaces, else `wer`."""
     return "cer" if language in UNSPACED_LANGUAGES else "wer"
 
 
@@ -51,8 +51,8 @@ def score(
 ) -> tuple[UtteranceScore, ...]:
     """Return one score for each utterance, in order.
 
-    Characters are Unicode code points with single spaces between words, as jiwer counts them;
-    where the metric is `cer`, spaces mean nothing and are left out.
+    Characters are Unicode code points, including single spaces between words, as jiwer counts them;
+    if the metric is `cer`, spaces are ignored.
     """
     references = [normalizer(utterance.reference) for utterance in utterances]
     hypotheses = [normalizer(utterance.hypothesis) for utterance in utterances]
@@ -80,19 +80,19 @@ def score(
 
 
 def total(counts: Iterable[ErrorCounts]) -> ErrorCounts:
-    """Return the corpus-level counts: errors and reference units summed, then one rate."""
+    """Return the sum of the counts."""
     return sum(counts, ErrorCounts())
 
 
 def sentence_error_rate(scores: Sequence[UtteranceScore], metric: Metric) -> float | None:
-    """Return the fraction of utterances with any error; None for none."""
+    """Return the fraction of utterances with an error; None if there are no utterances."""
     if not scores:
         return None
     return sum(score.counts(metric).errors > 0 for score in scores) / len(scores)
 
 
 def compression_ratio(text: str) -> float:
-    """Return bytes of UTF-8 over bytes after zlib, as Whisper judges repetition; 0 for no text."""
+    """Return the size of the UTF-8 text over its size after zlib, as Whisper does; 0 if empty."""
     content = text.encode()
     return len(content) / len(zlib.compress(content)) if content else 0.0
 

@@ -1,7 +1,7 @@
-"""MAPSSWE: whether two systems that heard the same speech differ by more than chance.
+"""MAPSSWE: tests whether two systems differ on the same speech by more than chance.
 
 The matched-pair sentence-segment word error test of Gillick & Cox, "Some statistical issues in the
-comparison of speech recognition algorithms", ICASSP 1989, as NIST's sc_stats does it.
+comparison of speech recognition algorithms", ICASSP 1989, as NIST's sc_stats implements it.
 """
 
 from __future__ import annotations
@@ -12,19 +12,18 @@ from dataclasses import dataclass
 
 from app.reports.alignments import Alignment
 
-# So many units right by both systems, one after the other, part two segments: an error then has
-# little to do with the one before.
+# The number of consecutive units that both systems have right between two segments; errors in
+# different segments are then nearly independent.
 BOUNDARY = 2
 
 
 @dataclass(frozen=True)
 class MatchedPairs:
-    """The test's result; differences are errors of the first system less those of the second.
+    """The test's result; differences are errors of the first system minus those of the second.
 
-    `p` is two-tailed: the chance of such a difference between systems that are equally good. It
-    and `z` are None where there is a difference and no spread to judge it by (one segment,
-    or the same difference in each); sc_stats says z = 0 there. Fewer than some 50 segments are few
-    for the normal distribution that the test leans on.
+    `p` is two-tailed: the probability of such a difference between equally good systems. `p` and
+    `z` are None if there is a difference but no variance (one segment, or the same difference in
+    each), where sc_stats reports z = 0. Below about 50 segments the normal approximation is poor.
     """
 
     segments: int
@@ -35,9 +34,9 @@ class MatchedPairs:
 
 
 def mapsswe(pairs: Iterable[tuple[Alignment, Alignment]]) -> MatchedPairs:
-    """Return the test over all utterances: two alignments of each, with one reference.
+    """Return the test over all utterances, given both systems' alignments with the same reference.
 
-    z = mean(d) / sqrt(var(d) / n) over the n segments' differences d, var with n - 1.
+    z = mean(d) / sqrt(var(d) / n) over the n segments' differences d; var divides by n - 1.
     """
     differences = [first - second for pair in pairs for first, second in segments(*pair)]
     count = len(differences)
@@ -55,8 +54,7 @@ def mapsswe(pairs: Iterable[tuple[Alignment, Alignment]]) -> MatchedPairs:
 def segments(first: Alignment, second: Alignment) -> Iterator[tuple[int, int]]:
     """Yield the errors of both systems in each segment of an utterance that has any.
 
-    A segment is a stretch around errors of either system, with BOUNDARY units between it and the
-    next that both have right and nothing inserted among them.
+    Between two segments there are BOUNDARY units that both systems have right, without insertions.
     """
     errors: dict[int, list[int]] = {}
     for system, alignment in enumerate((first, second)):
@@ -74,9 +72,9 @@ def segments(first: Alignment, second: Alignment) -> Iterator[tuple[int, int]]:
 
 
 def _errors(alignment: Alignment) -> Iterator[tuple[int, int]]:
-    """Yield (slot, errors): unit i of the reference is slot 2i + 1, what is inserted before it 2i.
+    """Yield (slot, errors): slot 2i + 1 is unit i of the reference, slot 2i the gap before it.
 
-    With that, units and the gaps between them have one order in every hypothesis.
+    So units and the insertions between them have the same order in every hypothesis.
     """
     for chunk in alignment:
         if chunk.type == "insert":

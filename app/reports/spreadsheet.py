@@ -1,4 +1,4 @@
-"""Renders `/wer` documents as CSV, for spreadsheets."""
+"""Renders `/wer` documents as CSV."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _DIFFERENCE = ("delta", "mapsswe_p", "probability_of_improvement")
 
 
 def render_csv(document: Mapping[str, Any]) -> str:
-    """Return the document as CSV: a row for each system and dataset, then one an average.
+    """Return the document as CSV: a row for each system and dataset, then one for each average.
 
-    Column `row` is "dataset" or "average"; the merge's own `system` is "merge". Rates are
-    fractions, as in JSON; what does not apply is empty. In another system's row `delta` and what
-    follows it say how the merge does against that system; `not_compared` says why they do not,
-    or, in the row of an average, over which sets there is none.
+    Column `row` is "dataset" or "average"; the merge's `system` is "merge". Rates are fractions, as
+    in JSON; cells that do not apply are empty. In another system's row, `delta`, `mapsswe_p` and
+    `probability_of_improvement` compare the merge with it. `not_compared` gives the reason if they
+    are missing, or, for an average, the datasets that are not comparable.
     """
     output = io.StringIO()
     writer = csv.DictWriter(output, CSV_COLUMNS, restval="", lineterminator="\r\n")

@@ -1,4 +1,4 @@
-"""Builds the answer of `GET /merges/{id}/wer` from what was decoded; scores, decodes nothing."""
+"""Builds the document of `GET /merges/{id}/wer` from stored transcripts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.reports.scoring import sentence_error_rate, total
 
 @dataclass(frozen=True)
 class ScoredSystems:
-    """What a merge did on its datasets, and others by name in the order to show; oldest first."""
+    """The scored results of a merge, and of other systems in display order; oldest first."""
 
     merge: tuple[ScoredDataset, ...]
     others: Mapping[str, tuple[ScoredDataset, ...]]
@@ -26,7 +26,7 @@ def score_systems(
     systems: Mapping[str, Sequence[EvaluatedDataset]],
     normalizer: NormalizerName | None = None,
 ) -> ScoredSystems:
-    """Return the results scored, each by its own normaliser or all by the one given."""
+    """Return the scored results, with each dataset's own normaliser or the one given."""
 
     def scored(results: Sequence[EvaluatedDataset]) -> tuple[ScoredDataset, ...]:
         return tuple(score_dataset(evaluated, normalizer) for evaluated in results)
@@ -44,17 +44,17 @@ def build_wer(
     *,
     normalizer: NormalizerName | None = None,
 ) -> dict[str, Any]:
-    """Return the JSON document: the merge's datasets and averages, and those of other systems.
+    """Return the JSON document: datasets and averages of the merge and of other systems.
 
-    `datasets` are the merge's results, oldest first; `systems` holds those of the base, the
-    experts and other merges by name, in the order to show. `normalizer` scores everything with
-    another one than each dataset's own. Rates are fractions; None where a reference has no words.
+    `datasets` are the merge's results, oldest first; `systems` has those of the base, the experts
+    and other merges by name, in display order. `normalizer` replaces each dataset's own. Rates are
+    fractions, or None without reference words.
     """
     return document_of(merge_id, status, score_systems(datasets, systems, normalizer))
 
 
 def document_of(merge_id: str, status: str, scored: ScoredSystems) -> dict[str, Any]:
-    """Return the document of `build_wer` from what is scored already."""
+    """Return the document of `build_wer` for scored results."""
     return {
         "merge_id": merge_id,
         "status": status,

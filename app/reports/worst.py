@@ -1,4 +1,4 @@
-"""The utterances that a merge got most wrong, for people to look at."""
+"""The utterances with the most errors, for the HTML page."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.contract.evaluation import ErrorCounts, UtteranceResult
-from app.reports.alignments import stretches
+from app.reports.alignments import aligned_texts
 from app.reports.scored import ScoredDataset
 
 AT_MOST = 8
-# Of one text: a hypothesis that loops may be endless.
+# Longest text shown: a hypothesis that loops may be very long.
 _LONGEST = 2_000
 
 
 @dataclass(frozen=True)
 class Wrong:
-    """An utterance with its errors; texts as they were written and heard, cut if very long."""
+    """An utterance with its errors, and its original texts, shortened if very long."""
 
     utterance: UtteranceResult
     counts: ErrorCounts
@@ -27,7 +27,7 @@ class Wrong:
 
 
 def worst(scored: ScoredDataset, most: int = AT_MOST) -> list[Wrong]:
-    """Return the utterances with the most errors, those of the higher rate first among equals."""
+    """Return the utterances with the most errors; among equals, the highest rate comes first."""
     pairs = zip(scored.scores, scored.evaluated.result.utterances, strict=True)
     wrong = [(score, utterance) for score, utterance in pairs if score.counts(scored.metric).errors]
     wrong.sort(key=lambda pair: _badness(pair[0].counts(scored.metric)), reverse=True)
@@ -37,7 +37,9 @@ def worst(scored: ScoredDataset, most: int = AT_MOST) -> list[Wrong]:
             score.counts(scored.metric),
             _short(utterance.reference),
             _short(utterance.hypothesis),
-            _pieces(stretches(score.reference, score.hypothesis, score.alignment, scored.metric)),
+            _pieces(
+                aligned_texts(score.reference, score.hypothesis, score.alignment, scored.metric)
+            ),
         )
         for score, utterance in wrong[:most]
     ]
@@ -48,7 +50,7 @@ def _badness(counts: ErrorCounts) -> tuple[int, float]:
 
 
 def _pieces(found: Sequence[dict[str, Any]]) -> tuple[dict[str, str], ...]:
-    """Return the alignment's stretches up to a readable length, the cut marked."""
+    """Return the alignment's pieces up to a readable length, with a mark where they are cut."""
     pieces, length = [], 0
     for piece in found:
         length += len(piece["reference"]) + len(piece["hypothesis"])

@@ -1,4 +1,4 @@
-"""`/merges/{id}/artifacts`: the list, each file, and all of them as one tar."""
+"""`/merges/{id}/artifacts`: the list, single files, and all of them as a tar."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from app.routes.ranges import (
     strong_etag,
 )
 from app.services import archive, artifacts
-from app.services.downloads import Download, Part
+from app.services.downloads import Download, Slice
 from app.services.resources import ArtifactPage
 
 router = APIRouter(prefix="/merges/{merge_id}", tags=["artifacts"])
 _CHUNK_BYTES = 1024**2
-# A client that takes nothing for so long is gone, or holds the files open on purpose.
+# A client that reads nothing for this long is gone, or keeps the files open on purpose.
 _STALLED_SECONDS = 60.0
 _HEADERS = {
     "Accept-Ranges": "bytes",
-    # Bytes must arrive as they are: their digest is checked.
+    # Proxies must not change the bytes: clients check the digest.
     "Cache-Control": "private, no-transform",
 }
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -47,7 +47,7 @@ def _responses(*media_types: str, several: str | None = None) -> dict[int | str,
             "description": "The bytes of `Range`.",
             "content": {**content, **({several: _BINARY} if several else {})},
         },
-        304: {"description": "As `If-None-Match` has it."},
+        304: {"description": "`If-None-Match` has the current ETag."},
         **problems(404, 416),
     }
 
@@ -61,40 +61,40 @@ _OPTIONS: dict[str, Any] = {"response_model": None, "response_class": StreamingR
 
 @router.get("/artifacts", responses=problems(404))
 def list_artifacts(backend: BackendDep, merge_id: str) -> ArtifactPage:
-    """List the merged checkpoint's files; none before the merge has succeeded."""
+    """List the merged checkpoint's files; empty until the merge has succeeded."""
     return artifacts.list_all(backend, merge_id)
 
 
 @router.get("/artifacts/{name}", responses=_FILE, **_OPTIONS)
 @FILES
 def get_artifact(request: Request, backend: BackendDep, merge_id: str, name: str) -> Response:
-    """Download a file; `Range` resumes, the strong `ETag` is the file's sha256."""
+    """Download a file. `Range` resumes a download; the strong `ETag` is the file's sha256."""
     return _send_artifact(request, artifacts.open_artifact(backend, merge_id, name))
 
 
 @router.head("/artifacts/{name}", responses=_FILE, **_OPTIONS)
 @FILES
 def head_artifact(request: Request, backend: BackendDep, merge_id: str, name: str) -> Response:
-    """Return what a download would say of itself."""
+    """Return the headers of a download."""
     return _send_artifact(request, artifacts.open_artifact(backend, merge_id, name))
 
 
 @router.get("/artifacts.tar", responses=_TAR, **_OPTIONS)
 @FILES
 def get_archive(request: Request, backend: BackendDep, merge_id: str) -> Response:
-    """Download the whole checkpoint directory; the same bytes every time."""
+    """Download the whole checkpoint folder as a tar, always with the same bytes."""
     return _send(request, archive.open_archive(backend, merge_id), {}, several=False)
 
 
 @router.head("/artifacts.tar", responses=_TAR, **_OPTIONS)
 @FILES
 def head_archive(request: Request, backend: BackendDep, merge_id: str) -> Response:
-    """Return what a download would say of itself."""
+    """Return the headers of a download."""
     return _send(request, archive.open_archive(backend, merge_id), {}, several=False)
 
 
 def _send_artifact(request: Request, download: Download) -> Response:
-    # The digest of the tar would need all of its bytes.
+    # Files only: the digest of a tar would need all of its bytes.
     digest = {"Repr-Digest": repr_digest(download.sha256)}
     return _send(request, download, digest, several=True)
 
@@ -102,7 +102,7 @@ def _send_artifact(request: Request, download: Download) -> Response:
 def _send(
     request: Request, download: Download, extra: dict[str, str], *, several: bool
 ) -> Response:
-    """Return the answer; without `several`, more than one range is answered with everything."""
+    """Return the response; without `several`, a request for several ranges gets all bytes."""
     etag = strong_etag(download.sha256)
     headers = {**_HEADERS, **extra, "ETag": etag, "Content-Disposition": _attachment(download.name)}
     if is_unmodified(request.headers, etag):
@@ -119,7 +119,7 @@ def _send(
     elif len(ranges) == 1:
         start, stop = ranges[0]
         headers["Content-Range"] = _content_range(start, stop, download.size)
-        sent = _replaced(download, [Part(download, start, stop)], download.media_type)
+        sent = _replaced(download, [Slice(download, start, stop)], download.media_type)
     else:
         sent = _multipart(download, ranges)
     headers["Content-Length"] = str(sent.size)
@@ -131,21 +131,21 @@ def _send(
 
 
 def _multipart(download: Download, ranges: list[tuple[int, int]]) -> Download:
-    """Return the ranges in parts (RFC 9110, 15.3.7.2)."""
+    """Return the ranges as a multipart body (RFC 9110, 15.3.7.2)."""
     boundary = secrets.token_hex(13)
-    stretches: list[bytes | Part] = []
+    pieces: list[bytes | Slice] = []
     for start, stop in ranges:
         head = (
             f"--{boundary}\r\nContent-Type: {download.media_type}\r\n"
             f"Content-Range: {_content_range(start, stop, download.size)}\r\n\r\n"
         )
-        stretches += [head.encode(), Part(download, start, stop), b"\r\n"]
-    stretches.append(f"--{boundary}--".encode())
-    return _replaced(download, stretches, f"multipart/byteranges; boundary={boundary}")
+        pieces += [head.encode(), Slice(download, start, stop), b"\r\n"]
+    pieces.append(f"--{boundary}--".encode())
+    return _replaced(download, pieces, f"multipart/byteranges; boundary={boundary}")
 
 
-def _replaced(download: Download, stretches: list[Any], media_type: str) -> Download:
-    return Download(download.name, media_type, download.sha256, stretches)
+def _replaced(download: Download, pieces: list[Any], media_type: str) -> Download:
+    return Download(download.name, media_type, download.sha256, pieces)
 
 
 def _content_range(start: int, stop: int, size: int) -> str:
@@ -159,14 +159,14 @@ def _attachment(name: str) -> str:
 
 
 class _DownloadResponse(StreamingResponse):
-    """Streams a download, and closes its files however that ends."""
+    """Streams a download, and always closes its files."""
 
     def __init__(self, download: Download, status: int, headers: dict[str, str]) -> None:
         super().__init__(_chunks(download), status, headers, media_type=download.media_type)
         self._download = download
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send everything; TimeoutError if the client takes nothing for a minute."""
+        """Send all bytes; TimeoutError if the client reads nothing for a minute."""
 
         async def send_in_time(message: Message) -> None:
             with anyio.fail_after(_STALLED_SECONDS):

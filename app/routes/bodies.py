@@ -1,4 +1,4 @@
-"""Reads request bodies: JSON or YAML, never more than the limit."""
+"""Reads request bodies, JSON or YAML, up to a size limit."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ def _form_of(request: Request) -> _Form:
     form = _FORMS.get(given.partition(";")[0].strip().lower())
     encoding = request.headers.get("content-encoding", "identity").lower()
     if form is None:
-        # A body without a type is refused too: web pages of strangers can send such bodies.
+        # A missing type is refused too: pages of other origins can send such bodies.
         raise UnsupportedMediaTypeError(
             f"The body's type is {given or 'not given'}; send Content-Type: application/json or "
             "application/yaml."
         )
     if encoding != "identity":
-        raise UnsupportedMediaTypeError(f"Content-Encoding {encoding} is not taken; send it plain.")
+        raise UnsupportedMediaTypeError(
+            f"Content-Encoding {encoding} is not supported; send the body uncompressed."
+        )
     return form
 
 
@@ -58,8 +60,8 @@ async def _read(request: Request, backend: BackendDep) -> tuple[_Form, bytes]:
                 f"The body was not sent within {seconds:g} s (AFLUENTE_REQUEST_SECONDS)."
             ) from None
     raise BodyTooLargeError(
-        f"The body has more than {limit:,} bytes (AFLUENTE_MAX_BODY_BYTES); a request names files "
-        "by URI, it does not carry them."
+        f"The body has more than {limit:,} bytes (AFLUENTE_MAX_BODY_BYTES); refer to files by URI, "
+        "do not include them."
     )
 
 

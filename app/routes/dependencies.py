@@ -1,4 +1,4 @@
-"""What routes ask for: the backend, and a caller who may do this."""
+"""Dependencies of routes: the backend, authorisation, the caller."""
 
 from __future__ import annotations
 
@@ -17,17 +17,14 @@ from app.services.idempotency import Caller
 _BEARER = HTTPBearer(
     scheme_name="bearerAuth",
     bearerFormat="afl_...",
-    description="An API key, from `afluente keys create`. Asked for once a key was made.",
+    description="An API key, from `afluente keys create`. Required once a key exists.",
     auto_error=False,
 )
 _READING = frozenset({"GET", "HEAD"})
 
 
 async def get_backend(request: Request) -> Backend:
-    """Return the backend that the application opened when it started.
-
-    Asynchronous, so that it takes no thread of those that requests share.
-    """
+    """Return the application's backend (asynchronous, so that it needs no thread)."""
     backend: Backend = request.app.state.backend
     return backend
 
@@ -36,7 +33,7 @@ def authorize(
     request: Request,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
 ) -> None:
-    """Let a caller in whose key has the scope: `read` for GET and HEAD, `write` for the rest."""
+    """Require a key with the scope: `read` for GET and HEAD, `write` for the rest."""
     access: AccessControl = request.app.state.access
     host = host_of(request)
     refuse_other_sites(request)
@@ -48,7 +45,7 @@ def authorize(
 
 
 async def refuse_unknown_query(request: Request) -> None:
-    """Raise InvalidRequestError for query parameters that the endpoint does not take.
+    """Raise InvalidRequestError for unknown query parameters.
 
     A misspelt `dry_run` must not queue a merge.
     """
@@ -64,7 +61,7 @@ async def refuse_unknown_query(request: Request) -> None:
 
 def _unknown(name: str, known: list[str]) -> Problem:
     listed = f" Known: {', '.join(known)}." if known else ""
-    return Problem(f"There is no such query parameter.{did_you_mean(name, known)}{listed}", name)
+    return Problem(f"Unknown query parameter.{did_you_mean(name, known)}{listed}", name)
 
 
 async def get_caller(
@@ -72,13 +69,13 @@ async def get_caller(
     idempotency_key: Annotated[
         str | None,
         Header(
-            description="Makes the request safe to repeat: the same key and body give what the "
-            "first one made. Kept for 24 hours.",
+            description="Makes the request safe to repeat: the same key and body return the "
+            "resource that the first request created. Kept for 24 hours.",
             examples=["5b7c6f0e-3f5a-4f0e-9a57-0d6f4c1f7a11"],
         ),
     ] = None,
 ) -> Caller:
-    """Return who asks, with their Idempotency-Key."""
+    """Return the caller's API key and Idempotency-Key."""
     return Caller(request.state.api_key_id, idempotency_key)
 
 

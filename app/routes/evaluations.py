@@ -1,4 +1,4 @@
-"""`/merges/{id}/evaluations`: ask for error rates, list, get, cancel."""
+"""`/merges/{id}/evaluations`: create, list, get, cancel."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ router = APIRouter(prefix="/merges/{merge_id}/evaluations", tags=["error rates"]
     "",
     status_code=202,
     responses={
-        200: {"model": EvaluationResource, "description": "Made before by this Idempotency-Key."},
-        202: {"model": EvaluationResource, "description": "Queued; `Location` says where it is."},
+        200: {
+            "model": EvaluationResource,
+            "description": "Created before with this Idempotency-Key.",
+        },
+        202: {"model": EvaluationResource, "description": "Queued; `Location` has its URL."},
         **problems(408, 404, 409, 410, 413, 415),
     },
     response_model=None,
@@ -33,7 +36,7 @@ router = APIRouter(prefix="/merges/{merge_id}/evaluations", tags=["error rates"]
 async def create_evaluation(
     backend: BackendDep, caller: CallerDep, merge_id: str, document: Document
 ) -> Response:
-    """Measure a finished merge on datasets, beside the base and the experts."""
+    """Measure the error rates of a finished merge, and of the systems to compare with."""
     await run_in_threadpool(merges.find, backend, merge_id)
     spec = await SUBMISSION.run(evaluations.parse, document)
     evaluation, is_new = await pool_for(spec.uris).run(

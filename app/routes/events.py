@@ -36,10 +36,10 @@ _EXAMPLE = (
         200: {
             "model": EventPage,
             "description": "With `Accept: text/event-stream`, the events as they happen, until "
-            "`end`; else a page of those that there are.",
+            "`end`; otherwise a page of the events so far.",
             "content": {_STREAM: {"schema": {"type": "string"}, "example": _EXAMPLE}},
         },
-        204: {"description": "The stream has ended, and everything was seen before."},
+        204: {"description": "The stream has ended, and the client has seen all events."},
         **problems(404),
     },
 )
@@ -53,9 +53,9 @@ async def get_events(
     after: Annotated[
         int, Query(ge=0, le=_HIGHEST, description="Only events with an id above this.")
     ] = 0,
-    page_size: Annotated[int, Query(ge=1, le=500, description="Of the JSON answer.")] = 100,
+    page_size: Annotated[int, Query(ge=1, le=500, description="Of the JSON response.")] = 100,
 ) -> Response:
-    """Follow a merge: its status, phases, progress, warnings, evaluations and end."""
+    """Follow a merge's status, phases, progress, warnings and evaluations."""
     after = max(after, _seen(last_event_id))
     if _STREAM not in request.headers.get("accept", ""):
         page = await run_in_threadpool(
@@ -65,17 +65,17 @@ async def get_events(
     if await run_in_threadpool(events.is_over, backend, merge_id, after):
         return Response(status_code=204)  # tells a browser not to connect again
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    following = events.follow(backend, request.app.state.bell, merge_id, after)
+    following = events.follow(backend, request.app.state.wakeups, merge_id, after)
     return EventSourceResponse(_encode(following), headers=headers)
 
 
 def _seen(last_event_id: str | None) -> int:
     if not last_event_id:
         return 0
-    # Only few digits are read as a number: Python refuses those of over 4,300.
+    # Long texts are not converted: Python refuses more than 4,300 digits.
     if _ID.fullmatch(last_event_id) and int(last_event_id) <= _HIGHEST:
         return int(last_event_id)
-    message = f"{last_event_id[:40]!r} is no event's id; ids are whole numbers from 1."
+    message = f"{last_event_id[:40]!r} is not an event id; ids are whole numbers from 1."
     raise InvalidRequestError.of([Problem(message, "Last-Event-ID")])
 
 

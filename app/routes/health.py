@@ -1,4 +1,4 @@
-"""`/healthz`, `/readyz`, `/version`: open to all, for probes."""
+"""`/healthz`, `/readyz`, `/version`: for probes, without API key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ router = APIRouter(tags=["service"])
 
 @router.get("/healthz")
 async def get_health() -> dict[str, str]:
-    """Say that the process is alive."""
+    """Report that the process is alive."""
     return {"status": "ok"}
 
 
@@ -26,12 +26,12 @@ async def get_health() -> dict[str, str]:
     response_model=None,
     responses={
         200: {
-            "description": "Everything is there.",
+            "description": "All checks passed.",
             "content": {
                 "application/json": {
                     "example": {
                         "status": "ready",
-                        "checks": {"database": {"ok": True, "detail": "sqlite answers."}},
+                        "checks": {"database": {"ok": True, "detail": "sqlite responds."}},
                     }
                 }
             },
@@ -41,19 +41,19 @@ async def get_health() -> dict[str, str]:
 )
 @PROBE
 def get_readiness(backend: BackendDep) -> JSONResponse:
-    """Return whether merges can be made.
+    """Return whether the service can merge.
 
-    That is: the database's tables can be read, the broker answers, the disks can be written, and a
-    worker was seen lately that takes jobs. Answers within seconds, whatever hangs.
+    Checks that the database's tables can be read, the broker responds, the disks can be written,
+    and a worker was seen recently. Responds within seconds even if a check hangs.
     """
     checks = backend.readiness.outcomes()
-    missing = health.lacks(checks)
-    if not missing:
+    failures = health.describe_failures(checks)
+    if not failures:
         return JSONResponse({"status": "ready", "checks": checks})
-    return problem_response(NotReadyError(f"Not ready. {missing}"), extra={"checks": checks})
+    return problem_response(NotReadyError(f"Not ready. {failures}"), extra={"checks": checks})
 
 
 @router.get("/version")
 async def get_version() -> dict[str, str]:
-    """Return the version of the service and of what it runs on."""
+    """Return the versions of the service and of Python."""
     return health.versions()

@@ -25,16 +25,16 @@ _TEXT = r"^[^\x00]*$"
 class ListQuery(BaseModel):
     """Which merges to list."""
 
-    status: MergeStatus | None = Field(None, description="Only those with this status.")
+    status: MergeStatus | None = Field(None, description="Only merges with this status.")
     method: str | None = Field(
-        None, max_length=40, pattern=_TEXT, description="Only those made by this method."
+        None, max_length=40, pattern=_TEXT, description="Only merges with this method."
     )
     name: str | None = Field(
-        None, max_length=200, pattern=_TEXT, description="Only those of exactly this name."
+        None, max_length=200, pattern=_TEXT, description="Only merges with exactly this name."
     )
     page_size: int = Field(20, ge=1, le=100)
     page_token: str | None = Field(
-        None, max_length=500, description="`next_page_token` of the page before."
+        None, max_length=500, description="`next_page_token` of the previous page."
     )
 
 
@@ -44,10 +44,10 @@ class ListQuery(BaseModel):
     responses={
         200: {
             "model": MergeResource | PlanResource,
-            "description": "With `dry_run`, the plan; else the merge that this Idempotency-Key "
-            "made before.",
+            "description": "With `dry_run`, the plan; otherwise the merge that was created before "
+            "with this Idempotency-Key.",
         },
-        202: {"model": MergeResource, "description": "Queued; `Location` says where it is."},
+        202: {"model": MergeResource, "description": "Queued; `Location` has its URL."},
         **problems(408, 409, 410, 413, 415),
     },
     response_model=None,
@@ -58,13 +58,13 @@ async def create_merge(
     caller: CallerDep,
     document: Document,
     dry_run: Annotated[
-        bool, Query(description="Check everything and return the plan; queue nothing.")
+        bool, Query(description="Check the request and return the plan without queueing a merge.")
     ] = False,
 ) -> Response:
     """Merge checkpoints into one model.
 
-    The checkpoints' configs and tensor headers are read before the answer: what is wrong with
-    them is said at once, all of it.
+    The checkpoints' configs and tensor headers are read before the response, which lists all
+    problems with them.
     """
     parsed = await SUBMISSION.run(merges.parse, backend, document)
     pool = pool_for(parsed.uris)
@@ -97,14 +97,14 @@ def cancel_merge(backend: BackendDep, merge_id: str) -> MergeResource:
     "/{merge_id}/retry",
     status_code=202,
     responses={
-        200: {"model": MergeResource, "description": "Made before by this Idempotency-Key."},
-        202: {"model": MergeResource, "description": "Queued; `Location` says where it is."},
+        200: {"model": MergeResource, "description": "Created before with this Idempotency-Key."},
+        202: {"model": MergeResource, "description": "Queued; `Location` has its URL."},
         **problems(404, 409, 410),
     },
     response_model=None,
 )
 async def retry_merge(backend: BackendDep, caller: CallerDep, merge_id: str) -> Response:
-    """Make a new merge of a failed one's recipe; it takes over what that one had finished."""
+    """Retry a failed merge as a new merge, which adopts the tensors that were finished."""
     uris = await run_in_threadpool(merges.sources_of, backend, merge_id)
     return accepted(*await pool_for(uris).run(merges.retry, backend, merge_id, caller))
 
@@ -114,11 +114,11 @@ async def retry_merge(backend: BackendDep, caller: CallerDep, merge_id: str) -> 
 )
 @CHANGE
 def delete_merge(backend: BackendDep, merge_id: str) -> None:
-    """Delete a merge that has ended: its record, events, evaluations and artifacts."""
+    """Delete an ended merge with its events, evaluations and artifacts."""
     merges.delete(backend, merge_id)
 
 
 def accepted(merge: MergeResource, is_new: bool) -> Response:
-    """Return 202 for a new merge, or 200 for one that this Idempotency-Key made before."""
+    """Return 202 for a new merge, or 200 for one created before with this Idempotency-Key."""
     headers = {"Location": merge.links["self"]}
     return JSONResponse(merge.model_dump(mode="json"), 202 if is_new else 200, headers)

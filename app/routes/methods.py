@@ -1,4 +1,4 @@
-"""`/methods`: how checkpoints can be merged."""
+"""`/methods`: the merge methods."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def list_methods() -> MethodPage:
 
 @router.get("/{name}", responses=problems(404))
 def get_method(name: str) -> dict[str, Any]:
-    """Return one method: title, paper, what it needs, and its parameters."""
+    """Return a method: title, paper, requirements and parameters."""
     return methods.get(name)

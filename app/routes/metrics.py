@@ -32,20 +32,20 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE"})
 )
 @PROBE
 def get_metrics(request: Request, backend: BackendDep) -> Response:
-    """Return merges by status, workers, the queue's depth and request times."""
+    """Return merges by status, workers, queue depth and request times."""
     metrics: Metrics = request.app.state.metrics
     return Response(metrics.expose(backend), media_type=CONTENT_TYPE_LATEST)
 
 
 class RequestTimer:
-    """ASGI middleware: counts each request under its route's template, never its path."""
+    """ASGI middleware that records each request under its route's template, not its path."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and note how it ended."""
+        """Handle the request, and record its status and duration."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -61,6 +61,6 @@ class RequestTimer:
             await self._app(scope, receive, watch)
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
-            # A label is kept for ever, and clients invent methods.
+            # Clients could invent methods, and labels are never deleted.
             method = scope["method"] if scope["method"] in _METHODS else "other"
             self._metrics.observe(method, route, status, time.perf_counter() - started_at)

@@ -1,4 +1,4 @@
-"""`/merges/{id}/model-card`: the card as Markdown."""
+"""`/merges/{id}/model-card`: the model card in Markdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chooses a representation by the Accept header."""
+"""Content negotiation by the Accept header."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Mapping
 
 
 def preferred(accept: str, offered: Mapping[str, str]) -> str:
-    """Return the name of the offered media type that a client likes best.
+    """Return the name of the offered media type that the client prefers.
 
-    `offered` maps media types to names, the default first: it is what `*/*` means, what wins a
-    tie, and the answer to a header that names nothing of it.
+    `offered` maps media types to names. The first is the default: it matches `*/*`, wins ties, and
+    is returned if the header names no offered type.
     """
     default = next(iter(offered))
-    liking = dict.fromkeys(offered, 0.0)
+    qualities = dict.fromkeys(offered, 0.0)
     for part in accept.lower().split(","):
         media_type, *parameters = (piece.strip() for piece in part.split(";"))
         quality = next((_quality(one[2:]) for one in parameters if one.startswith("q=")), 1.0)
         if media_type in {"*/*", default.partition("/")[0] + "/*"}:
             media_type = default
-        if media_type in liking:
-            liking[media_type] = max(liking[media_type], quality)
-    return offered[max(liking, key=lambda name: liking[name])]
+        if media_type in qualities:
+            qualities[media_type] = max(qualities[media_type], quality)
+    return offered[max(qualities, key=lambda name: qualities[name])]
 
 
 def _quality(text: str) -> float:

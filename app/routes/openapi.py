@@ -1,4 +1,4 @@
-"""What the OpenAPI document says beyond the signatures: bodies, refusals, examples."""
+"""Completes the OpenAPI document: bodies, error responses, examples."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from app.routes.problems import MEDIA_TYPE, ProblemDocument
 from app.sources.schemes import forms
 
 DESCRIPTION = """
-Merges fine-tuned Whisper checkpoints into one model, and says what the merge does to the word
-error rate; other Hugging Face models merge too, without error rates. `POST /merges` answers at
-once; follow the merge by its `events`, then fetch its `artifacts` and its `wer`. Every refusal is
-an RFC 9457 problem document with a stable `code`.
+Merges fine-tuned Whisper checkpoints into one model, and measures the merge's word error rate; other
+Hugging Face models merge too, without error rates. `POST /merges` queues a merge; follow its `events`,
+then fetch its `artifacts` and its `wer`. Every error is an RFC 9457 problem document with a stable
+`code`.
 """
 TAGS = [
-    {"name": "merges", "description": "From checkpoints to one model."},
+    {"name": "merges", "description": "Merging checkpoints into one model."},
     {"name": "artifacts", "description": "The merged checkpoint's files."},
-    {"name": "error rates", "description": "Evaluations, and what they found."},
-    {"name": "methods", "description": "How checkpoints can be merged."},
+    {"name": "error rates", "description": "Evaluations and their results."},
+    {"name": "methods", "description": "The merge methods."},
     {"name": "service", "description": "Health, readiness, metrics, version."},
 ]
 _REASONS = {
-    400: "The Host header is not one name, or the body cannot be read.",
-    401: "An API key is needed.",
-    403: "The API key lacks the scope; or the call is not local, or from a page of another origin.",
-    404: "There is no such resource.",
+    400: "The Host header is invalid, or the body cannot be read.",
+    401: "An API key is required.",
+    403: "The API key lacks the scope, the call is not local, or it is from another origin's page.",
+    404: "The resource does not exist.",
     408: "The body did not arrive in time.",
     409: "The resource's state does not allow this.",
-    410: "What the Idempotency-Key made has been deleted.",
+    410: "The resource that was created with this Idempotency-Key has been deleted.",
     413: "The body is too large.",
     415: "The media type is not supported.",
     416: "The range cannot be served.",
-    422: "Something in the request is wrong; `errors` lists everything.",
-    503: "Something that the service needs is away; try again.",
+    422: "The request is invalid; `errors` lists all problems.",
+    503: "The service is not ready, or busy; try again.",
 }
 _EXAMPLE = {
     "type": "urn:afluente:problem:invalid_request",
@@ -71,13 +71,13 @@ _REFERENCE = "#/components/schemas/{model}"
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the refusals of a route, besides those that every route has."""
+    """Return a route's error responses: these and those that every route has."""
     return {status: problem(status) for status in sorted({400, 401, 403, 422, 503, *statuses})}
 
 
 def problem(status: int) -> dict[str, Any]:
-    """Return the description of a refusal with this status."""
-    # A reference instead of `model`: FastAPI would build a validator for each one of them.
+    """Return the description of an error response with this status."""
+    # A reference instead of `model`, for which FastAPI would build a validator per route.
     content: dict[str, Any] = {"schema": {"$ref": _REFERENCE.format(model="ProblemDocument")}}
     if status == 422:
         content["example"] = _EXAMPLE
@@ -85,7 +85,7 @@ def problem(status: int) -> dict[str, Any]:
 
 
 def body_of(model: type[BaseModel]) -> dict[str, Any]:
-    """Return `openapi_extra` of a route whose body is this model, in JSON or YAML."""
+    """Return the `openapi_extra` of a route whose body is this model, in JSON or YAML."""
     schema = {"$ref": _REFERENCE.format(model=model.__name__)}
     example = _EVALUATION_EXAMPLE if model is EvaluationSpec else _merge_example()
     content = {"schema": schema, "example": example}
@@ -104,12 +104,12 @@ def _merge_example() -> dict[str, Any]:
 
 
 def name_operation(route: APIRoute) -> str:
-    """Return the operation's id: the function's name, unique over all routes."""
+    """Return the operation's id: the function's name, which is unique."""
     return route.name
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
-    """Return the OpenAPI document, made once."""
+    """Return the OpenAPI document, built once."""
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title,
@@ -134,7 +134,7 @@ def _add_models(document: dict[str, Any]) -> None:
 
 
 def _replace_default_refusals(document: dict[str, Any]) -> None:
-    """Say what a 422 really is, where FastAPI has added its own."""
+    """Replace FastAPI's default description of a 422 by ours."""
     for path in document["paths"].values():
         for operation in path.values():
             if "HTTPValidationError" in str(operation["responses"].get("422")):

@@ -1,4 +1,4 @@
-"""Where a request was addressed to and which page sent it, from headers that anyone may write."""
+"""Reads a request's target host and origin page from its (untrusted) headers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SAFE = frozenset({"GET", "HEAD"})
 def host_of(request: Request) -> str | None:
     """Return the name in the Host header; None for HTTP/1.0 without one.
 
-    Raises RequestRefusedError unless there is exactly one that is well-formed (RFC 9112, 3.2).
+    Raises RequestRefusedError unless there is exactly one well-formed header (RFC 9112, 3.2).
     """
     given = request.headers.getlist("host")
     if not given and request.scope.get("http_version") == "1.0":
@@ -28,30 +28,30 @@ def host_of(request: Request) -> str | None:
     name = _name_in(given[0]) if len(given) == 1 else None
     if name is None:
         raise RequestRefusedError(
-            "A request needs exactly one Host header: a name or an address, and a port if it is "
-            f"not 80 ({len(given)} given)."
+            "A request needs exactly one valid Host header: a name or an address, with a port "
+            f"unless it is 80 ({len(given)} given)."
         )
     return name
 
 
 def forwarded_names(request: Request) -> Iterator[str | None]:
-    """Yield the hosts and clients that proxies name in what they add; None for unreadable ones."""
+    """Yield the hosts and clients in headers that proxies add; None for unreadable ones."""
     for header in ("x-forwarded-host", "x-forwarded-for", "x-real-ip"):
         for value in request.headers.getlist(header):
             for part in value.split(","):
                 yield _address_in(part.strip())
-    for value in request.headers.getlist("forwarded"):
-        for pair in re.split(r"[,;]", value):
-            name, _, told = pair.strip().partition("=")
+    for header in request.headers.getlist("forwarded"):
+        for pair in re.split(r"[,;]", header):
+            name, _, value = pair.strip().partition("=")
             if name.lower() in {"for", "host"}:
-                yield _address_in(told.strip('"'))
+                yield _address_in(value.strip('"'))
 
 
 def refuse_other_sites(request: Request) -> None:
-    """Raise ForbiddenError for a change that a web page of another origin asks for.
+    """Raise ForbiddenError for a change that a web page of another origin requests.
 
-    As Go's `http.CrossOriginProtection`: browsers say by Sec-Fetch-Site who asks; older ones, and
-    those that reach the service over plain http, by Origin. Programs send neither.
+    Like Go's `http.CrossOriginProtection`: browsers send Sec-Fetch-Site, or, if they are old or use
+    plain http, Origin. Programs send neither.
     """
     if request.method in _SAFE:
         return
@@ -63,8 +63,8 @@ def refuse_other_sites(request: Request) -> None:
         allowed = origin is None or _authority(origin) == request.headers.get("host", "").lower()
     if not allowed:
         raise ForbiddenError(
-            f"A web page of another origin ({(origin or site or '')[:100]}) may change nothing "
-            "here; call the service from a program, or from a page that it serves itself."
+            f"A web page of another origin ({(origin or site or '')[:100]}) must not change "
+            "anything here; call the service from a program, or from a page that it serves."
         )
 
 
@@ -76,7 +76,7 @@ def _name_in(host: str) -> str | None:
 
 
 def _address_in(text: str) -> str | None:
-    """Return the host in what a proxy writes: `10.0.0.9`, `[::1]:80`, `::1`, `a.example:80`."""
+    """Return the host in a proxy's value: `10.0.0.9`, `[::1]:80`, `::1`, `a.example:80`."""
     bare = f"[{text}]" if text.count(":") > 1 and not text.startswith("[") else text
     return _name_in(bare)
 

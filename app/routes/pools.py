@@ -1,6 +1,6 @@
-"""Threads for what may be slow, a bounded pool a kind: one slow thing does not stop the others.
+"""Bounded thread pools, one for each kind of slow work, so that one kind cannot block the others.
 
-What only reads the database runs in the threads that all handlers share by default.
+Handlers that only read the database run in FastAPI's default threads.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Pool:
-    """At most `threads` calls at once and `waiting` more behind them, for `patience_seconds`.
+    """Runs at most `threads` calls; at most `waiting` more wait, for up to `patience_seconds`.
 
-    Beyond that the request is refused with `busy`, of the kind `error`: 503, to be sent again.
+    Further requests are refused with a 503: an `error` with the message `busy`.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Pool:
     async def run(
         self, function: Callable[_P, _T], *arguments: _P.args, **options: _P.kwargs
     ) -> _T:
-        """Return what the function returns, called in one of the threads."""
+        """Call the function in one of the threads, and return its result."""
         limiter = self._limiter_here()
         if limiter.statistics().tasks_waiting >= self.waiting:
             raise self.error(self.busy)
@@ -55,13 +55,13 @@ class Pool:
             raise self.error(self.busy) from None
         try:
             call = functools.partial(function, *arguments, **options)
-            # This pool has counted the thread; the default limiter must not do so again.
+            # This pool counts the thread, so the default limiter must not.
             return await to_thread.run_sync(call, limiter=CapacityLimiter(math.inf))
         finally:
             limiter.release_on_behalf_of(place)
 
     def __call__(self, function: Callable[_P, _T]) -> Callable[_P, Awaitable[_T]]:
-        """Decorate a route's function: it runs in this pool."""
+        """Decorate a route's function to run in this pool."""
 
         @functools.wraps(function)
         async def run(*arguments: _P.args, **options: _P.kwargs) -> _T:
@@ -70,7 +70,7 @@ class Pool:
         return run
 
     def _limiter_here(self) -> CapacityLimiter:
-        """Return this event loop's limiter."""
+        """Return the limiter of this event loop."""
         try:
             return self._limiter.get()
         except LookupError:
@@ -81,41 +81,41 @@ class Pool:
 REMOTE = Pool(
     "remote sources",
     threads=16,
-    busy="Too many requests wait for remote sources just now (the hub may be slow); try again.",
+    busy="Too many requests are waiting for remote sources (the hub may be slow); try again.",
     error=SourceUnreachableError,
 )
 SUBMISSION = Pool(
     "submissions",
     threads=16,
-    busy="Too many requests are being checked just now (the file system or the database may be "
-    "slow); try again.",
+    busy="Too many requests are being checked (the file system or the database may be slow); try "
+    "again.",
 )
 CHANGE = Pool(
     "changes",
     threads=8,
-    busy="Too many changes wait for the database just now; try again.",
+    busy="Too many changes are waiting for the database; try again.",
 )
 SCORING = Pool(
     "scoring",
     threads=4,
-    busy="Too many error rates are being computed just now; try again.",
+    busy="Too many error rates are being computed; try again.",
     patience_seconds=30.0,
 )
 FILES = Pool(
     "artifact files",
     threads=16,
-    busy="The artifact store is slow just now; try again.",
+    busy="The artifact store is slow; try again.",
     waiting=1000,
     patience_seconds=30.0,
 )
 PROBE = Pool(
     "probes",
     threads=4,
-    busy="Not ready: the checks before this one do not come to an end.",
+    busy="Not ready: earlier checks are still running.",
     patience_seconds=3.0,
 )
 
 
 def pool_for(uris: Iterable[str]) -> Pool:
-    """Return where to check a request that names these sources."""
+    """Return the pool for checking a request with these sources."""
     return REMOTE if any(is_remote(uri) for uri in uris) else SUBMISSION

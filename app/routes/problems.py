@@ -1,4 +1,4 @@
-"""Every refusal as one `application/problem+json` document (RFC 9457)."""
+"""Returns every error as an `application/problem+json` document (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _RETRY_AFTER_SECONDS = "5"
 
 
 class FieldProblem(BaseModel):
-    """One thing that is wrong."""
+    """A problem with the request."""
 
     param: str | None = Field(examples=["checkpoints[1].uri"])
     message: str
 
 
 class ProblemDocument(BaseModel):
-    """Why a request was refused; the codes are stable, the texts are for people."""
+    """An error; `code` is stable, the texts are for people."""
 
     type: str = Field(examples=[f"{_TYPE}invalid_request"])
     title: str
@@ -45,7 +45,7 @@ class ProblemDocument(BaseModel):
     detail: str
     code: str = Field(examples=["invalid_request"])
     errors: list[FieldProblem] | None = Field(
-        None, description="Everything that is wrong, where it has a place in the request."
+        None, description="All problems that belong to a field of the request."
     )
 
 
@@ -62,7 +62,7 @@ def problem_response(
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Make every failure of the application a problem document."""
+    """Turn all exceptions of the application into problem documents."""
     app.add_exception_handler(AfluenteError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -102,7 +102,7 @@ def _headers(error: AfluenteError) -> dict[str, str]:
     if error.status == 401:
         return {"WWW-Authenticate": 'Bearer realm="afluente"'}
     if error.status in {408, 413}:
-        return {"Connection": "close"}  # what is left of the body is not waited for
+        return {"Connection": "close"}  # do not wait for the rest of the body
     if error.retryable and error.status in {409, 503}:
         return {"Retry-After": _RETRY_AFTER_SECONDS if error.status == 503 else "1"}
     return {}
@@ -135,12 +135,12 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     headers = dict(error.headers or {})
     path = request.scope["path"][:200]
     if error.status_code == 404:
-        return problem_response(NotFoundError(f"There is nothing at {path}; see /docs."), headers)
+        return problem_response(NotFoundError(f"{path} does not exist; see /docs."), headers)
     if error.status_code == 405:
         known = ", ".join(_allowed_methods(request))
-        # The pages of /docs are no part of the schema; their files come without the header.
+        # The pages of /docs are not in the schema, and their files have no such header.
         headers["Allow"] = known or headers.get("Allow") or "GET, HEAD"
-        detail = f"{request.method[:20]} is not possible on {path}; it takes {headers['Allow']}."
+        detail = f"{request.method[:20]} is not allowed on {path}; use {headers['Allow']}."
         title = "The method is not allowed"
         return _response(405, "method_not_allowed", title, detail, [], headers, {})
     return _response(
@@ -149,12 +149,12 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
 
 
 def _asked(request: Request) -> str:
-    """Return the request's method and path as the log has them: on one line, and short."""
+    """Return the request's method and path for the log, shortened and on one line."""
     return f"{request.method[:20]} {request.scope['path'][:200]!a}"
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    """Return the methods of all routes on the path (the router names those of one)."""
+    """Return the methods of all routes on the path (Starlette's Allow has only one route's)."""
     paths = request.app.openapi()["paths"]
     found = [paths[path] for path in paths if compile_path(path)[0].match(request.scope["path"])]
     return sorted({method.upper() for operations in found for method in operations})
@@ -167,9 +167,9 @@ async def _on_database_error(request: Request, error: Exception) -> JSONResponse
 
 
 async def _on_bug(request: Request, error: Exception) -> JSONResponse:
-    # The server logs the traceback; the client gets nothing of it.
+    # The server logs the traceback; the client must not see it.
     return problem_response(_internal())
 
 
 def _internal() -> InternalError:
-    return InternalError("The service failed on this request; its log says why.")
+    return InternalError("The service failed on this request; its log has the reason.")

@@ -1,4 +1,4 @@
-"""Conditional and range requests (RFC 9110) on bytes that never change."""
+"""Conditional and range requests (RFC 9110) for immutable bytes."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _MOST_RANGES = 32
 
 @dataclass(frozen=True)
 class UnsatisfiableRange:
-    """None of the ranges asked for is within the bytes."""
+    """The result if none of the requested ranges is within the bytes."""
 
     size: int
 
     def as_error(self) -> RangeNotSatisfiableError:
-        """Return the error to answer with."""
+        """Return the error for the response."""
         return RangeNotSatisfiableError(
-            f"There are {self.size:,} bytes, and the Range header asks for none of them."
+            f"The Range header requests bytes beyond the end: there are {self.size:,} bytes."
         )
 
     @property
     def headers(self) -> dict[str, str]:
-        """The header that says how many bytes there are."""
+        """The header with the number of bytes."""
         return {"Content-Range": f"bytes */{self.size}"}
 
 
@@ -43,7 +43,7 @@ def repr_digest(sha256: str) -> str:
 
 
 def is_unmodified(headers: Headers, etag: str) -> bool:
-    """Return whether `If-None-Match` names what the client would get."""
+    """Return whether `If-None-Match` matches this ETag."""
     given = headers.get("if-none-match", "")
     tags = {tag.strip().removeprefix("W/") for tag in given.split(",")}
     return "*" in tags or etag in tags
@@ -54,9 +54,8 @@ def requested_ranges(
 ) -> list[tuple[int, int]] | UnsatisfiableRange | None:
     """Return the ranges to send as (start, stop), or None for all bytes.
 
-    A Range header is ignored, as the RFC has it, with another method than GET, with an If-Range
-    that does not match, when it is malformed, and when it asks for very many ranges, or for more
-    bytes than there are.
+    As the RFC allows, a Range header is ignored for methods other than GET, if If-Range does not
+    match, if it is malformed, and if it requests too many ranges or more bytes than there are.
     """
     given = headers.get("range", "").strip()
     if_range = headers.get("if-range")
@@ -77,7 +76,7 @@ def requested_ranges(
         ranges.append(_bounds(match[1], match[2], size))
     satisfiable = [(start, stop) for start, stop in ranges if start < stop]
     if sum(stop - start for start, stop in satisfiable) > size:
-        return None  # they overlap: sent one by one, a file would go over the wire 32 times
+        return None  # overlapping ranges would send the file up to 32 times
     return satisfiable or UnsatisfiableRange(size)
 
 

@@ -1,4 +1,4 @@
-"""`/merges/{id}/wer`: error rates as JSON, CSV or a page, and the utterances behind them."""
+"""`/merges/{id}/wer`: error rates as JSON, CSV or HTML, and the scored utterances."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from app.services.wer_page import report_page
 router = APIRouter(prefix="/merges/{merge_id}/wer", tags=["error rates"])
 _Normalizer = Annotated[
     NormalizerName | None,
-    Query(description="Score again with this one instead of each dataset's own."),
+    Query(description="Score with this normaliser instead of each dataset's own."),
 ]
-_Evaluation = Annotated[str | None, Query(description="Only what this evaluation found.")]
+_Evaluation = Annotated[str | None, Query(description="Only results of this evaluation.")]
 _FORMS = {"application/json": "json", "text/html": "html", "text/csv": "csv"}
 _EXAMPLE: dict[str, Any] = {
     "merge_id": "mrg_01KB0Y8W5RZ9J2M7N4C6T3VHQX",
@@ -102,7 +102,7 @@ _EXAMPLE: dict[str, Any] = {
     response_model=None,
     responses={
         200: {
-            "description": "What there is so far; `status` says whether more will come.",
+            "description": "The results so far; `status` tells whether more will follow.",
             "content": {
                 "application/json": {"schema": {"type": "object"}, "example": _EXAMPLE},
                 "text/csv": {"schema": {"type": "string"}},
@@ -121,10 +121,10 @@ def get_wer(
     evaluation: _Evaluation = None,
     format: Annotated[
         Literal["json", "csv", "html"] | None,
-        Query(description="What the Accept header asks for if not given; else JSON."),
+        Query(description="Default: by the Accept header, else JSON."),
     ] = None,
 ) -> Response:
-    """Return the error rates of the merge, and of what it was compared with."""
+    """Return the error rates of the merge and of the systems compared with it."""
     form = format or preferred(request.headers.get("accept", ""), _FORMS)
     headers = {"Vary": "Accept"}
     if form == "html":
@@ -163,7 +163,7 @@ async def _selection(
     response_model=None,
     responses={
         200: {
-            "description": "A page as JSON; all of them as JSON lines or as NIST's trn.",
+            "description": "A page as JSON, or all utterances as JSON lines or NIST's trn.",
             "content": {
                 "application/json": {"schema": {"type": "object"}},
                 "application/jsonl": {"schema": {"type": "string"}},
@@ -180,7 +180,7 @@ def get_utterances(
     selection: Annotated[Selection, Depends(_selection)],
     format: Annotated[Literal["json", "jsonl", "trn"], Query()] = "json",
     side: Annotated[
-        Literal["reference", "hypothesis"], Query(description="Which text trn is of.")
+        Literal["reference", "hypothesis"], Query(description="The text for trn.")
     ] = "hypothesis",
     page_size: Annotated[int, Query(ge=1, le=1000)] = 100,
     page_token: Annotated[str | None, Query(max_length=200)] = None,

@@ -1,4 +1,4 @@
-"""Who may call: API keys and their scopes, and what holds while there is no key."""
+"""Access control: API keys and their scopes, and the rules without keys."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REMEMBER_SECONDS = 1.0
 
 
 class AccessControl:
-    """Says who a caller is; knows for a second whether keys are asked for at all."""
+    """Identifies callers; caches for a second whether keys are required."""
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self._settings = settings
@@ -30,30 +30,29 @@ class AccessControl:
     def identify(
         self, secret: str | None, scope: str, names: Iterable[str | None]
     ) -> ApiKey | None:
-        """Return the caller's key, or None where none is needed.
+        """Return the caller's key, or None if keys are not required.
 
-        `names` are all hosts and addresses that the request was addressed to or came through:
-        without a key each must be this machine. Raises UnauthorizedError and ForbiddenError.
+        `names` are all hosts and addresses that the request was addressed to or came through;
+        without a key, each must be this machine. Raises UnauthorizedError or ForbiddenError.
         """
         if secret is not None:
-            return self._known(secret, scope)
+            return self._authorize(secret, scope)
         if self._key_needed():
             raise UnauthorizedError(
-                "Send an API key: `Authorization: Bearer afl_...`; the operator makes one with "
+                "Send an API key: `Authorization: Bearer afl_...`; the operator creates one with "
                 "`afluente keys create`."
             )
         for name in names:
-            # The client writes the names, but not the address that it reached. The names count
-            # too: a web page can make its own resolve to 127.0.0.1, and without keys nothing
-            # else tells its requests from the user's.
+            # Against DNS rebinding: a web page can make its own name resolve to 127.0.0.1, and
+            # only the name tells its requests from the user's.
             if not is_loopback_name(name):
                 raise ForbiddenError(
-                    f'Without API keys the service answers to localhost only, not to "{name}". '
-                    "Make a key with `afluente keys create`, and send it."
+                    f'Without API keys the service only answers to localhost, not to "{name}". '
+                    "Create a key with `afluente keys create`, and send it."
                 )
         return None
 
-    def _known(self, secret: str, scope: str) -> ApiKey:
+    def _authorize(self, secret: str, scope: str) -> ApiKey:
         key = keys.find(self._engine, secret)
         if key is None:
             raise UnauthorizedError("This API key is unknown or has been revoked.")
@@ -65,8 +64,8 @@ class AccessControl:
         return key
 
     def _key_needed(self) -> bool:
-        # Once a key was made, calls need one for good: revoking the last opens nothing. An address
-        # beyond this machine was let through for a key, wherever that is kept by now.
+        # Once a key exists, calls need one for good, even after the last is revoked. A service
+        # beyond loopback was started because a key existed.
         if self._settings.require_api_key or not is_loopback_name(self._settings.host):
             return True
         with self._lock:
@@ -81,6 +80,6 @@ def refuse_open_exposure(settings: Settings, engine: Engine) -> None:
     if is_loopback_name(settings.host) or keys.any_active(engine):
         return
     raise ForbiddenError(
-        f"The API would listen on {settings.host}, open to anyone who reaches it. Make an API "
+        f"The API would listen on {settings.host}, open to anyone who can reach it. Create an API "
         "key first (`afluente keys create NAME`), or listen on 127.0.0.1."
     )

@@ -1,4 +1,4 @@
-"""The published files of a merge: by name, only those that its record lists, and as it says."""
+"""The published files of a merge: only those that its record lists, with matching digests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.sources.digests import DigestStore, local_sha256
 
 
 def list_all(backend: Backend, merge_id: str) -> ArtifactPage:
-    """Return the files of a merge; none before it has succeeded."""
+    """Return the files of a merge; none unless it has succeeded."""
     return ArtifactPage(data=artifact_resources(find(backend, merge_id)))
 
 
@@ -33,19 +33,19 @@ def open_artifact(backend: Backend, merge_id: str, name: str) -> Download:
 
 
 def published(row: Row) -> list[Row]:
-    """Return what a merge's record says of its files, by name; NotFoundError before the end."""
+    """Return the file entries of a merge's record, sorted by name; NotFoundError if it has none."""
     if row["status"] != "succeeded" or row["artifact_folder"] is None:
         raise NotFoundError(
-            f"The merge {row['id']} is {row['status']}; there are artifacts once it has succeeded."
+            f"The merge {row['id']} is {row['status']}; only a succeeded merge has artifacts."
         )
     return sorted(row["artifacts"], key=lambda entry: str(entry["name"]))
 
 
 def open_all(backend: Backend, row: Row, entries: list[Row]) -> list[OpenFile]:
-    """Return these files of a merge, open.
+    """Open these files of a merge.
 
-    Raises StorageError if one cannot be read or is not what the record says, and NotFoundError if
-    the merge has just been deleted.
+    Raises StorageError if one cannot be read or differs from the record, and NotFoundError if the
+    merge has just been deleted.
     """
     folder = backend.store.published_folder(row["artifact_folder"])
     digests = DigestStore(backend.settings.cache / "digests")
@@ -66,10 +66,10 @@ def open_all(backend: Backend, row: Row, entries: list[Row]) -> list[OpenFile]:
 
 
 def _check(opened: OpenFile, path: Path, entry: Row, digests: DigestStore) -> None:
-    """Raise StorageError unless the open file holds the bytes that were published.
+    """Raise StorageError unless the open file has the published bytes.
 
-    The worker has left their digest with the file's signature; a file that was moved or touched
-    since is hashed once.
+    The worker stored the digest by the file's signature; a file that was moved or touched since
+    is hashed once.
     """
     actual = None
     if opened.signature.size == entry["bytes"]:
@@ -81,7 +81,6 @@ def _check(opened: OpenFile, path: Path, entry: Row, digests: DigestStore) -> No
             actual = None
     if actual != entry["sha256"]:
         raise StorageError(
-            f"{entry['name']} in the artifact store ({opened.signature.size:,} bytes) is not the "
-            f"file of the merge's record ({entry['bytes']:,} bytes): the store was changed by "
-            "other hands."
+            f"{entry['name']} in the artifact store ({opened.signature.size:,} bytes) differs from "
+            f"the merge's record ({entry['bytes']:,} bytes): something else changed the store."
         )

@@ -1,4 +1,4 @@
-"""What every service works with: settings, database, queue, artifact store."""
+"""The backend of all services: settings, database, queue, artifact store."""
 
 from __future__ import annotations
 
@@ -20,49 +20,49 @@ from app.storage.database import DAMAGED, connect, migrate, reason
 from app.storage.leases import JobKind
 from app.storage.queue import Queue
 
-# Rows are the truth: what is left out here is sent by the sweeper, or looked for by its readers.
-_MOST_ERRANDS = 200
-_ERRAND_SECONDS = 0.2
+# Messages beyond this are dropped: the sweeper sends them later, and event readers poll.
+_MOST_PENDING = 200
+_SEND_SECONDS = 0.2
 _LOG = logging.getLogger(__name__)
-# What the database, its driver and the pool of connections raise.
+# Raised by the database, its driver and the connection pool.
 DATABASE_ERRORS = (DBAPIError, TimeoutError)
 
 
 @dataclass(frozen=True)
 class Backend:
-    """The settings and the rooms behind them; `queue` is None where no broker is set."""
+    """Settings, and connections made from them; `queue` is None if no broker is set."""
 
     settings: Settings
     engine: Engine
     store: ArtifactStore
     queue: Queue | None
-    errands: Errands
+    sender: BackgroundSender
     readiness: Readiness
 
     def announce(self, kind: JobKind, job_id: str, merge_id: str) -> None:
-        """Tell the workers of a queued job, and wake the readers of its merge's events.
+        """Send a queued job's message, and wake the readers of its merge's events.
 
-        Call it after the commit: whatever fails here, the job is accepted. Nothing is lost
-        without a broker (the sweeper sends it later) or a note (it is sent again).
+        Call it after the commit: the job is accepted even if this fails, since the sweeper sends
+        messages that are missing.
         """
         if self.queue is not None:
             queue = self.queue
-            self.errands.run(lambda: self._send(queue, kind, job_id, merge_id))
+            self.sender.run(lambda: self._send(queue, kind, job_id, merge_id))
 
     def wake(self, merge_id: str) -> None:
-        """Wake the readers of a merge's events; they look by themselves if this is lost."""
+        """Wake the readers of a merge's events; they also poll, in case this is lost."""
         if self.queue is not None:
             queue = self.queue
-            self.errands.run(lambda: queue.wake(merge_id))
+            self.sender.run(lambda: queue.wake(merge_id))
 
     def obstacle(self, rows: Iterable[RowMapping]) -> str | None:
-        """Return what the service lacks to do those of these jobs that are queued, if anything."""
+        """Return why queued jobs among these cannot run now; None if they can or none is queued."""
         queued = any(row["status"] == "queued" for row in rows)
         return self.readiness.obstacle() if queued else None
 
     def close(self) -> None:
         """Close the database's connections."""
-        self.errands.close()
+        self.sender.close()
         self.engine.dispose()
 
     def _send(self, queue: Queue, kind: JobKind, job_id: str, merge_id: str) -> None:
@@ -70,42 +70,43 @@ class Backend:
             try:
                 leases.mark_sent(self.engine, kind, job_id)
             except SQLAlchemyError as error:
-                _LOG.warning("%s %s was sent, but not noted as sent: %s", kind, job_id, error)
+                _LOG.warning("%s %s was sent, but not recorded as sent: %s", kind, job_id, error)
         queue.wake(merge_id)
 
 
-class Errands:
-    """Messages to the queue, sent by one thread in the background: hints, of which some may go."""
+class BackgroundSender:
+    """Sends messages to the queue from a background thread; drops some if it cannot keep up."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="errands")
-        self._places = threading.BoundedSemaphore(_MOST_ERRANDS)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sender")
+        self._places = threading.BoundedSemaphore(_MOST_PENDING)
 
-    def run(self, errand: Callable[[], None]) -> None:
-        """Run an errand soon; return when it is done, or after a moment: clients do not wait."""
+    def run(self, send: Callable[[], None]) -> None:
+        """Call `send` in the background; return when it is done, or after a moment."""
         if not self._places.acquire(blocking=False):
-            _LOG.debug("the queue is away, and too many messages wait for it: one is left out")
+            _LOG.debug("too many messages are waiting for the queue: one was dropped")
             return
-        done = self._thread.submit(errand)
+        done = self._thread.submit(send)
         done.add_done_callback(lambda _: self._places.release())
-        wait([done], timeout=_ERRAND_SECONDS)
+        wait([done], timeout=_SEND_SECONDS)
 
     def close(self) -> None:
-        """Forget the errands that were not begun."""
+        """Drop the messages that were not started."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 def open_backend(settings: Settings) -> Backend:
-    """Connect to what the settings name, and bring the database's schema up to date."""
+    """Return a backend for the settings, with the database's schema up to date."""
     engine = connect(settings.database)
     migrate(engine)
     queue = Queue(settings.broker) if settings.broker else None
     readiness = Readiness(settings, engine, queue)
-    return Backend(settings, engine, ArtifactStore(settings.artifacts), queue, Errands(), readiness)
+    store = ArtifactStore(settings.artifacts)
+    return Backend(settings, engine, store, queue, BackgroundSender(), readiness)
 
 
 def database_problem(backend: Backend, error: Exception) -> AfluenteError | None:
-    """Return the error that tells clients what the database lacks; None for a fault of ours."""
+    """Return the client's error for a failing database; None if our query is at fault."""
     why = reason(error)
     if why == DAMAGED:
         backend.readiness.note_damage()

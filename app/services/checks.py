@@ -1,4 +1,4 @@
-"""Checks what a request names outside itself, and tells everything that is wrong at once."""
+"""Checks a request's sources and datasets, and reports all problems at once."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def check_sources(
 ) -> Prepared:
     """Resolve and check the checkpoints of a recipe and the datasets of its evaluation.
 
-    `pinned` are the URIs that an earlier merge resolved the recipe's to. Raises one AfluenteError
-    that lists all that is wrong.
+    `pinned` are the URIs that an earlier merge resolved the recipe's URIs to. Raises one
+    AfluenteError with all problems.
     """
     from app.services.preparation import prepare
 
@@ -74,9 +74,9 @@ def check_sources(
 def check_evaluation(
     backend: Backend, evaluation: EvaluationSpec, merge: Mapping[str, Any]
 ) -> list[dict[str, str]]:
-    """Check the datasets and the merges that an evaluation of a merge names; return warnings.
+    """Check the datasets and merges that an evaluation names; return warnings.
 
-    Raises like `check_sources`. `merge` is the row of the merge that is to be evaluated.
+    `merge` is the row of the merge to evaluate. Raises like `check_sources`.
     """
     from app.sources.resolve import resolve
 
@@ -84,7 +84,7 @@ def check_evaluation(
     warnings: list[dict[str, str]] = []
 
     def artifact() -> ResolvedCheckpoint | None:
-        # Whatever keeps it from being read is told by the worker.
+        # The worker reports an artifact that cannot be read.
         with suppress(SourceError):
             return resolve(merge_uri(merge["id"]), policy)
         return None
@@ -100,16 +100,14 @@ def check_evaluation(
 
 
 def named_merges(uris: Iterable[str]) -> dict[str, str]:
-    """Return those of the URIs that are of merges, by the merge's identifier."""
+    """Return the URIs of merges, by the merge's identifier."""
     return {merge_id: uri for uri in uris if (merge_id := merge_in(uri))}
 
 
 def refuse_deleted(named: Mapping[str, str], gone: Sequence[str]) -> None:
     """Raise SourceNotFoundError for the merges that a request names and that are `gone`."""
     problems = [
-        Problem(f"{named[one]}: There is no merge {one}; it was deleted.")
-        for one in gone
-        if one in named
+        Problem(f"{named[one]}: The merge {one} was deleted.") for one in gone if one in named
     ]
     if problems:
         raise SourceNotFoundError(problems[0].message, problems=problems)
@@ -131,10 +129,10 @@ def _check_gate(
 
 
 def _policy(backend: Backend) -> SourcePolicy:
-    # Imported when first needed, for a short start of the API.
+    # Imported late: the HTTP clients would double the API's start time.
     from app.services.preparation import source_policy
 
-    # A client waits: the workers, who fetch the files, have no such limit.
+    # Only for the API, where a client waits; workers have no such limit.
     give_up_at = time.monotonic() + backend.settings.source_deadline_seconds
     return replace(source_policy(backend.settings, backend.engine), give_up_at=give_up_at)
 
@@ -148,9 +146,9 @@ def _evaluation_checks(
     reference: Callable[[], ResolvedCheckpoint | None],
     warnings: list[dict[str, str]],
 ) -> list[Callable[[], object]]:
-    """Return the checks, to be run in this order; `warnings` are added to.
+    """Return the checks, to be run in this order; they add to `warnings`.
 
-    `reference` gives the checkpoint whose tokens the others share, None if it cannot be used.
+    `reference` returns the checkpoint whose tokenizer all share, or None if it cannot be used.
     """
     from app.sources.dataset_checks import check_audio, check_languages, unknown_language
     from app.sources.datasets import manifest_roots, resolve_dataset
@@ -158,12 +156,12 @@ def _evaluation_checks(
 
     checkpoint = cache(reference)
 
-    def told() -> Set[str] | None:
+    def known_languages() -> Set[str] | None:
         found = checkpoint()
         return found.languages if found else None
 
     def language(code: str | None, param: str) -> None:
-        known = told()
+        known = known_languages()
         if code and known and (reason := unknown_language(code, known)):
             raise InvalidRequestError.of([Problem(reason, param)])
 
@@ -173,9 +171,9 @@ def _evaluation_checks(
             path = resolve_dataset(spec.uri, policy, param=param)
             roots = manifest_roots(path, policy)
             manifest = read_manifest(path, label=spec.uri, roots=roots)
-            said = check_audio(manifest, spec.uri, policy.file_roots)
-            warnings.extend({"code": "unusable_audio", "message": f"{text}."} for text in said)
-            known = None if spec.language else told()
+            unusable = check_audio(manifest, spec.uri, policy.file_roots)
+            warnings.extend({"code": "unusable_audio", "message": f"{text}."} for text in unusable)
+            known = None if spec.language else known_languages()
             if known:
                 check_languages(manifest, spec.uri, known)
             options = evaluation.decoding_of(spec)
@@ -184,8 +182,8 @@ def _evaluation_checks(
             others = sorted(spoken - {"en"})
             if found and others and found.architecture.is_english_only(found):
                 message = (
-                    f"{spec.name}: {', '.join(others)} is spoken, and the checkpoint's vocabulary "
-                    "is that of Whisper's English-only models."
+                    f"{spec.name}: the language is {', '.join(others)}, but the checkpoint's "
+                    "vocabulary is that of Whisper's English-only models."
                 )
                 warnings.append({"code": "english_only", "message": message})
         except SourceError as error:
@@ -195,9 +193,9 @@ def _evaluation_checks(
     def other(index: int, uri: str, merge_id: str) -> None:
         row = merges.get(backend.engine, merge_id)
         if row is None or row["status"] != "succeeded":
-            state = f"the merge is {row['status']}" if row else "there is no such merge"
+            state = f"the merge is {row['status']}" if row else "the merge does not exist"
             param = f"{prefix}compare_with[{index}]"
-            message = f"{uri}: {state}; only a merge that succeeded can be compared with."
+            message = f"{uri}: {state}; only succeeded merges can be compared with."
             raise InvalidRequestError.of([Problem(message, param)])
         _check_decoder(architecture_summary(row), f"{prefix}compare_with[{index}]")
 
@@ -223,7 +221,7 @@ def _run_all(checks: Sequence[Callable[[], object]]) -> None:
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        # A source that may come back does not make the others right: the lasting fault decides.
+        # Raise the first error that is not retryable: a retry would not help the others.
         kind = type(next((error for error in errors if not error.retryable), errors[0]))
         problems = [problem for error in errors for problem in error.as_problems()]
         more = f" (and {len(problems) - 1} more, see errors)"

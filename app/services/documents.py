@@ -1,4 +1,4 @@
-"""Reads JSON and YAML that strangers send: no duplicate keys, no aliases, no depth, no NaN."""
+"""Parses untrusted JSON and YAML: no duplicate keys, aliases, deep nesting or NaN."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.contract.errors import MalformedBodyError
 from app.contract.problems import shown
 
 MAX_DEPTH = 32
-# A request has some hundreds; YAML takes 4 µs for each, while nothing else of Python runs.
+# A request has some hundreds. Parsing a YAML value takes 4 µs, during which no other thread runs.
 MAX_VALUES = 50_000
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _YAML = "tag:yaml.org,2002:"
@@ -21,11 +21,10 @@ _DIRECTIVE = re.compile(r"^%", re.MULTILINE)
 
 
 def parse_document(content: bytes, form: Literal["json", "yaml"]) -> Any:
-    """Return what a JSON or YAML document says; both forms of the same thing come back equal.
+    """Return the content of a JSON or YAML document; equivalent documents give equal results.
 
-    Raises MalformedBodyError: not UTF-8, not of the form, the same key twice in an object, a
-    YAML anchor, alias, tag or directive, more than 32 levels or 50,000 values, NaN or an infinity,
-    NUL in a string.
+    Raises MalformedBodyError for invalid UTF-8 or syntax, duplicate keys, YAML anchors, aliases,
+    tags and directives, more than 32 levels or 50,000 values, NaN, infinity, or NUL in a string.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -118,20 +117,20 @@ def _parse_yaml(text: str) -> Any:
 
 
 def _check_events(text: str) -> None:
-    """Refuse what could grow or nest without bound before anything is built from it."""
+    """Refuse unbounded growth and nesting before any object is constructed."""
     if directive := _DIRECTIVE.search(text):
-        # libyaml compares each one with all that came before.
+        # libyaml compares each directive with all earlier ones: quadratic time.
         line = text.count("\n", 0, directive.start()) + 1
-        raise MalformedBodyError(f"YAML directives are not taken (line {line}).")
+        raise MalformedBodyError(f"YAML directives are not accepted (line {line}).")
     depth = 0
     for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
         line = event.start_mark.line + 1 if event.start_mark else 0
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise MalformedBodyError(
-                f"YAML anchors and aliases are not taken (line {line}); write the value out."
+                f"YAML anchors and aliases are not accepted (line {line}); write the value out."
             )
         if getattr(event, "tag", None):
-            raise MalformedBodyError(f"YAML tags are not taken (line {line}).")
+            raise MalformedBodyError(f"YAML tags are not accepted (line {line}).")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -166,10 +165,10 @@ def _check(document: Any) -> None:
 def _check_scalars(values: Any) -> None:
     for value in values:
         if isinstance(value, float) and not math.isfinite(value):
-            raise MalformedBodyError("The body holds a number too large to be represented.")
+            raise MalformedBodyError("The body contains a number too large to be represented.")
         if isinstance(value, str) and ("\0" in value or not _encodable(value)):
-            # Neither can be stored; better said here than by the database.
-            raise MalformedBodyError("A string holds NUL or half of a surrogate pair.")
+            # The database cannot store either.
+            raise MalformedBodyError("A string contains NUL or half of a surrogate pair.")
 
 
 def _encodable(text: str) -> bool:
@@ -181,7 +180,7 @@ def _encodable(text: str) -> bool:
 
 
 def _too_many() -> MalformedBodyError:
-    return MalformedBodyError(f"The body holds more than {MAX_VALUES:,} values.")
+    return MalformedBodyError(f"The body contains more than {MAX_VALUES:,} values.")
 
 
 def _too_deep() -> MalformedBodyError:

@@ -1,4 +1,4 @@
-"""What is sent of published files: stretches of bytes and of files that stay open meanwhile."""
+"""Downloads of published files: pieces of bytes and of open files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.sources.checkpoint import Signature
 
 @dataclass(frozen=True)
 class OpenFile:
-    """A file as it was when it was opened: deleting it does not cut who reads it."""
+    """An open file and its signature at opening; deleting it does not interrupt a download."""
 
     name: str
     file: BinaryIO
@@ -25,25 +25,25 @@ class OpenFile:
 
     @classmethod
     def of(cls, path: Path) -> OpenFile:
-        """Open a file; OSError if that cannot be."""
+        """Open a file; may raise OSError."""
         file = path.open("rb", buffering=0)
         return cls(path.name, file, Signature.of(os.fstat(file.fileno())))
 
     def read(self, start: int, stop: int) -> bytes:
-        """Return the bytes from `start` up to `stop`, which is within the file."""
+        """Return the bytes from `start` up to `stop`, which must be within the file."""
         descriptor = self.file.fileno()
         content = bytearray()
         while chunk := os.pread(descriptor, stop - start - len(content), start + len(content)):
             content += chunk
         now = Signature.of(os.fstat(descriptor))
-        # Deleting a name of the file changes its ctime, and nothing else.
+        # Not ctime: deleting a hard link changes it.
         if (now.size, now.mtime_ns) != (self.signature.size, self.signature.mtime_ns):
-            raise StorageError(f"{self.name} was changed while it was sent.")
+            raise StorageError(f"{self.name} changed while it was being sent.")
         return bytes(content)
 
 
 @dataclass(frozen=True)
-class Part:
+class Slice:
     """The bytes of a download from `start` up to `stop`."""
 
     of: Download
@@ -51,54 +51,52 @@ class Part:
     stop: int
 
     def read(self, start: int, stop: int) -> bytes:
-        """Return the part's own bytes from `start` up to `stop`."""
+        """Return the bytes from `start` up to `stop`, counted from the part's start."""
         return self.of.read(self.start + start, self.start + stop)
 
 
 @dataclass(frozen=True)
 class Download:
-    """Bytes to send under a strong ETag made of `sha256`; `close` closes its files."""
+    """Bytes to send, with a strong ETag made of `sha256`."""
 
     name: str
     media_type: str
     sha256: str
-    stretches: Sequence[bytes | OpenFile | Part]
+    pieces: Sequence[bytes | OpenFile | Slice]
 
     def close(self) -> None:
         """Close the files."""
-        for stretch in self.stretches:
-            if isinstance(stretch, OpenFile):
-                stretch.file.close()
-            elif isinstance(stretch, Part):
-                stretch.of.close()
+        for piece in self.pieces:
+            if isinstance(piece, OpenFile):
+                piece.file.close()
+            elif isinstance(piece, Slice):
+                piece.of.close()
 
     @property
     def size(self) -> int:
-        """The bytes in all."""
+        """The total number of bytes."""
         return self._ends[-1] if self._ends else 0
 
     def read(self, start: int, stop: int) -> bytes:
-        """Return the bytes from `start` up to `stop`, or to the end if that is sooner."""
+        """Return the bytes from `start` up to `stop` or the end."""
         parts = []
         index = bisect_right(self._ends, start)
-        while index < len(self.stretches) and start < stop:
-            stretch, end = self.stretches[index], self._ends[index]
-            begin = end - _length(stretch)
+        while index < len(self.pieces) and start < stop:
+            piece, end = self.pieces[index], self._ends[index]
+            begin = end - _length(piece)
             first, last = start - begin, min(stop, end) - begin
-            parts.append(
-                stretch[first:last] if isinstance(stretch, bytes) else stretch.read(first, last)
-            )
+            parts.append(piece[first:last] if isinstance(piece, bytes) else piece.read(first, last))
             start, index = end, index + 1
         return b"".join(parts)
 
     @cached_property
     def _ends(self) -> list[int]:
-        return list(accumulate(_length(stretch) for stretch in self.stretches))
+        return list(accumulate(_length(piece) for piece in self.pieces))
 
 
-def _length(stretch: bytes | OpenFile | Part) -> int:
-    if isinstance(stretch, bytes):
-        return len(stretch)
-    if isinstance(stretch, Part):
-        return stretch.stop - stretch.start
-    return stretch.signature.size
+def _length(piece: bytes | OpenFile | Slice) -> int:
+    if isinstance(piece, bytes):
+        return len(piece)
+    if isinstance(piece, Slice):
+        return piece.stop - piece.start
+    return piece.signature.size

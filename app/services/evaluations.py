@@ -29,9 +29,9 @@ from app.storage.leases import JobKind
 def submit(
     backend: Backend, merge_id: str, spec: EvaluationSpec, caller: Caller
 ) -> tuple[EvaluationResource, bool]:
-    """Check what is asked and queue the evaluation; return it, and whether it is new.
+    """Check and queue an evaluation; return it, and whether it is new.
 
-    ConflictError unless the merge has succeeded; AfluenteError with all that is wrong.
+    ConflictError unless the merge has succeeded; AfluenteError with all problems.
     """
     merge = find_merge(backend, merge_id)
     content = spec.model_dump(mode="json")
@@ -42,7 +42,7 @@ def submit(
             return get(backend, merge_id, mine.made), False
         if merge["status"] != "succeeded":
             raise ConflictError(
-                f"The merge {merge_id} is {merge['status']}; only one that has succeeded can be "
+                f"The merge {merge_id} is {merge['status']}; only a succeeded merge can be "
                 "evaluated."
             )
         warnings = check_evaluation(backend, spec, dict(merge))
@@ -50,7 +50,7 @@ def submit(
             named = named_merges(_compared(spec, merge["sources"]))
             gone = merges.lock_all(connection, [merge_id, *named])
             if merge_id in gone:
-                raise NotFoundError(f"There is no merge {merge_id}.")
+                raise NotFoundError(f"The merge {merge_id} does not exist.")
             refuse_deleted(named, gone)
             evaluation_id = evaluations.create(connection, merge_id, content, warnings)
             mine.complete(connection, evaluation_id)
@@ -61,7 +61,7 @@ def submit(
 def list_page(
     backend: Backend, merge_id: str, *, page_size: int = 20, page_token: str | None = None
 ) -> EvaluationPage:
-    """Return a page of a merge's evaluations, newest first; NotFoundError without the merge."""
+    """Return a page of a merge's evaluations, newest first; NotFoundError if unknown."""
     before = decode_time_token(page_token)
     find_merge(backend, merge_id)
     rows = evaluations.page(backend.engine, merge_id, before=before, size=page_size + 1)
@@ -76,13 +76,13 @@ def list_page(
 
 
 def get(backend: Backend, merge_id: str, evaluation_id: str) -> EvaluationResource:
-    """Return an evaluation of this merge; NotFoundError if there is none."""
+    """Return an evaluation of this merge; NotFoundError if unknown."""
     row = find(backend, merge_id, evaluation_id)
     return evaluation_resource(row, clock(backend.engine), backend.obstacle([row]))
 
 
 def find(backend: Backend, merge_id: str, evaluation_id: str) -> RowMapping:
-    """Return the row of an evaluation of this merge; NotFoundError if there is none."""
+    """Return the row of an evaluation of this merge; NotFoundError if unknown."""
     find_merge(backend, merge_id)
     known = is_id(evaluation_id, EVALUATION)
     row = evaluations.get(backend.engine, evaluation_id) if known else None
@@ -92,7 +92,7 @@ def find(backend: Backend, merge_id: str, evaluation_id: str) -> RowMapping:
 
 
 def cancel(backend: Backend, merge_id: str, evaluation_id: str) -> EvaluationResource:
-    """Cancel an evaluation, or say again that it is; ConflictError if it ended otherwise."""
+    """Cancel an evaluation, if it is not cancelled already; ConflictError if it ended otherwise."""
     find(backend, merge_id, evaluation_id)
     with writing(backend.engine) as connection:
         status = leases.request_cancel(connection, JobKind.EVALUATION, evaluation_id)
@@ -105,7 +105,7 @@ def cancel(backend: Backend, merge_id: str, evaluation_id: str) -> EvaluationRes
 
 
 def _compared(spec: EvaluationSpec, sources: Mapping[str, Any]) -> list[str]:
-    """Return the URIs of what the merge, whose sources these are, is compared with."""
+    """Return the URIs of the systems that a merge with these sources is compared with."""
     found = list(spec.compare_with)
     if "base" in found and sources["base"]:
         found.append(sources["base"]["resolved"])
@@ -115,7 +115,7 @@ def _compared(spec: EvaluationSpec, sources: Mapping[str, Any]) -> list[str]:
 
 
 def parse(document: Any) -> EvaluationSpec:
-    """Return what a body asks for; InvalidRequestError with all that is wrong."""
+    """Return a body's evaluation; InvalidRequestError with all problems."""
     try:
         return EvaluationSpec.model_validate(document)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""A merge's events: a page of them, or all of them as they happen."""
+"""A merge's events: in pages, or as a live stream."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 import anyio.to_thread
 
 from app.services.backend import Backend
-from app.services.bell import Bell, wait
 from app.services.merges import find
 from app.services.presentation import event_resource
 from app.services.resources import EventPage, EventResource
+from app.services.wakeups import Wakeups, wait
 from app.storage import events, merges
 
 KEEP_ALIVE_SECONDS = 15.0
@@ -21,7 +21,7 @@ _BATCH = 500
 def list_page(
     backend: Backend, merge_id: str, *, after: int = 0, page_size: int = 100
 ) -> EventPage:
-    """Return the events with an id above `after`, oldest first; NotFoundError without a merge."""
+    """Return a page of events with an id above `after`, oldest first; NotFoundError if unknown."""
     find(backend, merge_id)
     rows = events.read(backend.engine, merge_id, after=after, limit=page_size + 1)
     shown = [event_resource(row) for row in rows[:page_size]]
@@ -30,10 +30,7 @@ def list_page(
 
 
 def is_over(backend: Backend, merge_id: str, after: int) -> bool:
-    """Return whether a reader who has seen event `after` has seen the last: the log ends in `end`.
-
-    NotFoundError if there is no merge.
-    """
+    """Return whether event `after` is an `end` and the last event; NotFoundError if unknown."""
     find(backend, merge_id)
     if after < 1:
         return False
@@ -42,18 +39,18 @@ def is_over(backend: Backend, merge_id: str, after: int) -> bool:
 
 
 async def follow(
-    backend: Backend, bell: Bell, merge_id: str, after: int = 0
+    backend: Backend, wakeups: Wakeups, merge_id: str, after: int = 0
 ) -> AsyncIterator[EventResource | None]:
-    """Yield the events above `after` as they happen, and None when nothing did for 15 seconds.
+    """Yield the events above `after` as they happen, and None after 15 seconds without any.
 
-    Ends after an `end` event that is the last in the log, or when the merge is deleted. Between
-    two looks at the log neither a thread nor a connection is held.
+    Ends after an `end` event that is the last in the log, or when the merge is deleted. Waiting
+    holds neither a thread nor a database connection.
     """
     loop = asyncio.get_running_loop()
     spoke_at = loop.time()
-    with bell.listen(merge_id) as rung:
+    with wakeups.subscribe(merge_id) as awake:
         while True:
-            found = await anyio.to_thread.run_sync(_look, backend, merge_id, after)
+            found = await anyio.to_thread.run_sync(_poll, backend, merge_id, after)
             if found is None:
                 return
             for event in found:
@@ -66,11 +63,11 @@ async def follow(
             if loop.time() - spoke_at >= KEEP_ALIVE_SECONDS:
                 yield None
                 spoke_at = loop.time()
-            await wait(rung, min(bell.look_seconds, KEEP_ALIVE_SECONDS))
+            await wait(awake, min(wakeups.poll_seconds, KEEP_ALIVE_SECONDS))
 
 
-def _look(backend: Backend, merge_id: str, after: int) -> list[EventResource] | None:
-    """Return the new events; None if the merge is gone."""
+def _poll(backend: Backend, merge_id: str, after: int) -> list[EventResource] | None:
+    """Return the new events; None if the merge was deleted."""
     rows = events.read(backend.engine, merge_id, after=after, limit=_BATCH)
     if not rows and merges.get(backend.engine, merge_id) is None:
         return None

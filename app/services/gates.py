@@ -1,4 +1,4 @@
-"""Gates: decided once, when an evaluation ends; shown with it from the first moment."""
+"""Gates of evaluations: judged once, when the evaluation ends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def decide(
 ) -> dict[str, Any] | None:
     """Return the verdict on an evaluation that ends with this status, or None without a gate.
 
-    Only what this evaluation found counts, under its own normalisers.
+    Only this evaluation's results count, with its own normalisers.
     """
     if spec.gate is None:
         return None
@@ -46,7 +46,7 @@ def decide(
 def gate_of(
     spec: Mapping[str, Any], status: str, verdict: Mapping[str, Any] | None
 ) -> GateResource | None:
-    """Return what an answer says of a gate, from the evaluation's spec and stored verdict."""
+    """Return the gate of an evaluation for a response, from its spec and stored verdict."""
     if not spec.get("gate"):
         return None
     if status in OPEN or verdict is None:
@@ -57,7 +57,7 @@ def gate_of(
 def problems_with_system(
     spec: EvaluationSpec, *, has_base: bool, experts: Sequence[str], prefix: str
 ) -> list[Problem]:
-    """Return what is wrong with the system that a gate's regressions are from."""
+    """Return what is wrong with a gate's `against`."""
     gate = spec.gate
     if gate is None or not gate.max_regression or merge_in(gate.against):
         return []

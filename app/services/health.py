@@ -1,4 +1,4 @@
-"""Whether the service has what it needs, and which version it is."""
+"""The service's readiness and version."""
 
 from __future__ import annotations
 
@@ -22,35 +22,36 @@ from app.storage.queue import Queue
 
 _LOG = logging.getLogger(__name__)
 _SEEN_WITHIN_SECONDS = 15.0
-# How long an answer counts; a probe may come as often as it likes.
+# How long an outcome is reused, so that frequent probes are cheap.
 _FRESH_SECONDS = 1.0
-# How long whoever asks waits, whatever hangs.
+# The longest wait for the checks.
 _PATIENCE_SECONDS = 3.0
 _KNOWN_SECONDS = 5.0
 _SHORT_PATIENCE_SECONDS = 0.3
-# A start takes a while; what lacks for longer is worth a line in the log.
+# Failures during a start are normal; longer ones are logged.
 _LOG_AFTER_SECONDS = 30.0
-# How long a page that could not be read is remembered.
+# How long an unreadable database page counts as damage.
 _DAMAGE_SECONDS = 60.0
 
 
 class Outcome(TypedDict):
-    """What one check found; `detail` is for anyone to read, without secrets and paths."""
+    """The outcome of a check; `detail` is public, without secrets and paths."""
 
     ok: bool
     detail: str
 
 
 class Readiness:
-    """Whether jobs can be taken, done and stored: checked when asked, in threads of its own.
+    """Checks, on request, whether jobs can be accepted, run and stored.
 
-    No check is under way twice, and nobody waits long for one that hangs.
+    Each check runs in its own thread, one at a time, so that callers need not wait for one that
+    hangs.
     """
 
     def __init__(
         self, settings: Settings, engine: Engine, queue: Queue | None, host: str | None = None
     ) -> None:
-        """With a `host`, only workers there count."""
+        """Create the checks; with a `host`, only workers on that host count."""
         self._settings, self._engine, self._queue, self._host = settings, engine, queue, host
         self._checks = {
             "database": _Check(self._database),
@@ -60,29 +61,29 @@ class Readiness:
         }
         self._damaged_until = 0.0
         self._lock = threading.Lock()
-        self._lacks_since: float | None = None
+        self._failing_since: float | None = None
         self._is_logged = False
 
     def outcomes(self) -> dict[str, Outcome]:
-        """Return the outcome of each check, within seconds: what hangs is not there."""
+        """Return the outcome of each check within seconds; a check that hangs has failed."""
         found = self._ask(_PATIENCE_SECONDS)
-        hangs = Outcome(ok=False, detail=f"No answer in {_PATIENCE_SECONDS:.0f} seconds.")
+        hangs = Outcome(ok=False, detail=f"No response in {_PATIENCE_SECONDS:.0f} seconds.")
         outcomes = {name: outcome or hangs for name, outcome in found.items()}
-        self._log(lacks(outcomes))
+        self._log(describe_failures(outcomes))
         return outcomes
 
     def obstacle(self) -> str | None:
-        """Return why a queued job cannot be done now, as far as that is known; None if it can."""
-        # A request does not wait for what was known a moment ago.
+        """Return why a queued job cannot run now, from the latest outcomes; None if it can."""
+        # Do not wait if recent outcomes are known.
         known_lately = all(check.age() < _KNOWN_SECONDS for check in self._checks.values())
         found = self._ask(0.0 if known_lately else _SHORT_PATIENCE_SECONDS)
         known = {name: outcome or self._checks[name].last for name, outcome in found.items()}
-        what = lacks({name: outcome for name, outcome in known.items() if outcome})
-        self._log(what)
-        return what or None
+        failures = describe_failures({name: one for name, one in known.items() if one})
+        self._log(failures)
+        return failures or None
 
     def note_damage(self) -> None:
-        """Remember that a part of the database could not be read, which a check may not touch."""
+        """Report the database as damaged for a while: the check may not read the damaged page."""
         self._damaged_until = time.monotonic() + _DAMAGE_SECONDS
 
     def _ask(self, patience_seconds: float) -> dict[str, Outcome | None]:
@@ -91,33 +92,33 @@ class Readiness:
         deadline = time.monotonic() + patience_seconds
         return {name: check.wait(deadline) for name, check in self._checks.items()}
 
-    def _log(self, what: str) -> None:
-        """Say once that something lacks, and once that it is there again."""
+    def _log(self, failures: str) -> None:
+        """Log a lasting failure once, and recovery once."""
         now = time.monotonic()
         with self._lock:
-            if not what:
+            if not failures:
                 if self._is_logged:
                     _LOG.warning("ready again")
-                self._lacks_since, self._is_logged = None, False
+                self._failing_since, self._is_logged = None, False
                 return
-            self._lacks_since = self._lacks_since or now
-            if now - self._lacks_since < _LOG_AFTER_SECONDS or self._is_logged:
+            self._failing_since = self._failing_since or now
+            if now - self._failing_since < _LOG_AFTER_SECONDS or self._is_logged:
                 return
             self._is_logged = True
-        _LOG.error("not ready, jobs wait: %s", what)
+        _LOG.error("not ready, jobs wait: %s", failures)
 
     def _database(self) -> str:
         database.check(self._engine)
         if time.monotonic() < self._damaged_until:
             raise NotReadyError(database.DAMAGED)
-        return f"{self._engine.dialect.name} answers."
+        return f"{self._engine.dialect.name} responds."
 
     def _broker(self) -> str:
         if self._queue is None:
-            raise NotReadyError("AFLUENTE_BROKER_URL is not set; merges are accepted, and wait.")
+            raise NotReadyError("AFLUENTE_BROKER_URL is not set; merges are accepted, but wait.")
         if problem := self._queue.problem():
-            raise NotReadyError(f"{problem} Merges are accepted, and wait.")
-        return f"Answers; {self._queue.depth()} messages wait."
+            raise NotReadyError(f"{problem} Merges are accepted, but wait.")
+        return f"Responds; {self._queue.depth()} messages are waiting."
 
     def _disks(self) -> str:
         places = {
@@ -129,7 +130,7 @@ class Readiness:
         for setting, folder in places.items():
             try:
                 check_disk(folder, setting)
-            except StorageError as error:  # its message has the folder, and anyone may ask here
+            except StorageError as error:  # its message has the path, which is not public
                 _LOG.info("not ready: %s", error.message)
                 kind = "is full" if is_full(error.__cause__) else "cannot be written"
                 raise NotReadyError(f"The disk of {setting} {kind}.") from None
@@ -142,69 +143,69 @@ class Readiness:
         if count == 0:
             raise NotReadyError(
                 f"No worker{where} that can take a job was seen in the last "
-                f"{_SEEN_WITHIN_SECONDS:.0f} seconds; start one with `afluente worker`, or see in "
-                "its log why it cannot."
+                f"{_SEEN_WITHIN_SECONDS:.0f} seconds; start one with `afluente worker`, or check "
+                "its log."
             )
         return f"{count}{where} seen in the last {_SEEN_WITHIN_SECONDS:.0f} seconds."
 
 
 class _Check:
-    """One question, asked by one thread at a time; an answer counts for a second."""
+    """A check that runs in one thread at a time; its outcome is reused for a second."""
 
-    def __init__(self, ask: Callable[[], str]) -> None:
+    def __init__(self, check: Callable[[], str]) -> None:
         self.last: Outcome | None = None
-        self._question = ask
-        self._answered_at = -math.inf
+        self._check = check
+        self._finished_at = -math.inf
         self._lock = threading.Lock()
-        self._answered = threading.Event()
-        self._answered.set()
+        self._finished = threading.Event()
+        self._finished.set()
 
     def age(self) -> float:
-        """Return for how many seconds the answer has been known; infinity if there is none."""
-        return time.monotonic() - self._answered_at
+        """Return the age of the outcome in seconds; infinity if there is none."""
+        return time.monotonic() - self._finished_at
 
     def start(self) -> None:
-        """Ask, unless the answer is fresh or on its way."""
+        """Start the check, unless it is running or its outcome is fresh."""
         with self._lock:
-            if self.age() < _FRESH_SECONDS or not self._answered.is_set():
+            if self.age() < _FRESH_SECONDS or not self._finished.is_set():
                 return
-            self._answered.clear()
-        # A daemon: one that hangs for ever does not keep the process from ending.
-        threading.Thread(target=self._ask, name="readiness", daemon=True).start()
+            self._finished.clear()
+        # A daemon thread, so that a check that hangs does not keep the process alive.
+        threading.Thread(target=self._run, name="readiness", daemon=True).start()
 
     def wait(self, deadline: float) -> Outcome | None:
-        """Return the answer, or None if it has not come by `deadline` (monotonic)."""
-        if self._answered.wait(max(0.0, deadline - time.monotonic())):
+        """Return the outcome, or None if the check is still running at `deadline` (monotonic)."""
+        if self._finished.wait(max(0.0, deadline - time.monotonic())):
             return self.last
         return None
 
-    def _ask(self) -> None:
+    def _run(self) -> None:
         try:
-            self.last = Outcome(ok=True, detail=self._question())
+            self.last = Outcome(ok=True, detail=self._check())
         except AfluenteError as error:
             self.last = Outcome(ok=False, detail=error.message)
-        except Exception as error:  # noqa: BLE001 - whatever a driver raises, the answer is "not ready"
+        except Exception as error:  # noqa: BLE001 - any error of a driver means "not ready"
             why = database.reason(error)
             if why is None:
                 _LOG.warning("not ready", exc_info=True)
-            detail = why or "It does not answer; the log of the API says why."
+            detail = why or "It does not respond; the API's log has the reason."
             self.last = Outcome(ok=False, detail=detail)
         finally:
-            self._answered_at = time.monotonic()
-            self._answered.set()
+            self._finished_at = time.monotonic()
+            self._finished.set()
 
 
-def lacks(outcomes: dict[str, Outcome]) -> str:
-    """Return what is not there and why, in one line; empty if all is."""
+def describe_failures(outcomes: dict[str, Outcome]) -> str:
+    """Return the failed checks with their details, in one line; empty if all passed."""
     return " ".join(
         f"{name}: {outcome['detail']}" for name, outcome in outcomes.items() if not outcome["ok"]
     )
 
 
 def versions() -> dict[str, str]:
-    """Return the version of the service and of what it runs on."""
+    """Return the versions of the service and of Python."""
     try:
         own = version("afluente")
-    except PackageNotFoundError:  # run from a source tree that is not installed
+    except PackageNotFoundError:  # not installed: run from a source tree
         own = "0+unknown"
     return {"name": "afluente", "version": own, "python": platform.python_version()}

@@ -1,4 +1,4 @@
-"""Lets a request with an Idempotency-Key happen once, whoever repeats it."""
+"""Executes a request with an Idempotency-Key only once, however often it is repeated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_CHARACTERS = 255
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, and the Idempotency-Key that came along."""
+    """The caller's API key and Idempotency-Key."""
 
     api_key_id: str = "anonymous"
     idempotency_key: str | None = None
@@ -26,22 +26,22 @@ class Caller:
 
 @dataclass(frozen=True)
 class Claim:
-    """Either `made`, what the request has made before, or the right to make it now."""
+    """Either the resource that the request `made` before, or the reservation to make it now."""
 
     made: str | None = None
     reservation: Reservation | None = None
 
     def complete(self, connection: Connection, resource_id: str) -> None:
-        """Record what was made, in the transaction that makes it."""
+        """Record the new resource, in the transaction that creates it."""
         if self.reservation is not None:
             idempotency.complete(connection, self.reservation, resource_id)
 
 
 @contextmanager
 def claim(backend: Backend, caller: Caller, endpoint: str, fingerprint: str) -> Iterator[Claim]:
-    """Yield the claim of a request on its key; a refusal (any exception) gives the key back.
+    """Yield a request's claim on its key; any exception releases the key.
 
-    Raises InvalidRequestError for a key that cannot be one, and what `idempotency.reserve` does.
+    Raises InvalidRequestError for an invalid key, and the errors of `idempotency.reserve`.
     """
     if caller.idempotency_key is None:
         yield Claim()
@@ -61,5 +61,5 @@ def claim(backend: Backend, caller: Caller, endpoint: str, fingerprint: str) -> 
 def _checked(key: str) -> str:
     if key and len(key) <= _MOST_CHARACTERS and key.isascii() and key.isprintable():
         return key
-    message = f"Must be 1 to {_MOST_CHARACTERS} printable ASCII characters (a UUID, say)."
+    message = f"Must be 1 to {_MOST_CHARACTERS} printable ASCII characters, such as a UUID."
     raise InvalidRequestError.of([Problem(message, "Idempotency-Key")])

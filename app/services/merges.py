@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 
 def parse(backend: Backend, document: Any) -> ParsedRequest:
-    """Return what a body asks for; InvalidRequestError with all that is wrong."""
+    """Return a body's request and recipe; InvalidRequestError with all problems."""
     return parse_request(document, max_checkpoints=backend.settings.max_checkpoints)
 
 
 def submit(backend: Backend, parsed: ParsedRequest, caller: Caller) -> tuple[MergeResource, bool]:
     """Check a request's sources and queue its merge; return it, and whether it is new.
 
-    It is not new when the caller's Idempotency-Key made it before. Raises AfluenteError with
-    everything that is wrong.
+    It is not new if the caller's Idempotency-Key created it before. Raises AfluenteError with all
+    problems.
     """
     with claim(backend, caller, "POST /merges", parsed.fingerprint) as mine:
         if mine.made is not None:
@@ -56,7 +56,7 @@ def submit(backend: Backend, parsed: ParsedRequest, caller: Caller) -> tuple[Mer
 
 
 def plan(backend: Backend, parsed: ParsedRequest) -> PlanResource:
-    """Check a request and return what its merge would do; nothing is recorded."""
+    """Check a request and return its plan, without storing anything."""
     prepared = check_sources(backend, parsed.recipe, parsed.request.evaluation)
     return PlanResource(
         method=parsed.recipe.method,
@@ -68,13 +68,13 @@ def plan(backend: Backend, parsed: ParsedRequest) -> PlanResource:
 
 
 def get(backend: Backend, merge_id: str) -> MergeResource:
-    """Return a merge; NotFoundError if there is none."""
+    """Return a merge; NotFoundError if unknown."""
     row = find(backend, merge_id)
     return _present(backend, [row])[0]
 
 
 def find(backend: Backend, merge_id: str) -> RowMapping:
-    """Return a merge's row; NotFoundError if there is none."""
+    """Return a merge's row; NotFoundError if unknown."""
     row = merges.get(backend.engine, merge_id) if is_id(merge_id, MERGE) else None
     if row is None:
         raise _not_found(merge_id)
@@ -90,7 +90,7 @@ def list_page(
     page_size: int = 20,
     page_token: str | None = None,
 ) -> MergePage:
-    """Return a page of merges, newest first; a token stays valid whatever is added meanwhile."""
+    """Return a page of merges, newest first; page tokens stay valid when merges are added."""
     rows = merges.page(
         backend.engine,
         status=status,
@@ -106,7 +106,7 @@ def list_page(
 
 
 def cancel(backend: Backend, merge_id: str) -> MergeResource:
-    """Cancel a merge, or say again that it is; ConflictError if it ended otherwise."""
+    """Cancel a merge, if it is not cancelled already; ConflictError if it ended otherwise."""
     find(backend, merge_id)
     with writing(backend.engine) as connection:
         status = leases.request_cancel(connection, JobKind.MERGE, merge_id)
@@ -119,10 +119,10 @@ def cancel(backend: Backend, merge_id: str) -> MergeResource:
 
 
 def retry(backend: Backend, merge_id: str, caller: Caller) -> tuple[MergeResource, bool]:
-    """Queue a new merge of a failed one's recipe, and return it with whether it is new.
+    """Queue a new merge with a failed one's recipe; return it, and whether it is new.
 
-    It takes over the tensors that the failed merge had finished. ConflictError if that one has
-    not failed; AfluenteError if its sources can no longer be used.
+    It adopts the tensors that the failed merge finished. ConflictError if that merge has not
+    failed; AfluenteError if its sources can no longer be used.
     """
     row = find(backend, merge_id)
     with claim(backend, caller, f"POST /merges/{merge_id}/retry", merge_id) as mine:
@@ -134,7 +134,7 @@ def retry(backend: Backend, merge_id: str, caller: Caller) -> tuple[MergeResourc
             )
         recipe = Recipe.model_validate(row["recipe"])
         request = MergeRequest.model_validate(row["request"])
-        # What was finished can be taken over only if it came from the same revisions.
+        # Finished tensors can be adopted only if the sources have the same revisions.
         pinned = _pinned(row["sources"])
         prepared = check_sources(backend, recipe, request.evaluation, pinned=pinned)
         with writing(backend.engine) as connection:
@@ -154,17 +154,16 @@ def retry(backend: Backend, merge_id: str, caller: Caller) -> tuple[MergeResourc
 
 
 def sources_of(backend: Backend, merge_id: str) -> list[str]:
-    """Return the pinned URIs that a merge reads, and its evaluation's; NotFoundError without it."""
+    """Return the pinned URIs of a merge's sources, and its datasets; NotFoundError if unknown."""
     row = find(backend, merge_id)
     evaluation = row["request"].get("evaluation") or {"datasets": ()}
     return [*_pinned(row["sources"]), *(one["uri"] for one in evaluation["datasets"])]
 
 
 def delete(backend: Backend, merge_id: str) -> None:
-    """Delete a merge with its events, evaluations and artifact.
+    """Delete a merge with its events, evaluations and artifact; NotFoundError if unknown.
 
-    ConflictError while it or an evaluation of it is open, or an open one reads its artifact;
-    NotFoundError if there is none.
+    ConflictError while it, one of its evaluations, or any job that reads its artifact is open.
     """
     find(backend, merge_id)
     with writing(backend.engine) as connection:
@@ -173,16 +172,16 @@ def delete(backend: Backend, merge_id: str) -> None:
             raise _not_found(merge_id)
         if merges.has_open_work(connection, merge_id):
             raise ConflictError(
-                f"The merge {merge_id} or an evaluation of it has not ended; cancel it first."
+                f"The merge {merge_id} or one of its evaluations has not ended; cancel it first."
             )
         if merges.has_open_readers(connection, merge_id):
             raise ConflictError(
-                f"A merge or an evaluation that has not ended reads {merge_uri(merge_id)}; wait "
-                "for it, or cancel it first."
+                f"An unfinished merge or evaluation reads {merge_uri(merge_id)}; wait for it, or "
+                "cancel it first."
             )
         merges.remove(connection, merge_id)
-    # The files go last: a merge that is listed never lacks them, and what a crash leaves here
-    # no row names, so that the sweeper removes it.
+    # The files go last, so that a listed merge always has them. After a crash here, the sweeper
+    # removes them, since no row refers to them.
     if row["artifact_folder"]:
         backend.store.remove_published(row["artifact_folder"])
     backend.store.remove_scratch(merge_id)
@@ -190,7 +189,7 @@ def delete(backend: Backend, merge_id: str) -> None:
 
 
 def _hold_sources(connection: Connection, prepared: Prepared, request: MergeRequest) -> None:
-    """Keep the merges that a request reads until it is written: then its row protects them."""
+    """Lock the merges that a request reads until its row, which protects them, is committed."""
     compared = request.evaluation.compare_with if request.evaluation else ()
     named = named_merges([*_pinned(prepared.sources()), *compared])
     refuse_deleted(named, merges.lock_all(connection, named))
@@ -202,7 +201,7 @@ def _pinned(sources: Mapping[str, Any]) -> list[str]:
 
 
 def _not_found(merge_id: str) -> NotFoundError:
-    return NotFoundError(f"There is no merge {merge_id[:40]}.")
+    return NotFoundError(f"The merge {merge_id[:40]} does not exist.")
 
 
 def _present(backend: Backend, rows: list[RowMapping]) -> list[MergeResource]:

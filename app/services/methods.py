@@ -20,7 +20,7 @@ def get(name: str) -> dict[str, Any]:
     method = CATALOGUE.get(name)
     if method is None:
         raise NotFoundError(
-            f'There is no method "{name}".{did_you_mean(name, CATALOGUE)} '
+            f'Unknown method "{name}".{did_you_mean(name, CATALOGUE)} '
             f"Known: {', '.join(CATALOGUE)}."
         )
     return describe(method)

@@ -1,4 +1,4 @@
-"""Counters for Prometheus: merges by status, the queue's depth, workers, requests."""
+"""Metrics for Prometheus: merges by status, queue depth, workers, requests."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _SEEN_WITHIN_SECONDS = 15.0
 
 
 class Metrics:
-    """The metrics of one API process; what the database knows is read when it is asked for."""
+    """The metrics of one API process; those from the database are read on each request."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._requests = Histogram(
             "afluente_http_request_seconds",
-            "Seconds from a request to the end of its answer.",
+            "Seconds from a request to the end of its response.",
             ("method", "route", "status"),
             buckets=_BUCKETS,
             registry=self._registry,
         )
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count a request that was answered."""
+        """Record an answered request."""
         self._requests.labels(method, route, str(status)).observe(seconds)
 
     def expose(self, backend: Backend) -> bytes:
-        """Return everything in Prometheus's text format."""
+        """Return all metrics in Prometheus's text format."""
         stored = CollectorRegistry()
         stored.register(_Stored(backend))
         return generate_latest(stored) + generate_latest(self._registry)
@@ -45,14 +45,14 @@ class _Stored(Collector):
         self._backend = backend
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the gauges that the database and the broker know."""
+        """Yield the gauges from the database and the broker."""
         counts = merges.counts(self._backend.engine)
         by_status = GaugeMetricFamily("afluente_merges", "Merges by status.", labels=["status"])
         for status in MergeStatus:
             by_status.add_metric([status.value], counts.get(status.value, 0))
         yield by_status
         workers = len(fleet.alive(self._backend.engine, _SEEN_WITHIN_SECONDS))
-        yield GaugeMetricFamily("afluente_workers", "Workers seen lately.", value=workers)
+        yield GaugeMetricFamily("afluente_workers", "Live workers.", value=workers)
         depth = self._backend.queue.depth() if self._backend.queue else None
         if depth is not None:
-            yield GaugeMetricFamily("afluente_queue_depth", "Messages that wait.", value=depth)
+            yield GaugeMetricFamily("afluente_queue_depth", "Waiting messages.", value=depth)

@@ -1,4 +1,4 @@
-"""A model card in Markdown, as the hub reads it: recipe, inputs, error rates so far."""
+"""Model cards in the hub's Markdown format: recipe, inputs, error rates so far."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from app.sources.schemes.hf import model_of
 
 
 def get(backend: Backend, merge_id: str) -> str:
-    """Return the model card of a merge, whatever its status; NotFoundError without the merge."""
+    """Return the model card of a merge in any status; NotFoundError if unknown."""
     row = find(backend, merge_id)
     return render_card(row, wer.report(backend, merge_id))
 
 
 def render_card(row: Row, report: Mapping[str, Any]) -> str:
-    """Return the card of a merge's row and its `/wer` document."""
+    """Return the model card for a merge's row and its `/wer` document."""
     title = _line(row["name"] or row["id"])
     parts = [
         f"---\n{_front_matter(row, report, title)}---",
@@ -137,7 +137,7 @@ def _rate(dataset: Mapping[str, Any]) -> Any:
 
 
 def _compared(dataset: Mapping[str, Any], system: str) -> Any:
-    """Return another system's rate, or None where it cannot be compared."""
+    """Return another system's rate, or None if it is not comparable."""
     return dataset["compared_with"].get(system, {}).get(dataset["metric"])
 
 
@@ -151,7 +151,7 @@ def _table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def _line(text: str) -> str:
-    """Return free text as one line that Markdown reads as plain text."""
+    """Return free text as one line, escaped for Markdown."""
     words = " ".join(text.split())
     return "".join(f"\\{c}" if c in "\\`*_[]<>#|" else c for c in words)
 

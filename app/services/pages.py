@@ -1,4 +1,4 @@
-"""Opaque page tokens: the place of the last row seen, so that inserts move nothing."""
+"""Opaque page tokens: the position of the last row seen, so that inserts do not shift pages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def encode_token(*position: float | int | str) -> str:
 
 
 def decode_time_token(token: str | None) -> tuple[float, str] | None:
-    """Return (seconds, identifier) of a token; InvalidRequestError if it is none of ours."""
+    """Return (seconds, identifier) of a token; InvalidRequestError if it is not one of ours."""
     if token is None:
         return None
     match _decode(token):
@@ -29,7 +29,7 @@ def decode_time_token(token: str | None) -> tuple[float, str] | None:
 
 
 def decode_offset_token(token: str | None) -> int:
-    """Return the offset that a token stands for, 0 without one."""
+    """Return the offset of a token, or 0 without one."""
     if token is None:
         return 0
     match _decode(token):
@@ -47,5 +47,5 @@ def _decode(token: str) -> object:
 
 
 def _not_ours() -> InvalidRequestError:
-    message = "This is no token of this list; send `next_page_token` of the page before."
+    message = "Not a token of this list; send the `next_page_token` of the previous page."
     return InvalidRequestError.of([Problem(message, "page_token")])

@@ -1,4 +1,4 @@
-"""Other merges that were measured as a merge was: the points of its trade-off."""
+"""Other merges with comparable results: the points of a merge's trade-off chart."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 MOST_PEERS = 50
 _GROUPS = ("in_domain", "out_of_domain")
-# Rates of results that have been scored for a chart; they are immutable and small.
+# Number of cached rates; they are immutable and small.
 _REMEMBERED = 10_000
 
 
 @dataclass(frozen=True)
 class _Set:
-    """What another merge's result must share with this one's."""
+    """The properties that another merge's result must share to be comparable."""
 
     group: str
     digest: str
@@ -43,15 +43,15 @@ class _Set:
 def find_peers(
     engine: Engine, merge_id: str, scored: Sequence[ScoredDataset], known: Sequence[str] = ()
 ) -> list[Point]:
-    """Return the newest merges with whole results on all in- and out-of-domain sets of this one.
+    """Return the newest merges with complete results on all in- and out-of-domain sets of this one.
 
-    At most MOST_PEERS, without this merge and those `known`; x is the in-domain, y the
-    out-of-domain macro average, under this merge's normalisers.
+    At most MOST_PEERS, excluding this merge and those `known`. x is the in-domain, y the
+    out-of-domain macro average, with this merge's normalisers.
     """
     from app.reports.charts import Point
 
     latest = {one.evaluated.name: one for one in scored}.values()
-    # A set without a rate is in no average.
+    # Sets without a rate do not count in averages.
     rated = [one for one in latest if one.rate.counts.rate is not None]
     sets = [_set_of(one) for one in rated if one.evaluated.group in _GROUPS]
     if {one.group for one in sets} != set(_GROUPS):
@@ -84,7 +84,7 @@ def _set_of(scored: ScoredDataset) -> _Set:
 def _candidates(
     engine: Engine, sets: Sequence[_Set], without: set[str]
 ) -> Iterator[tuple[Mapping[Any, Any], list[Mapping[Any, Any]]]]:
-    """Yield (merge, its newest result on each set) of merges that have one on all, newest first."""
+    """Yield (merge, its newest result on each set), newest merge first, if it has all of them."""
     digests = sorted({one.digest for one in sets})
     found: dict[str, dict[int, Mapping[Any, Any]]] = {}
     for row in evaluations.outlines(engine, digests, most=8 * MOST_PEERS * len(sets)):
@@ -109,9 +109,9 @@ def _rate(
     from app.reports.scoring import total
 
     row = evaluations.result(engine, evaluation_id, MERGE, dataset)
-    if row is None:  # deleted meanwhile
+    if row is None:  # deleted in the meantime
         return None
     scored = score_dataset(unpack(row), normalizer)
     if scored.evaluated.result.status != "succeeded":
-        return None  # not over all of its utterances
+        return None  # some utterances were not scored
     return total(score.counts(scored.metric) for score in scored.scores).rate

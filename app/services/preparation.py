@@ -1,4 +1,4 @@
-"""From a recipe to checked, pinned sources and a plan; nothing of any tensor is read."""
+"""Turns a recipe into checked, pinned sources and a plan, without reading tensors."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that is known of a merge before a tensor is read.
+    """A merge's checked sources and plan.
 
-    The reference is the base if there is one, else the first checkpoint: the artifact's names,
-    ties, dtypes and companion files are its own.
+    The reference is the base if there is one, else the first checkpoint. The artifact takes its
+    tensor names, ties, dtypes and companion files from it.
     """
 
     recipe: Recipe
@@ -52,7 +52,7 @@ class Prepared:
 
     @property
     def reference(self) -> ResolvedCheckpoint:
-        """The checkpoint that the artifact takes everything but its values from."""
+        """The checkpoint from which the artifact takes everything except tensor values."""
         return self.base or self.experts[0]
 
     @property
@@ -61,7 +61,7 @@ class Prepared:
         return (self.base, *self.experts) if self.base else self.experts
 
     def sources(self, digests: Sequence[str | None] | None = None) -> dict[str, Any]:
-        """Return what a merge's record says of its sources; `digests` go with `all`."""
+        """Return the sources as a merge's record has them; `digests` are in the order of `all`."""
         digests = digests or [None] * len(self.all)
         documents: list[dict[str, Any]] = [
             {"uri": source.uri, "name": source.name, "resolved": found.resolved, "sha256": digest}
@@ -76,7 +76,7 @@ class Prepared:
 def source_policy(
     settings: Settings, engine: Engine | None, *, any_path: bool = False
 ) -> SourcePolicy:
-    """Return the limits on sources; `any_path` is for the command line, which is its user."""
+    """Return the limits on sources; `any_path` lets the command line read all its user can."""
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     return SourcePolicy(
         cache_dir=settings.cache,
@@ -95,9 +95,9 @@ def source_policy(
 def prepare(
     recipe: Recipe, policy: SourcePolicy, *, pinned: Sequence[str] | None = None
 ) -> Prepared:
-    """Resolve and check every source, and plan; raises one error that lists all problems.
+    """Resolve and check every source, and plan the merge; raises one error with all problems.
 
-    `pinned` are the resolved URIs of an earlier preparation, used instead of the recipe's.
+    `pinned` are resolved URIs from an earlier preparation, used instead of the recipe's.
     """
     sources = _sources(recipe)
     uris = list(pinned) if pinned is not None else [source.uri for source in sources]
@@ -121,7 +121,7 @@ def prepare(
 
 
 def replan(prepared: Prepared, recipe: Recipe) -> Prepared:
-    """Return the same sources, planned for another recipe that names them."""
+    """Return the same sources with a plan for another recipe."""
     base = prepared.base.tensors if prepared.base else None
     experts = [expert.tensors for expert in prepared.experts]
     plan = make_plan(recipe, prepared.checked.tensors, base, experts)
@@ -145,7 +145,7 @@ def _resolve_all(
         try:
             return resolve(item[0], policy, param=item[1])
         except SourceError as error:
-            # Its frames would keep the source's headers until all are resolved.
+            # Frees the frames, which hold the source's headers.
             error.__traceback__ = error.__context__ = None
             return error
 
@@ -155,7 +155,7 @@ def _resolve_all(
     if not errors:
         return [outcome for outcome in outcomes if isinstance(outcome, ResolvedCheckpoint)]
     problems = [problem for error in errors for problem in error.as_problems()]
-    # The kind is the first one's; a source that may come back does not make the others right.
+    # Raise the first error that is not retryable: a retry would not help the others.
     lasting = [error for error in errors if not error.retryable]
     raise _one_error(type((lasting or errors)[0]), problems)
 
@@ -168,13 +168,13 @@ def _spelled_as(reference: ResolvedCheckpoint, other: ResolvedCheckpoint) -> Res
 def _check_companions(
     resolved: Sequence[ResolvedCheckpoint], params: Sequence[str], policy: SourcePolicy
 ) -> None:
-    """Raise where the reference cannot be decoded with, or a tokenizer differs from its own."""
+    """Raise if the reference lacks files for decoding, or another tokenizer differs from its."""
     reference, others = resolved[0], list(zip(params[1:], resolved[1:], strict=True))
     lacking = missing(reference)
     if lacking:
         problem = (
             f"{reference.uri}: it has {' and '.join(lacking)}; copy the files from the model that "
-            "was trained"
+            "was fine-tuned"
         )
         raise _one_error(InvalidCheckpointError, [Problem(problem, params[0])])
     having = [(param, other) for param, other in others if states_ids(other)]
@@ -197,12 +197,12 @@ def _check_companions(
 def _borrowing(
     recipe: Recipe, reference: ResolvedCheckpoint, experts: Sequence[ResolvedCheckpoint]
 ) -> Iterator[dict[str, str]]:
-    """Yield a warning for each checkpoint that is decoded with files of the reference."""
+    """Yield a warning for each checkpoint that is decoded with the reference's files."""
     whose = "the base" if recipe.base else recipe.checkpoints[0].name
     for source, expert in zip(recipe.checkpoints, experts, strict=True):
         files = borrowed(expert, reference)
         if files:
-            message = f"{source.name} lacks files and takes those of {whose}: {', '.join(files)}."
+            message = f"{source.name} lacks files; those of {whose} are used: {', '.join(files)}."
             yield {"code": "companions_from_base", "message": message}
 
 
@@ -221,21 +221,21 @@ def _warnings(
     warnings = list(_borrowing(recipe, reference, experts))
     negative = [source.name for source in recipe.checkpoints if source.weight < 0]
     if negative:
-        message = f"Negative weights take these checkpoints away: {', '.join(negative)}."
+        message = f"Negative weights subtract these checkpoints: {', '.join(negative)}."
         warnings.append({"code": "negative_weight", "message": message})
     alone = recipe.base is None or not CATALOGUE[recipe.method].counts_base
     if len(recipe.checkpoints) == 1 and alone:
         title = CATALOGUE[recipe.method].title
-        message = f"{title} of a single checkpoint: there is nothing to merge it with."
+        message = f"{title} of a single checkpoint has nothing to merge."
         warnings.append({"code": "single_checkpoint", "message": message})
     for match in plan.unmatched_rules:
-        message = f'The rule "{match}" matches no tensor that an earlier rule left.'
+        message = f'The rule "{match}" has no effect: no tensor matches, or an earlier rule does.'
         warnings.append({"code": "unmatched_rule", "message": message})
     return tuple(warnings)
 
 
 def _merge_folder(engine: Engine, settings: Settings) -> Any:
-    # Not for the command line, which has no database: SQLAlchemy takes 0.15 s to import.
+    # Imported late: SQLAlchemy takes 0.15 s, and the command line has no database.
     from app.storage import merges
 
     store = ArtifactStore(settings.artifacts)
@@ -243,7 +243,7 @@ def _merge_folder(engine: Engine, settings: Settings) -> Any:
     def folder(merge_id: str) -> Path:
         row = merges.get(engine, merge_id)
         if row is None:
-            raise NotFoundError(f"There is no merge {merge_id}.")
+            raise NotFoundError(f"The merge {merge_id} does not exist.")
         if row["status"] != "succeeded" or row["artifact_folder"] is None:
             raise ConflictError(f"The merge {merge_id} is {row['status']} and has no artifact.")
         return store.published_folder(str(row["artifact_folder"]))

@@ -1,4 +1,4 @@
-"""From rows to resources: times, links, progress, digests."""
+"""Turns rows into resources: times, links, progress, digests."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _MEDIA_TYPES = {".safetensors": "application/octet-stream", ".json": "applicatio
 def merge_resource(
     row: Row, evaluation: Row | None, clock: float | None, obstacle: str | None = None
 ) -> MergeResource:
-    """Return a merge; `clock` is the database's time, for the estimate of a running one.
+    """Return a merge's resource; `clock` is the database's time, for the remaining time.
 
-    `obstacle` is what keeps the service from doing one that is queued.
+    `obstacle` is why a queued merge cannot run now.
     """
     recipe, sources = row["recipe"], row["sources"]
     return MergeResource(
@@ -77,7 +77,7 @@ def architecture_summary(row: Row) -> Mapping[str, Any]:
 def evaluation_resource(
     row: Row, clock: float | None, obstacle: str | None = None
 ) -> EvaluationResource:
-    """Return an evaluation; `clock` and `obstacle` as for a merge."""
+    """Return an evaluation's resource; `clock` and `obstacle` as for a merge."""
     merge_url = f"/merges/{row['merge_id']}"
     own_url = f"{merge_url}/evaluations/{row['id']}"
     return EvaluationResource(
@@ -104,10 +104,10 @@ def evaluation_resource(
 
 
 def evaluation_summary(row: Row, evaluation: Row | None) -> EvaluationSummary:
-    """Return what the merge says of its newest evaluation.
+    """Return the summary of a merge's newest evaluation.
 
-    One that the request asked for is made when the merge is published: until then it is queued,
-    and of a merge that ended otherwise it is cancelled.
+    The requested evaluation is created when the merge is published. Until then it counts as
+    queued, or as cancelled if the merge did not succeed.
     """
     if evaluation is not None:
         return EvaluationSummary(
@@ -127,7 +127,7 @@ def evaluation_summary(row: Row, evaluation: Row | None) -> EvaluationSummary:
 
 
 def artifact_resources(row: Row) -> list[ArtifactResource]:
-    """Return the published files of a merge; none before it has succeeded."""
+    """Return the published files of a merge; none unless it has succeeded."""
     if row["status"] != "succeeded":
         return []
     return [
@@ -171,7 +171,7 @@ def _maybe(seconds: float | None) -> str | None:
 def _progress(row: Row, since: float | None, clock: float | None) -> ProgressResource:
     done, total = row["progress_done"], row["progress_total"]
     eta = None
-    # A beginning ahead of the clock is from before the clock was set back.
+    # Below 0 if the clock was set back.
     elapsed = clock - since if clock is not None and since else -1.0
     if row["status"] == "running" and elapsed >= 0 and done and total:
         eta = round(elapsed * max(total - done, 0) / done, 1)

@@ -1,4 +1,4 @@
-"""The resources as clients see them; their schemas are the OpenAPI document's."""
+"""The API's resources; their schemas appear in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from app.contract.states import EvaluationStatus, MergeStatus, Phase
 
 _TIME = "ISO 8601, UTC."
 _QUEUED_BECAUSE = (
-    "While it is queued: what the service lacks to do it, as `/readyz` says; null if it only waits "
-    "its turn."
+    "For a queued job: why it cannot run now, as in `/readyz`; null if it only waits its turn."
 )
 
 
 class ProgressResource(BaseModel):
-    """How far the current phase is."""
+    """Progress of the current phase."""
 
     done: int = 0
     total: int | None = None
     unit: str | None = Field(None, examples=["tensors"])
     fraction: float = 0.0
-    eta_seconds: float | None = Field(None, description="Null until something is done.")
+    eta_seconds: float | None = Field(
+        None, description="Estimated remaining seconds; null until something is done."
+    )
 
 
 class SourceResource(BaseModel):
-    """A checkpoint: as asked for, as pinned, and the digest of what was read."""
+    """A checkpoint: its requested URI, its pinned URI, and the digest of the files read."""
 
     uri: str
     name: str
     resolved: str | None = Field(None, description="The URI with its revision pinned.")
     sha256: str | None = Field(
-        None, description="Of the sorted list of (path, sha256) of its files; null until read."
+        None, description="Digest of the sorted (path, sha256) of its files; null until read."
     )
     weight: float | None = None
 
@@ -59,7 +60,7 @@ class ArtifactResource(BaseModel):
 
 
 class WarningResource(BaseModel):
-    """Something worth knowing that stopped nothing."""
+    """A warning: something to know that did not stop the job."""
 
     code: str = Field(examples=["zero_task_vector"])
     message: str
@@ -78,11 +79,11 @@ GateCheck = Literal["max_wer", "max_regression", "max_loops", "max_words_on_sile
 
 
 class GateFailure(BaseModel):
-    """A limit that was not kept to; numbers are fractions, null where there is none to give."""
+    """A limit that was exceeded; numbers are fractions, or null if there is none."""
 
     dataset: str | None
     check: GateCheck = Field(
-        description="`complete`: the set is missing, partial, or the evaluation has not ended well."
+        description="`complete`: the set is missing or partial, or its evaluation failed."
     )
     value: float | None
     limit: float | None
@@ -91,7 +92,7 @@ class GateFailure(BaseModel):
 
 
 class GateResource(BaseModel):
-    """The limits that an evaluation was asked to judge by, and its verdict."""
+    """A gate's limits and its verdict."""
 
     passed: bool | None = Field(description="Null until the evaluation has ended.")
     max_wer: dict[str, float]
@@ -103,7 +104,7 @@ class GateResource(BaseModel):
 
 
 class EvaluationSummary(BaseModel):
-    """The newest evaluation of a merge; `none` if none was ever asked for."""
+    """The newest evaluation of a merge; `none` if none was requested."""
 
     status: EvaluationStatus | Literal["none"]
     id: str | None = None
@@ -120,10 +121,10 @@ class MergeResource(BaseModel):
     object: Literal["merge"] = "merge"
     name: str | None
     status: MergeStatus
-    phase: Phase | None = Field(description="What it does while running.")
+    phase: Phase | None = Field(description="The phase of a running merge.")
     progress: ProgressResource
     method: str
-    parameters: dict[str, Any] = Field(description="As validated, defaults filled in.")
+    parameters: dict[str, Any] = Field(description="The parameters with defaults filled in.")
     rules: list[dict[str, Any]]
     seed: int
     output: dict[str, Any]
@@ -133,8 +134,8 @@ class MergeResource(BaseModel):
     artifacts: list[ArtifactResource]
     evaluation: EvaluationSummary
     warnings: list[WarningResource]
-    attempt: int = Field(description="How often a worker has taken it up.")
-    continues: str | None = Field(description="The failed merge that this one is a retry of.")
+    attempt: int = Field(description="How many times a worker has started it.")
+    continues: str | None = Field(description="The failed merge that this one retries.")
     queued_because: str | None = Field(None, description=_QUEUED_BECAUSE)
     created_at: str = Field(description=_TIME)
     started_at: str | None = Field(description=_TIME)
@@ -152,8 +153,8 @@ class EvaluationResource(BaseModel):
     merge_id: str
     status: EvaluationStatus
     progress: ProgressResource
-    spec: dict[str, Any] = Field(description="What was asked, defaults filled in.")
-    gate: GateResource | None = Field(description="Null if none was asked for.")
+    spec: dict[str, Any] = Field(description="The request with defaults filled in.")
+    gate: GateResource | None = Field(description="Null if none was requested.")
     warnings: list[WarningResource]
     attempt: int
     queued_because: str | None = Field(None, description=_QUEUED_BECAUSE)
@@ -165,7 +166,7 @@ class EvaluationResource(BaseModel):
 
 
 class EventResource(BaseModel):
-    """One event of a merge; ids count from 1 without gaps."""
+    """An event of a merge; ids count from 1 without gaps."""
 
     id: int
     type: str = Field(examples=["progress"])
@@ -191,7 +192,7 @@ class EventPage(BaseModel):
     """A merge's events, oldest first."""
 
     data: list[EventResource]
-    next_page_token: str | None = Field(description="`after` of the next page, or null.")
+    next_page_token: str | None = Field(description="`after` for the next page, or null.")
 
 
 class ArtifactPage(BaseModel):
@@ -201,7 +202,7 @@ class ArtifactPage(BaseModel):
 
 
 class PlanResource(BaseModel):
-    """What a merge would do; nothing was queued."""
+    """The plan of a merge that was not queued."""
 
     object: Literal["plan"] = "plan"
     method: str

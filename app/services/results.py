@@ -1,4 +1,4 @@
-"""A merge's results that count, by system."""
+"""A merge's current results, by system."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from app.storage import evaluations
 
 @dataclass(frozen=True)
 class CurrentResults:
-    """Stored results by system, oldest first: the merge's own under "merge", the base, ...
+    """The chosen results by system ("merge", "base", ...), oldest first.
 
-    The status is that of the evaluation asked for, or of the newest (`none` without any). `stored`
-    are the rows that they were chosen from.
+    `status` is that of the requested evaluation, or of the newest (`none` without any). `stored`
+    has the rows from which the results were chosen.
     """
 
     status: str
@@ -33,7 +33,7 @@ class CurrentResults:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What decides the results: a row that is replaced has another time."""
+        """A cache key: it changes with every stored row, since replacing a row changes its time."""
         names = ("evaluation_id", "system", "dataset", "created_at")
         rows = tuple(tuple(row[name] for name in names) for row in self.stored)
         return (self.status, rows)
@@ -42,7 +42,7 @@ class CurrentResults:
 def current_results(
     backend: Backend, merge_id: str, evaluation_id: str | None = None
 ) -> CurrentResults:
-    """Return what counts now; NotFoundError without the merge, or that evaluation of it."""
+    """Return the current results; NotFoundError if the merge or the evaluation is unknown."""
     row = find_merge(backend, merge_id)
     if evaluation_id is not None:
         status = str(find_evaluation(backend, merge_id, evaluation_id)["status"])

@@ -1,4 +1,4 @@
-"""Which stored results count, and where the newest evaluation of each dataset stands."""
+"""Chooses the stored results that count, and finds the newest evaluation of each dataset."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ Row = Mapping[Any, Any]
 
 
 def choose(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows that count, oldest first; `rows` are newest evaluation first.
+    """Return the rows that count, oldest first; `rows` come newest evaluation first.
 
-    Of each dataset and way of decoding the newest that is whole counts, else the newest.
+    For each system, dataset and decoding settings, that is the newest complete result, or the
+    newest if none is complete.
     """
     best: dict[tuple[object, ...], tuple[int, Row]] = {}
     for row in rows:
@@ -30,11 +31,11 @@ def choose(rows: Sequence[Row]) -> list[Row]:
 
 
 def standings(found: Sequence[Row], rows: Sequence[Row]) -> list[dict[str, str]]:
-    """Return of each set that was asked for where the newest evaluation of it stands.
+    """Return `{"name", "evaluation_id", "status"}` of the newest evaluation of each dataset.
 
-    `found` are evaluations and `rows` their results, newest evaluation first. An entry is
-    `{"name", "evaluation_id", "status"}`: the evaluation's status, but where it has ended well
-    that of the merge's own result. What was cancelled is no longer asked for.
+    `found` are evaluations and `rows` their results, newest evaluation first. The status is the
+    evaluation's, or, if it has succeeded, that of the merge's result on the dataset. Cancelled
+    evaluations do not count.
     """
     own = {
         (row["evaluation_id"], row["dataset"]): _RANKS[_rank(row)]
@@ -53,14 +54,14 @@ def standings(found: Sequence[Row], rows: Sequence[Row]) -> list[dict[str, str]]
 
 
 def unpack(row: Row) -> EvaluatedDataset:
-    """Return a stored result: the utterances are kept in a column of their own."""
+    """Return a stored result, with the utterances from their own column."""
     document = dict(row["result"])
     document["result"] = {**document["result"], "utterances": row["utterances"]}
     return EvaluatedDataset.model_validate(document)
 
 
 def _rank(row: Row) -> int:
-    """Return 0 for a whole result, 1 for one that skipped utterances, 2 for none; unpacks none."""
+    """Return 0 for a complete result, 1 if utterances were skipped, 2 if it has none."""
     if not row["utterances"]:
         return 2
     return 1 if row["result"]["result"].get("skipped") else 0

@@ -1,4 +1,4 @@
-"""The error rates of a merge, from what its evaluations have decoded so far."""
+"""The error rates of a merge, from its evaluations' transcripts so far."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from app.storage import evaluations
 if TYPE_CHECKING:
     from app.reports.wer import ScoredSystems
 
-# What a GET has computed is kept: documents are small, the scores that the page needs are not.
+# Cache sizes: documents are small, the scores for the HTML page are large.
 _MOST_DOCUMENTS = 256
 _MOST_BYTES = 100_000_000
 
@@ -34,9 +34,9 @@ def report(
     normalizer: NormalizerName | None = None,
     evaluation_id: str | None = None,
 ) -> dict[str, Any]:
-    """Return the document of `GET /merges/{id}/wer`; NotFoundError without the merge.
+    """Return the document of `GET /merges/{id}/wer`; NotFoundError if unknown.
 
-    `normalizer` scores everything with another one than each dataset's own.
+    `normalizer` replaces each dataset's own.
     """
     current = current_results(backend, merge_id, evaluation_id)
     return _document(merge_id, current, normalizer) | {
@@ -51,7 +51,7 @@ def scored_report(
     normalizer: NormalizerName | None = None,
     evaluation_id: str | None = None,
 ) -> tuple[dict[str, Any], ScoredSystems]:
-    """Return that document, and what it was made from."""
+    """Return the document of `report`, and the scores it was made from."""
     current = current_results(backend, merge_id, evaluation_id)
     document = _document(merge_id, current, normalizer) | {
         "evaluation": _asked(backend, merge_id, evaluation_id, current.stored)
@@ -65,7 +65,7 @@ def _key(
     return (merge_id, normalizer, current.key)
 
 
-# Whoever asks for what another request is computing waits for it.
+# With a Condition, a request waits for another that computes the same key.
 @cached(LRUCache(maxsize=_MOST_DOCUMENTS), key=_key, condition=Condition())
 def _document(
     merge_id: str, current: CurrentResults, normalizer: NormalizerName | None
@@ -76,7 +76,7 @@ def _document(
 
 
 def _size(scored: ScoredSystems) -> int:
-    """Return about how many bytes the scores take."""
+    """Return the approximate size of the scores in bytes."""
     results = [one for some in (scored.merge, *scored.others.values()) for one in some]
     texts = sum(len(one.reference) + len(one.hypothesis) for r in results for one in r.scores)
     return 1_000 + 1_500 * sum(len(one.scores) for one in results) + 10 * texts
@@ -96,7 +96,7 @@ def _scored(
 def _asked(
     backend: Backend, merge_id: str, evaluation_id: str | None, stored: Sequence[Any]
 ) -> dict[str, Any]:
-    """Return the evaluation meant, or the newest, and the sets that were asked for by any."""
+    """Return the given evaluation, or the newest, with the datasets of all evaluations."""
     row = find_merge(backend, merge_id)
     found = evaluations.of_merge(backend.engine, merge_id)
     found = [one for one in found if evaluation_id in {None, one["id"]}]
@@ -113,7 +113,7 @@ def _asked(
 
 
 def report_csv(document: dict[str, Any]) -> str:
-    """Return that document as CSV."""
+    """Return the document of `report` as CSV."""
     from app.reports.spreadsheet import render_csv
 
     return render_csv(document)
@@ -121,7 +121,7 @@ def report_csv(document: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which utterances are meant: one system's, of one dataset or of all."""
+    """Selects utterances: one system's, of one dataset or of all."""
 
     system: str = MERGE
     dataset: str | None = None
@@ -132,10 +132,10 @@ class Selection:
 def utterances(
     backend: Backend, merge_id: str, selection: Selection, start: int = 0, stop: int | None = None
 ) -> tuple[list[dict[str, Any]], int]:
-    """Return (entries from `start` up to `stop`, how many there are in all).
+    """Return (entries from `start` up to `stop`, total number of entries).
 
     An entry has the reference, the hypothesis, the counts and the alignment of one utterance.
-    NotFoundError for a system or a dataset that has no result, naming those that have.
+    NotFoundError for a system or a dataset without results, naming those with results.
     """
     entries: list[dict[str, Any]] = []
     position = 0
@@ -170,14 +170,14 @@ def utterances_trn(found: Sequence[dict[str, Any]], side: str) -> str:
     for entry in found:
         speaker = "".join(c if c.isalnum() else "_" for c in entry["speaker"] or entry["dataset"])
         number = f"{entry['dataset']}_{entry['index']:06d}"
-        # Parentheses and semicolons have a meaning of their own in the format.
+        # Parentheses, braces and semicolons are syntax in this format.
         text = entry["normalized"][side].translate(str.maketrans("(){};", "     "))
         lines.append(f"{' '.join(text.split())} ({speaker}-{number})\n")
     return "".join(lines)
 
 
 def _part(evaluated: EvaluatedDataset, first: int, last: int) -> EvaluatedDataset:
-    """Return the same result with some of its utterances: only those are scored."""
+    """Return the result with only these utterances, so that only they are scored."""
     result = evaluated.result
     part = result.model_copy(update={"utterances": result.utterances[first:last]})
     return evaluated.model_copy(update={"result": part})
@@ -186,7 +186,7 @@ def _part(evaluated: EvaluatedDataset, first: int, last: int) -> EvaluatedDatase
 def _entries(
     evaluated: EvaluatedDataset, normalizer: NormalizerName | None
 ) -> list[dict[str, Any]]:
-    from app.reports.alignments import stretches
+    from app.reports.alignments import aligned_texts
     from app.reports.scored import score_dataset
 
     scored = score_dataset(evaluated, normalizer)
@@ -198,7 +198,7 @@ def _entries(
             "metric": scored.metric,
             scored.metric: score.counts(scored.metric).rate,
             **score.counts(scored.metric).as_dict(),
-            "alignment": stretches(
+            "alignment": aligned_texts(
                 score.reference, score.hypothesis, score.alignment, scored.metric
             ),
         }
@@ -209,13 +209,13 @@ def _entries(
 def _select(backend: Backend, merge_id: str, selection: Selection) -> list[EvaluatedDataset]:
     systems = current_results(backend, merge_id, selection.evaluation_id).systems
     if not systems and selection.system == MERGE and selection.dataset is None:
-        return []  # nothing is decoded yet
+        return []  # nothing has been decoded yet
     results = systems.get(selection.system)
     if results is None:
         known = ", ".join(systems) or "none yet"
-        raise NotFoundError(f'There are no results of "{selection.system}". Known: {known}.')
+        raise NotFoundError(f'No results for the system "{selection.system}". Known: {known}.')
     chosen = [one for one in results if selection.dataset in {None, one.name}]
     if not chosen:
         known = ", ".join(dict.fromkeys(one.name for one in results))
-        raise NotFoundError(f'There are no results on "{selection.dataset}". Known: {known}.')
+        raise NotFoundError(f'No results for the dataset "{selection.dataset}". Known: {known}.')
     return chosen

@@ -30,7 +30,7 @@ def report_page(
     normalizer: NormalizerName | None = None,
     evaluation_id: str | None = None,
 ) -> tuple[str, str]:
-    """Return (the page, the Content-Security-Policy that it keeps to); arguments as `report`'s."""
+    """Return the page and its Content-Security-Policy; arguments as for `wer.report`."""
     from app.reports.page import Subject, content_security_policy, render_page
 
     document, scored = wer.scored_report(
@@ -41,14 +41,14 @@ def report_page(
         merge=get_merge(backend, merge_id).model_dump(mode="json"),
         labels=_labels(backend, merge_id, systems),
         specs=_specs(backend, merge_id, evaluation_id),
-        peers=_unlike(find_peers(backend.engine, merge_id, scored.merge, systems)),
+        peers=_with_distinct_labels(find_peers(backend.engine, merge_id, scored.merge, systems)),
         version=versions()["version"],
     )
     return render_page(document, scored, subject), content_security_policy()
 
 
 def _labels(backend: Backend, merge_id: str, systems: list[str]) -> dict[str, str]:
-    """Return what each system is called: this merge by method and λ, others as `names_of` says."""
+    """Return each system's label: this merge by method and λ, others by `names_of`."""
     own = find_merge(backend, merge_id)
     others = {
         system: {**other, "parameters": other["recipe"]["parameters"]}
@@ -61,7 +61,7 @@ def _labels(backend: Backend, merge_id: str, systems: list[str]) -> dict[str, st
 
 
 def _specs(backend: Backend, merge_id: str, evaluation_id: str | None) -> list[dict[str, object]]:
-    """Return what was asked of the evaluations that are shown, oldest first."""
+    """Return the specs of the evaluations shown, oldest first."""
     rows = evaluations.of_merge(backend.engine, merge_id)
     asked = [row["spec"] for row in reversed(rows) if evaluation_id in {None, row["id"]}]
     return [
@@ -70,13 +70,13 @@ def _specs(backend: Backend, merge_id: str, evaluation_id: str | None) -> list[d
     ]
 
 
-def _unlike(points: list[Point]) -> list[Point]:
-    """Return the points, those of one label numbered from the newest."""
+def _with_distinct_labels(points: list[Point]) -> list[Point]:
+    """Return the points with distinct labels: equal ones are numbered from the newest."""
     often = Counter(point.label for point in points)
     seen: Counter[str] = Counter()
-    told = []
+    distinct = []
     for point in points:
         seen[point.label] += 1
         number = f" #{seen[point.label]}" if often[point.label] > 1 else ""
-        told.append(replace(point, label=point.label + number))
-    return told
+        distinct.append(replace(point, label=point.label + number))
+    return distinct

@@ -1,7 +1,7 @@
-"""The artifact store: scratch space of attempts, and the folders that are published.
+"""The artifact store: scratch space of attempts, and published folders.
 
-{root}/scratch/{merge}/{fence}/       one attempt writes here, and nowhere else
-{root}/published/{merge}.{fence}/     complete folders, made by one rename
+{root}/scratch/{merge}/{fence}/       the only folder that an attempt writes to
+{root}/published/{merge}.{fence}/     complete folders, created by one rename
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from app.contract.errors import StorageError
 
 _SCRATCH, _PUBLISHED = "scratch", "published"
 _SETTING = "AFLUENTE_ARTIFACT_DIR"
-# What a disk must have left to be of use: rows, journals and messages still go on it.
+# A disk must have this much left, for rows, journals and messages.
 _LEAST_FREE_BYTES = 10_000_000
 _PROBE_BYTES = 1_000_000
 
@@ -31,7 +31,7 @@ class ArtifactStore:
     root: Path
 
     def attempt_folder(self, merge_id: str, fence: int) -> Path:
-        """Return the folder that the attempt with this fence writes under."""
+        """Return the scratch folder of the attempt with this fence."""
         return self.root / _SCRATCH / merge_id / str(fence)
 
     def earlier_attempts(self, merge_id: str, fence: int | None = None) -> list[Path]:
@@ -43,7 +43,7 @@ class ArtifactStore:
         return [folder / str(n) for n in sorted(numbers, reverse=True) if n != fence]
 
     def remove_attempts_before(self, merge_id: str, fence: int) -> None:
-        """Delete the folders of the merge's attempts before this one, which takes nothing more."""
+        """Delete the folders of the merge's earlier attempts, which are no longer needed."""
         for folder in self.earlier_attempts(merge_id, fence):
             if int(folder.name) < fence:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -53,11 +53,11 @@ class ArtifactStore:
         shutil.rmtree(self.attempt_folder(merge_id, fence), ignore_errors=True)
 
     def publish(self, merge_id: str, fence: int, finished: Path) -> str:
-        """Move a finished folder to where it can be published, and return its name.
+        """Move a finished folder to the published ones, and return its new name.
 
-        It is visible only once the merge's row names it. Until its scratch space is removed the
-        files are in both places (where the file system has hard links): if the row is never
-        written, a later attempt takes them over.
+        The API serves it only after the merge's row names it. The scratch folder keeps hard links
+        to the files (where the file system has them), so that a later attempt can adopt them if
+        the row is never written.
         """
         name = f"{merge_id}.{fence}"
         target = self.root / _PUBLISHED / name
@@ -79,7 +79,7 @@ class ArtifactStore:
         return name
 
     def published_folder(self, name: str) -> Path:
-        """Return the folder of a name that `publish` gave."""
+        """Return the folder for a name that `publish` returned."""
         return self.root / _PUBLISHED / name
 
     def remove_scratch(self, merge_id: str) -> None:
@@ -87,26 +87,26 @@ class ArtifactStore:
         shutil.rmtree(self.root / _SCRATCH / merge_id, ignore_errors=True)
 
     def remove_published(self, name: str) -> None:
-        """Delete a published folder: it vanishes from its place before its files go."""
+        """Delete a published folder; it is renamed first, so that nobody sees it half deleted."""
         folder = self.published_folder(name)
-        grave = folder.with_name(f".removed-{name}")
+        removed = folder.with_name(f".removed-{name}")
         try:
-            folder.rename(grave)
+            folder.rename(removed)
         except FileNotFoundError:
             return
-        shutil.rmtree(grave, ignore_errors=True)
+        shutil.rmtree(removed, ignore_errors=True)
 
     def inventory(self) -> list[Path]:
-        """Return every scratch and published folder there is."""
+        """Return all scratch and published folders."""
         return self._entries(_SCRATCH) + self._entries(_PUBLISHED)
 
     def discard(
         self, inventory: Iterable[Path], over: Collection[str], published: Collection[str]
     ) -> list[Path]:
-        """Delete those of `inventory` whose merge is `over` and that no row names as published.
+        """Delete the folders in `inventory` whose merge is in `over`, unless in `published`.
 
-        A folder of a live merge stays, because its attempt may be about to publish it. So does
-        one of a merge that the database does not know: it may be the wrong database.
+        Folders of live merges are kept, since an attempt may be about to publish them. Folders of
+        unknown merges are kept too: this may be the wrong database. Returns the deleted folders.
         """
         removed = []
         for folder in inventory:
@@ -127,14 +127,14 @@ def merge_of(folder: Path) -> str:
 
 
 def check_disk(folder: Path, setting: str = _SETTING) -> None:
-    """Raise StorageError unless a file can be written in the folder, with some space left after it.
+    """Raise StorageError unless a file can be written to the folder and space is left after it.
 
-    The folder is made if it is missing; `setting` is the variable that names it.
+    Creates the folder if it is missing; `setting` is the variable that names it.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder, prefix=".probe-") as file:
-            # Quotas and limits show only in what is written.
+            # Only writing reveals quotas and limits.
             file.write(bytes(_PROBE_BYTES))
             file.flush()
             status = os.fstatvfs(file.fileno())
@@ -145,12 +145,12 @@ def check_disk(folder: Path, setting: str = _SETTING) -> None:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Return whether a disk or a quota is full, by what the system said of it."""
+    """Return whether the error means that a disk or a quota is full."""
     return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def storage_error(error: OSError, path: Path, setting: str = _SETTING) -> StorageError:
-    """Return the error that tells the operator what the artifact store lacks."""
+    """Return the error for the operator, with the path and the setting to change."""
     if is_full(error):
         return StorageError(
             f"The disk of {path} is full; free space, or point {setting} elsewhere, and retry the "
@@ -163,7 +163,7 @@ def storage_error(error: OSError, path: Path, setting: str = _SETTING) -> Storag
 
 
 def _link(folder: Path, other: Path) -> None:
-    """Give a folder's files a second name under `other`, if that can be."""
+    """Hard-link a folder's files into `other`, if the file system supports it."""
     with suppress(OSError):
         for path in sorted(folder.rglob("*")):
             place = other / path.relative_to(folder)

@@ -32,25 +32,24 @@ from app.storage.tables import metadata
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _BUSY_SECONDS = 10.0
-# Of the connections of an engine, writers have no more than these: however long they wait for each
-# other, readers find one.
+# Writers may use only this many of an engine's connections, so that readers always find a free one.
 _MOST_WRITERS = 8
 _CONNECTIONS = 20
-# How many values one IN (...) may have: well under what either database takes.
+# The number of values in one IN (...): well below both databases' limits.
 MOST_PARAMETERS = 500
 
-# What is raised where it does not answer: it is away, locked, or starting up.
+# Raised when the database does not respond: it is down, locked, or starting up.
 AWAY = (InterfaceError, OperationalError)
 
-# A server that vanished is noticed in half a minute, not in TCP's quarter of an hour.
-_PATIENCE = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
+# Detect a vanished server after 30 s, not after TCP's 15 minutes.
+_TIMEOUTS = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
 
-# Its notes on every start are not for the operator.
+# Alembic logs every start at INFO.
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 class now(FunctionElement[float]):  # noqa: N801 - reads as SQL does
-    """The database's own time in seconds since 1970, the only one that rows are dated by."""
+    """The database's clock in seconds since 1970, the only clock for times in rows."""
 
     type = Float()
     inherit_cache = True
@@ -69,10 +68,10 @@ def _now_postgresql(element: now, compiler: SQLCompiler, **options: Any) -> str:
 def connect(place: str | Path) -> Engine:
     """Return an engine for the path of a SQLite file, or for a SQLite or PostgreSQL URL.
 
-    A new SQLite file, and a folder made for it, are the owner's alone. Raises InvalidRequestError
-    for what is no such URL, NotReadyError if the folder cannot be made.
+    Only the owner can read a new SQLite file and its folder. Raises InvalidRequestError for other
+    URLs, NotReadyError if the folder cannot be created.
     """
-    # Never by way of a text: there `?` and `%41` would not be part of the path.
+    # A path must not become a URL string: `?` and `%41` would be parsed.
     path = place if isinstance(place, Path) else None
     url = URL.create("sqlite", database=str(path)) if path else _parse(str(place))
     if url.get_backend_name() == "sqlite":
@@ -84,16 +83,15 @@ def connect(place: str | Path) -> Engine:
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_immediate)
         return engine
-    # Nothing here needs a session to stay with its connection, so that a pooler may stand between
-    # (pgbouncer's transaction pooling): no prepared statements, no SET, no LISTEN, no cursors on
-    # the server, and advisory locks end with their transaction. The encoding is said, or the
-    # driver would go by the server's.
+    # Works behind a transaction pooler such as pgbouncer: no prepared statements, no SET, no
+    # LISTEN, no server-side cursors, and advisory locks that end with their transaction. Without
+    # an explicit encoding the driver would use the server's.
     return create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
         pool_size=_CONNECTIONS // 2,
         max_overflow=_CONNECTIONS - _CONNECTIONS // 2,
-        connect_args={"client_encoding": "utf8", "prepare_threshold": None, **_PATIENCE},
+        connect_args={"client_encoding": "utf8", "prepare_threshold": None, **_TIMEOUTS},
         **_writers(),
     )
 
@@ -108,38 +106,40 @@ def _parse(text: str) -> URL:
     except ArgumentError:
         url = None
     if url is None or url.get_backend_name() not in {"sqlite", "postgresql", "postgres"}:
-        message = "Give a SQLAlchemy URL of SQLite or PostgreSQL, as postgresql://user@host/name."
+        message = "Give a SQLite or PostgreSQL URL, such as postgresql://user@host/name."
         raise InvalidRequestError.of([Problem(message, "AFLUENTE_DATABASE_URL")])
     in_memory = url.database in {None, "", ":memory:"} or url.query.get("mode") == "memory"
     if url.get_backend_name() == "sqlite" and in_memory:
-        message = "SQLite needs a file, as sqlite:////var/lib/afluente.db: processes share it."
+        message = (
+            "SQLite needs a file that processes share, such as sqlite:////var/lib/afluente.db."
+        )
         raise InvalidRequestError.of([Problem(message, "AFLUENTE_DATABASE_URL")])
     return url
 
 
 def _make_private(file: Path) -> None:
-    """Make a SQLite file that only its owner reads; SQLite gives its companions the same rights."""
+    """Create a SQLite file with mode 0600; SQLite's WAL files inherit the mode."""
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with suppress(FileExistsError):
             os.close(os.open(file, os.O_CREAT | os.O_EXCL, 0o600))
     except OSError as error:
         raise NotReadyError(
-            f"The database {file} cannot be made: {error.strerror}; choose another folder with "
+            f"The database {file} cannot be created: {error.strerror}; choose another folder with "
             "AFLUENTE_DATA_DIR or AFLUENTE_DATABASE_URL."
         ) from None
 
 
 def _configure_sqlite(connection: sqlite3.Connection, record: object) -> None:
-    connection.isolation_level = None  # transactions begin where `_begin_immediate` says
-    # WAL lets readers and one writer go side by side; FULL survives a power cut.
+    connection.isolation_level = None  # `_begin_immediate` begins transactions
+    # WAL allows readers during a write; FULL survives a power cut.
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _begin_immediate(connection: Connection) -> None:
-    # A deferred transaction that turns into a write fails at once when another writes; an
-    # immediate one waits its turn. Readers say so and stay deferred.
+    # A deferred transaction that becomes a write fails if another write is open; an immediate one
+    # waits. Read transactions stay deferred.
     read_only = connection.get_execution_options().get("read_only", False)
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
@@ -176,16 +176,16 @@ def clock(engine: Engine) -> float:
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the schema to the newest revision; safe when several processes do so at once.
+    """Bring the schema to the newest revision; several processes may do so at the same time.
 
-    Raises NotReadyError for a database that cannot be used, and says why.
+    Raises NotReadyError, with the reason, for a database that cannot be used.
     """
     try:
         with reading(engine) as connection:
             if engine.dialect.name == "postgresql":
                 _check_encoding(connection)
             if _revision(connection) == _newest_revision():
-                return  # without a wait for whoever writes
+                return  # without waiting for writers
         with engine.begin() as connection:
             if engine.dialect.name == "postgresql":
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7267001)")
@@ -201,9 +201,9 @@ def migrate(engine: Engine) -> None:
 
 
 def check(engine: Engine) -> None:
-    """Raise NotReadyError unless every table can be read, and is as this version knows it.
+    """Raise NotReadyError unless every table can be read and the schema is of this version.
 
-    What the database raises else comes through; `reason` explains it.
+    Lets the database's own errors through; `reason` explains them.
     """
     with reading(engine) as connection:
         revision = _revision(connection)
@@ -212,7 +212,7 @@ def check(engine: Engine) -> None:
         if engine.dialect.name == "postgresql":
             _check_writable(connection)
         for table in metadata.sorted_tables:
-            # Both ends of each, through the key's index: a file that was cut short lacks one.
+            # Read the first and the last row, by key: a truncated file lacks one of them.
             keys = list(table.primary_key)
             column = next(column for column in table.c if column not in keys)
             for order in (keys, [key.desc() for key in keys]):
@@ -220,10 +220,7 @@ def check(engine: Engine) -> None:
 
 
 def reason(error: BaseException) -> str | None:
-    """Return why the database did not do what it was asked to, for anyone to read.
-
-    None if the fault is in what was asked.
-    """
+    """Return a public explanation of a database error; None if the query itself is at fault."""
     if isinstance(error, PoolTimeoutError):
         return "All connections to the database are in use; try again in a few seconds."
     if not isinstance(error, DBAPIError):
@@ -234,27 +231,27 @@ def reason(error: BaseException) -> str | None:
         if re.search(pattern, text):
             return why
     if error.connection_invalidated or isinstance(error, AWAY):
-        return "The database does not answer just now; try again in a few seconds."
+        return "The database does not respond; try again in a few seconds."
     return None
 
 
-DAMAGED = "The database is damaged: it has to be restored from a copy, or repaired."
-# The first that fits `CODE text`: SQLite's name of the error or PostgreSQL's SQLSTATE, if any, and
-# what was said. Nothing of the text is passed on: it may hold hosts, paths and statements.
+DAMAGED = "The database is damaged: restore it from a backup, or repair it."
+# Patterns for `CODE text`: SQLite's error name or PostgreSQL's SQLSTATE, and the message; the first
+# match counts. The message itself stays private: it may contain hosts, paths and statements.
 _REASONS = {
     r"^SQLITE_(CORRUPT|NOTADB)|^XX00[12] ": DAMAGED,
     r"^SQLITE_FULL|^53100 |No space left": "The disk of the database is full.",
     r"^SQLITE_IOERR": "The disk of the database cannot be read or written.",
     r"^SQLITE_CANTOPEN": "The database's file cannot be opened.",
-    r"^SQLITE_READONLY|^25006 ": "The database takes no changes: it is read-only.",
+    r"^SQLITE_READONLY|^25006 ": "The database is read-only.",
     r"^SQLITE_(BUSY|LOCKED|PROTOCOL)|^(55P03|40001|40P01|57014) ": (
         "The database is busy; try again in a few seconds."
     ),
     r"no such (table|column)|^42(P01|703) ": (
-        "The database lacks a table of this version; restart the service, which makes it."
+        "The database lacks a table of this version; restart the service to create it."
     ),
-    r"^(53300|53400) |too many (clients|connections)": "The database has no connection left.",
-    r"^53200 ": "The database's memory is used up.",
+    r"^(53300|53400) |too many (clients|connections)": "The database has no free connection.",
+    r"^53200 ": "The database is out of memory.",
     r"^57P0|starting up|shutting down|recovery mode": (
         "The database is starting or stopping; try again in a few seconds."
     ),
@@ -275,21 +272,21 @@ def _check_encoding(connection: Connection) -> None:
     encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
     if encoding != "UTF8":
         raise NotReadyError(
-            f"The database's encoding is {encoding}, which cannot hold every text; make one with "
+            f"The database's encoding is {encoding}, which cannot store all text; create one with "
             "CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0."
         )
 
 
 def _check_writable(connection: Connection) -> None:
-    # Its default, not this transaction's.
+    # The server's default: this transaction itself is read-only.
     if connection.exec_driver_sql("SHOW default_transaction_read_only").scalar() == "on" or (
         connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar()
     ):
-        raise NotReadyError("The database takes no changes: it is a standby, or read-only.")
+        raise NotReadyError("The database is read-only, or a standby.")
 
 
 def _revision(connection: Connection) -> str | None:
-    """Return the schema's revision, without Alembic: importing it takes half a second."""
+    """Return the schema's revision, without importing Alembic, which takes half a second."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
@@ -304,8 +301,8 @@ def _newest_revision() -> str:
 
 def _other_schema(revision: str | None) -> str:
     return (
-        f"The database's schema is of revision {revision or 'none'}, this version of Afluente "
-        f"works with {_newest_revision()}; run one version everywhere."
+        f"The database's schema has revision {revision or 'none'}, but this version of Afluente "
+        f"needs {_newest_revision()}; run the same version everywhere."
     )
 
 

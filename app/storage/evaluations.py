@@ -1,4 +1,4 @@
-"""The evaluations' rows and what was decoded for them."""
+"""The rows of evaluations and of their results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.storage.database import now, reading
 from app.storage.merges import lock
 from app.storage.tables import evaluation_results, evaluations
 
-# Between two evaluations of a merge, so that their order shows in their times.
+# Minimum time between two evaluations of a merge, which are ordered by it.
 _LEAST_SECONDS = 0.001
 
 
@@ -25,8 +25,8 @@ def create(
 ) -> str:
     """Insert a queued evaluation of a merge and return its identifier."""
     evaluation_id = new_id(EVALUATION)
-    lock(connection, merge_id)  # before the insert, whose foreign key would take a weaker one
-    # The newest is the one that counts, also after the clock was set back.
+    lock(connection, merge_id)  # before the insert, whose foreign key takes a weaker lock
+    # The newest evaluation must have the latest time, even if the clock was set back.
     newest = func.max(evaluations.c.created_at)
     last, moment = connection.execute(
         select(newest, now()).where(evaluations.c.merge_id == merge_id)
@@ -67,7 +67,7 @@ def of_merge(engine: Engine, merge_id: str) -> list[RowMapping]:
 def page(
     engine: Engine, merge_id: str, *, before: tuple[float, str] | None, size: int
 ) -> list[RowMapping]:
-    """Return up to `size` evaluations of a merge, newest first, after the last one seen."""
+    """Return up to `size` evaluations of a merge, newest first, created before `before`."""
     query = (
         select(evaluations)
         .where(evaluations.c.merge_id == merge_id)
@@ -81,12 +81,12 @@ def page(
 
 
 def latest(engine: Engine, merge_ids: Sequence[str]) -> dict[str, RowMapping]:
-    """Return the newest evaluation of each of these merges that has one."""
+    """Return the newest evaluation of each merge that has one."""
     age = func.row_number().over(
         partition_by=evaluations.c.merge_id,
         order_by=(evaluations.c.created_at.desc(), evaluations.c.id.desc()),
     )
-    # Among the identifiers alone: a merge may have thousands, each with a long spec.
+    # Rank identifiers only: a merge may have thousands of evaluations with long specs.
     ranked = (
         select(evaluations.c.id, age.label("age"))
         .where(evaluations.c.merge_id.in_(list(merge_ids)))
@@ -108,7 +108,7 @@ def save_result(
     result: Mapping[str, Any],
     utterances: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Store (or replace) what one system did on one dataset, in the caller's transaction."""
+    """Store or replace a system's result on a dataset, in the caller's transaction."""
     table = evaluation_results
     connection.execute(
         delete(table).where(
@@ -131,9 +131,9 @@ def save_result(
 
 
 def results(engine: Engine, merge_id: str, evaluation_id: str | None = None) -> list[RowMapping]:
-    """Return the stored results of a merge's evaluations with their evaluation's status.
+    """Return a merge's results with the status and spec of their evaluation.
 
-    Newest evaluation first; within one, by system's and dataset's position.
+    Newest evaluation first; within an evaluation, ordered by position.
     """
     table = evaluation_results
     query = (
@@ -149,7 +149,7 @@ def results(engine: Engine, merge_id: str, evaluation_id: str | None = None) -> 
 
 
 def result(engine: Engine, evaluation_id: str, system: str, dataset: str) -> RowMapping | None:
-    """Return what one system did on one dataset, or None."""
+    """Return a system's result on a dataset, or None."""
     table = evaluation_results
     query = select(table).where(
         table.c.evaluation_id == evaluation_id,

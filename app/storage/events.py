@@ -1,4 +1,4 @@
-"""A merge's events: an append-only log in the database; Redis only wakes its readers."""
+"""A merge's events: an append-only log in the database. Redis only wakes its readers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from app.storage.tables import events, merges
 
 def append(connection: Connection, merge_id: str, kind: str, data: Mapping[str, Any]) -> int:
     """Add an event within the caller's transaction and return its sequence number."""
-    # The lock on the merge's row gives concurrent writers different numbers. `key_share`: two
-    # writers whose inserts already refer to the row can still lock it one after the other.
+    # The lock on the merge's row gives concurrent writers different numbers. `key_share`, since
+    # writers may already hold the weak lock of a foreign key on the same row.
     connection.execute(
         select(merges.c.id).where(merges.c.id == merge_id).with_for_update(key_share=True)
     )
@@ -31,8 +31,8 @@ def append(connection: Connection, merge_id: str, kind: str, data: Mapping[str, 
 
 
 def age(connection: Connection, merge_id: str, kind: str) -> float:
-    """Return for how many seconds the merge has had no event of this kind; infinity without any."""
-    # One from ahead of the clock, which was set back then, counts as that old.
+    """Return the seconds since the merge's last event of this kind; infinity if there is none."""
+    # abs: an event's time is ahead of the clock if the clock was set back.
     query = select(func.abs(now() - events.c.created_at)).where(
         events.c.merge_id == merge_id, events.c.type == kind
     )

@@ -1,4 +1,4 @@
-"""The workers that are alive, and the election of the one whose sweeper sweeps."""
+"""The live workers, and the election of the one that sweeps."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 from sqlalchemy import Connection, Engine, RowMapping, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from app.storage.change_tracker import ChangeTracker
 from app.storage.database import now, reading, writing
-from app.storage.observer import Observer
 from app.storage.tables import elections, workers
 
 _FORGET_SECONDS = 3600.0
-# How far ahead of the clock a time may be before the clock must have been set back.
+# Times further ahead of the clock than this are from before the clock was set back.
 _AHEAD_SECONDS = 60.0
 
 
-def seen(engine: Engine, worker_id: str, host: str | None = None) -> None:
-    """Note that the worker can take a job now; forget those that have been silent for an hour.
+def heartbeat(engine: Engine, worker_id: str, host: str | None = None) -> None:
+    """Record that the worker can take a job now; delete workers that were silent for an hour.
 
-    `host` is where it runs: this machine, if not given.
+    `host` is the machine it runs on; by default, this one.
     """
     with writing(engine) as connection:
         silent = or_(
@@ -32,26 +32,26 @@ def seen(engine: Engine, worker_id: str, host: str | None = None) -> None:
 
 
 def stop(engine: Engine, worker_id: str) -> None:
-    """Tell the worker's children to put their job back."""
+    """Tell the worker's children to return their job to the queue."""
     with writing(engine) as connection:
         _note(engine, connection, worker_id, None, stopping=True)
 
 
 def dismiss(engine: Engine, worker_id: str) -> None:
-    """Forget a worker that has stopped."""
+    """Delete a worker that has stopped."""
     with writing(engine) as connection:
         connection.execute(delete(workers).where(workers.c.id == worker_id))
 
 
 def forget(engine: Engine, host: str) -> None:
-    """Forget the workers of a host; those that live are noted again when they are next seen."""
+    """Delete the workers of a host; live ones reappear with their next heartbeat."""
     with writing(engine) as connection:
         connection.execute(delete(workers).where(workers.c.host == host))
 
 
 def alive(engine: Engine, within_seconds: float) -> list[RowMapping]:
-    """Return the workers seen this recently that were not told to stop."""
-    # A time ahead of the clock is from before the clock was set back.
+    """Return the workers with a heartbeat in this time that were not told to stop."""
+    # abs: a time is ahead of the clock if the clock was set back.
     recent = func.abs(now() - workers.c.seen_at) < within_seconds
     query = select(workers).where(recent, workers.c.stopping.is_(False))
     with reading(engine) as connection:
@@ -59,7 +59,7 @@ def alive(engine: Engine, within_seconds: float) -> list[RowMapping]:
 
 
 class Election:
-    """A candidate for a role that one at a time has: who has it renews it by standing again."""
+    """A candidate for a role with one holder at a time; the holder renews it with `stand`."""
 
     def __init__(
         self,
@@ -69,13 +69,13 @@ class Election:
         seconds: float,
         is_dead: Callable[[str], bool] = lambda owner: False,
     ) -> None:
-        """Take the role from who has not renewed it for `seconds`, or is known to be dead."""
+        """`stand` takes the role from a holder that is dead or has not renewed for `seconds`."""
         self._engine, self._role, self._owner = engine, role, owner
         self._seconds, self._is_dead = seconds, is_dead
-        self._observer = Observer(seconds)
+        self._tracker = ChangeTracker(seconds)
 
     def stand(self) -> bool:
-        """Take or keep the role; False while another has it. Call it every now and then."""
+        """Take or renew the role; return False while another holds it. Call it periodically."""
         mine = {"owner": self._owner, "expires_at": now() + self._seconds}
         with writing(self._engine) as connection:
             query = select(elections).where(elections.c.role == self._role).with_for_update()
@@ -90,7 +90,7 @@ class Election:
                 )
                 return first.first() is not None
             if row.owner != self._owner:
-                held = self._observer.unchanged({self._role: (row.owner, row.expires_at)})
+                held = self._tracker.unchanged({self._role: (row.owner, row.expires_at)})
                 if held[self._role] < self._seconds and not self._is_dead(row.owner):
                     return False
             connection.execute(
@@ -102,7 +102,7 @@ class Election:
 def _note(
     engine: Engine, connection: Connection, worker_id: str, host: str | None, **values: Any
 ) -> None:
-    """Write this of a worker; one that is not known is added."""
+    """Update a worker's row, or insert it."""
     connection.execute(
         _dialect(engine)
         .insert(workers)
@@ -117,5 +117,5 @@ def _note(
 
 
 def _dialect(engine: Engine) -> Any:
-    """Return the module whose `insert` knows ON CONFLICT."""
+    """Return the module whose `insert` supports ON CONFLICT."""
     return postgresql if engine.dialect.name == "postgresql" else sqlite

@@ -1,4 +1,4 @@
-"""Idempotency keys: the second request with a key gets what the first one made."""
+"""Idempotency keys: a repeated request gets the resource that the first one created."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from app.contract.errors import GoneError, IdempotencyConflictError, Idempotency
 from app.storage.database import now, writing
 from app.storage.tables import evaluations, idempotency_keys, merges
 
-# A request that is open for longer than this died with its process; another may have its key.
+# A request open for longer than this died with its process; another may take its key.
 _DEAD_AFTER_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class IdempotencyKey:
-    """A client's key, unique for its API key and endpoint, with the request's fingerprint."""
+    """A client's key with its API key, endpoint and the request's fingerprint."""
 
     api_key_id: str
     endpoint: str
@@ -27,17 +27,17 @@ class IdempotencyKey:
 
 @dataclass(frozen=True)
 class Reservation:
-    """The right to be the request that a key stands for, since `reserved_at`."""
+    """The right to answer for a key, since `reserved_at`."""
 
     key: IdempotencyKey
     reserved_at: float
 
 
 def reserve(engine: Engine, key: IdempotencyKey, keep_seconds: float) -> Reservation | str:
-    """Return a reservation, or the identifier of what this request made before.
+    """Return a reservation, or the identifier of the resource that this request created before.
 
-    Raises IdempotencyMismatchError for another request under the same key, GoneError when what
-    it made has been deleted, and IdempotencyConflictError while the first request is open.
+    Raises IdempotencyMismatchError for a different request under the same key, GoneError if the
+    resource has been deleted, and IdempotencyConflictError while the first request is open.
     """
     table = idempotency_keys
     with writing(engine) as connection:
@@ -47,8 +47,8 @@ def reserve(engine: Engine, key: IdempotencyKey, keep_seconds: float) -> Reserva
             return Reservation(key, moment)
         row = connection.execute(select(table).where(*_match(key)).with_for_update()).one_or_none()
         if row is not None and row.resource_id is not None:
-            return _made(connection, key, row)
-        # Likewise one from far ahead of the clock, which was set back since.
+            return _created(connection, key, row)
+        # abs: a time is ahead of the clock if the clock was set back.
         if row is not None and abs(moment - row.created_at) > _DEAD_AFTER_SECONDS:
             connection.execute(
                 update(table)
@@ -60,9 +60,9 @@ def reserve(engine: Engine, key: IdempotencyKey, keep_seconds: float) -> Reserva
 
 
 def complete(connection: Connection, reservation: Reservation, resource_id: str) -> None:
-    """Remember what the request made, in the transaction that made it.
+    """Record the resource that the request created, in the same transaction.
 
-    Raises IdempotencyConflictError if the reservation was given to another request meanwhile.
+    Raises IdempotencyConflictError if another request has taken the reservation.
     """
     done = connection.execute(
         update(idempotency_keys).where(*_held(reservation)).values(resource_id=resource_id)
@@ -72,7 +72,7 @@ def complete(connection: Connection, reservation: Reservation, resource_id: str)
 
 
 def release(engine: Engine, reservation: Reservation) -> None:
-    """Forget a request that was refused; nothing happens once it is complete."""
+    """Delete the reservation of a refused request; does nothing if the request is complete."""
     with writing(engine) as connection:
         connection.execute(delete(idempotency_keys).where(*_held(reservation)))
 
@@ -94,22 +94,24 @@ def _insert(engine: Engine, connection: Connection, key: IdempotencyKey, moment:
     return done.first() is not None
 
 
-def _made(connection: Connection, key: IdempotencyKey, row: Row[tuple[object, ...]]) -> str:
+def _created(connection: Connection, key: IdempotencyKey, row: Row[tuple[object, ...]]) -> str:
     if row.fingerprint != key.fingerprint:
         raise IdempotencyMismatchError(
             f'Idempotency-Key "{key.key}" was used for a different request before; '
             "send a new key with a new request."
         )
     resource = str(row.resource_id)
-    for made in (merges, evaluations):
-        if connection.execute(select(made.c.id).where(made.c.id == resource)).first():
+    for table in (merges, evaluations):
+        if connection.execute(select(table.c.id).where(table.c.id == resource)).first():
             return resource
-    raise GoneError(f"The request with this Idempotency-Key made {resource}, which was deleted.")
+    raise GoneError(
+        f"The request with this Idempotency-Key created {resource}, which has been deleted."
+    )
 
 
 def _still_open(key: IdempotencyKey) -> IdempotencyConflictError:
     return IdempotencyConflictError(
-        f'The first request with Idempotency-Key "{key.key}" is still being answered; '
+        f'The first request with Idempotency-Key "{key.key}" is still being processed; '
         "repeat this one in a moment."
     )
 

@@ -1,4 +1,4 @@
-"""API keys: shown once, kept as digests, compared in constant time."""
+"""API keys: shown once, stored as digests, compared in constant time."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _PREFIX = "afl_"
 
 @dataclass(frozen=True)
 class ApiKey:
-    """Who calls, and what they may do."""
+    """An API key's identifier, name and scopes."""
 
     id: str
     name: str
     scopes: frozenset[str]
 
     def allows(self, scope: str) -> bool:
-        """Return whether the key has the scope; `admin` has all, `write` reads too."""
+        """Return whether the key has the scope; `admin` includes all, `write` includes `read`."""
         if "admin" in self.scopes or scope in self.scopes:
             return True
         return scope == "read" and "write" in self.scopes
 
 
 def create(engine: Engine, name: str, scopes: Sequence[str]) -> tuple[str, str]:
-    """Store a new key and return (its identifier, the secret, which is not kept)."""
+    """Store a new key; return its identifier and the secret, which is not stored."""
     key_id, secret = new_id(API_KEY), _PREFIX + secrets.token_urlsafe(32)
     with writing(engine) as connection:
         connection.execute(
@@ -50,7 +50,7 @@ def create(engine: Engine, name: str, scopes: Sequence[str]) -> tuple[str, str]:
 
 
 def find(engine: Engine, secret: str) -> ApiKey | None:
-    """Return the key that belongs to a secret, or None if it is unknown or revoked."""
+    """Return the key with this secret, or None if it is unknown or revoked."""
     digest = _digest(secret)
     query = select(api_keys).where(api_keys.c.digest == digest, api_keys.c.revoked_at.is_(None))
     with reading(engine) as connection:
@@ -61,13 +61,13 @@ def find(engine: Engine, secret: str) -> ApiKey | None:
 
 
 def any_ever(engine: Engine) -> bool:
-    """Return whether a key was ever made, revoked or not: from then on every call needs one."""
+    """Return whether a key was ever created; from then on every call needs one."""
     with reading(engine) as connection:
         return connection.execute(select(api_keys.c.id).limit(1)).first() is not None
 
 
 def any_active(engine: Engine) -> bool:
-    """Return whether a key exists that is not revoked."""
+    """Return whether an unrevoked key exists."""
     query = select(api_keys.c.id).where(api_keys.c.revoked_at.is_(None)).limit(1)
     with reading(engine) as connection:
         return connection.execute(query).first() is not None
@@ -82,7 +82,7 @@ def every(engine: Engine) -> list[RowMapping]:
 
 
 def revoke(engine: Engine, key_id: str) -> bool:
-    """Revoke a key for good; False if there is no such active key."""
+    """Revoke a key for good; return False if no such active key exists."""
     with writing(engine) as connection:
         done = connection.execute(
             update(api_keys)
@@ -93,5 +93,5 @@ def revoke(engine: Engine, key_id: str) -> bool:
 
 
 def _digest(secret: str) -> str:
-    # A secret of 256 random bits needs no slow hash: there is nothing to guess.
+    # No slow hash needed: 256 random bits cannot be guessed.
     return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,11 +1,11 @@
-"""Who works on a job: leases with a fencing number.
+"""Leases on jobs, with a fencing number.
 
-A merge (or an evaluation, or a part of one) belongs to whoever took its row last: taking raises
-`fence`, and every later write of that attempt says `where fence = ...`. An attempt that lost its
-lease can therefore change nothing, however late it wakes up.
+A job (merge, evaluation, or part of one) belongs to the attempt that took its row last. Taking it
+raises `fence`, and every later write of that attempt has `where fence = ...`, so an attempt that
+lost its lease cannot change anything.
 
-A lease has run out when its `lease_expires_at` has not changed for its length, as a sweeper saw
-it (`observer.py`), or is null. The time itself is for people: clocks jump.
+A lease has expired if `lease_expires_at` is null, or a sweeper has not seen it change for the
+lease's length (`change_tracker.py`). The time itself is only informative, since clocks jump.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from app.storage.tables import evaluation_parts, evaluations, merges, workers
 
 
 class JobKind(StrEnum):
-    """The kinds of job that workers do; a PART is of an evaluation, which says when it ends."""
+    """The kinds of job; a PART belongs to an evaluation and ends with it."""
 
     MERGE = "merge"
     EVALUATION = "evaluation"
@@ -52,7 +52,7 @@ _TABLES = {
     JobKind.EVALUATION: evaluations,
     JobKind.PART: evaluation_parts,
 }
-# What a job is that was given back.
+# The values of a job that was given back.
 UNOWNED: Mapping[str, Any] = {
     "status": "queued",
     "lease_owner": None,
@@ -60,16 +60,16 @@ UNOWNED: Mapping[str, Any] = {
     "sent_at": None,
 }
 _UNDER_WAY = ("running", "cancelling")
-# Those that messages name, and that clients hear of. Parts are claimed through their evaluation.
+# Kinds with messages and events. Parts are claimed through their evaluation.
 _ANNOUNCED = (JobKind.MERGE, JobKind.EVALUATION)
 
 
 class LeaseLostError(Exception):
-    """The attempt no longer owns its job and must go away without a trace."""
+    """The attempt no longer owns its job, and must stop without writing anything."""
 
 
 class Hold(NamedTuple):
-    """What a job's row says of its lease; every renewal changes it."""
+    """A lease as its job's row has it; every renewal changes it."""
 
     owner: str
     fence: int
@@ -78,7 +78,7 @@ class Hold(NamedTuple):
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to work on a job, until somebody with a higher fence has it."""
+    """The right to work on a job, until another attempt has a higher fence."""
 
     kind: JobKind
     id: str
@@ -93,7 +93,7 @@ class Lease:
 
 
 def take(engine: Engine, kind: JobKind, job_id: str, owner: str, seconds: float) -> Lease | None:
-    """Make a queued job running and return its lease; None if there is nothing to take."""
+    """Start a queued job and return its lease; None if it is not queued."""
     with writing(engine) as connection:
         return take_within(connection, kind, job_id, owner, seconds)
 
@@ -101,7 +101,7 @@ def take(engine: Engine, kind: JobKind, job_id: str, owner: str, seconds: float)
 def take_within(
     connection: Connection, kind: JobKind, job_id: str, owner: str, seconds: float
 ) -> Lease | None:
-    """Do the same within the caller's transaction."""
+    """Like `take`, in the caller's transaction."""
     table = kind.table
     row = connection.execute(
         update(table)
@@ -124,13 +124,13 @@ def take_within(
 
 
 def renew(engine: Engine, lease: Lease, seconds: float) -> None:
-    """Push the lease's end away; LeaseLostError if another attempt has the job."""
+    """Extend the lease; LeaseLostError if another attempt has the job."""
     with writing(engine) as connection:
         write(connection, lease, {"lease_expires_at": now() + seconds})
 
 
 def write(connection: Connection, lease: Lease, values: Mapping[str, Any]) -> None:
-    """Write into the job's row in the caller's transaction; LeaseLostError if it is not ours."""
+    """Update the job's row in the caller's transaction; LeaseLostError if the lease is lost."""
     table = lease.kind.table
     done = connection.execute(
         update(table).where(lease._mine, table.c.status.in_(_UNDER_WAY)).values(**values)
@@ -139,11 +139,11 @@ def write(connection: Connection, lease: Lease, values: Mapping[str, Any]) -> No
         raise LeaseLostError(lease.id)
 
 
-def look(engine: Engine, lease: Lease, worker_id: str | None = None) -> str:
-    """Return `running`, `cancelling`, or `stopping` when the worker was told to stop.
+def status_of(engine: Engine, lease: Lease, worker_id: str | None = None) -> str:
+    """Return `running`, `cancelling`, or `stopping` if the worker was told to stop.
 
-    LeaseLostError if another attempt has the job, or it has ended or is gone, or if it is a part
-    of what is no longer wanted.
+    LeaseLostError if another attempt has the job, the job has ended or been deleted, or it is a
+    part of an evaluation that is no longer running.
     """
     table = lease.kind.table
     stopping = select(workers.c.stopping).where(workers.c.id == worker_id).scalar_subquery()
@@ -163,7 +163,7 @@ def look(engine: Engine, lease: Lease, worker_id: str | None = None) -> str:
 def finish(
     connection: Connection, lease: Lease, status: str, values: Mapping[str, Any] | None = None
 ) -> None:
-    """End the job within the caller's transaction; LeaseLostError if it is no longer ours."""
+    """End the job in the caller's transaction; LeaseLostError if the lease is lost."""
     table = lease.kind.table
     done = connection.execute(
         update(table)
@@ -184,9 +184,9 @@ def finish(
 
 
 def give_back(engine: Engine, lease: Lease) -> None:
-    """Put a running job back into the queue (its worker was told to stop).
+    """Return a running job to the queue, because its worker was told to stop.
 
-    With an evaluation go the parts of it that the same process has.
+    For an evaluation, its parts that the same process holds are returned too.
     """
     table = lease.kind.table
     with writing(engine) as connection:
@@ -207,7 +207,7 @@ def give_back(engine: Engine, lease: Lease) -> None:
 
 
 def held(engine: Engine) -> dict[tuple[JobKind, str], Hold]:
-    """Return the leases of all jobs that are under way and were not abandoned."""
+    """Return the leases of all running jobs, except abandoned ones."""
     found: dict[tuple[JobKind, str], Hold] = {}
     with reading(engine) as connection:
         for kind in JobKind:
@@ -221,12 +221,12 @@ def held(engine: Engine) -> dict[tuple[JobKind, str], Hold]:
 
 
 def owners(engine: Engine) -> set[str]:
-    """Return the owners of all jobs that are under way and were not abandoned."""
+    """Return the owners of all running jobs, except abandoned ones."""
     return {hold.owner for hold in held(engine).values()}
 
 
 def abandon(engine: Engine, owner_prefix: str, *, killed: bool = False) -> None:
-    """End at once the leases of a process that is known to be dead (`killed`: by SIGKILL)."""
+    """Expire the leases of a process that is known to be dead (`killed`: by SIGKILL)."""
     with writing(engine) as connection:
         for kind in JobKind:
             table = kind.table
@@ -242,7 +242,7 @@ def abandon(engine: Engine, owner_prefix: str, *, killed: bool = False) -> None:
 
 @dataclass(frozen=True)
 class Recovered:
-    """A job whose lease ran out, and what became of it."""
+    """A job whose lease expired, and its new status."""
 
     kind: JobKind
     id: str
@@ -256,13 +256,12 @@ def recover(
     killed: Mapping[str, Any],
     run_out: Mapping[tuple[JobKind, str], Hold] | None = None,
 ) -> list[Recovered]:
-    """Requeue the jobs whose lease ran out; end those cancelled or tried too often.
+    """Requeue jobs whose lease expired; end those that were cancelled or crashed too often.
 
-    `run_out` are leases that were not renewed for their length; one that was renewed since stays.
-    Leases that were abandoned need no naming. `lost` and `killed` are the error records of a job
-    whose last worker vanished, or was killed outright. Raising the fence here shuts out an attempt
-    that is only slow. A part ends nothing: it is left to its evaluation's lead, whose crashes
-    count.
+    `run_out` has the leases that were not renewed in time; those renewed since are kept. Abandoned
+    leases are found without it. `lost` and `killed` are the error records for a job whose last
+    worker vanished or was killed. Raising the fence shuts out attempts that are only slow. A part
+    never fails here: it is left to its evaluation's lead, whose crashes count.
     """
     outcome = []
     with writing(engine) as connection:
@@ -281,7 +280,7 @@ def recover(
                     table.c.status.in_(_UNDER_WAY),
                     or_(table.c.lease_expires_at.is_(None), table.c.id.in_(seen)),
                 )
-                # Locked, or a renewal or an end could come between this and the update.
+                # Locked against a renewal or an end before the update.
                 .with_for_update(skip_locked=True)
             ).all()
             for row in rows:
@@ -318,9 +317,9 @@ def recover(
 
 
 def waiting(engine: Engine, *, unsent_seconds: float | None) -> list[tuple[JobKind, str]]:
-    """Return the queued jobs whose message was sent longer ago than this, or never.
+    """Return the queued jobs whose message was never sent, or more than this many seconds ago.
 
-    None: only those whose message was never sent, or was taken back.
+    With None, only those whose message was never sent or was used up.
     """
     found: list[tuple[float, JobKind, str]] = []
     with reading(engine) as connection:
@@ -328,7 +327,7 @@ def waiting(engine: Engine, *, unsent_seconds: float | None) -> list[tuple[JobKi
             table = kind.table
             unsent: ColumnElement[bool] = table.c.sent_at.is_(None)
             if unsent_seconds is not None:
-                # A time ahead of the clock is from before the clock was set back.
+                # An age below 0 means that the clock was set back.
                 age = now() - table.c.sent_at
                 unsent = or_(unsent, age > unsent_seconds, age < 0.0)
             query = select(table.c.id, table.c.created_at).where(table.c.status == "queued", unsent)
@@ -337,10 +336,9 @@ def waiting(engine: Engine, *, unsent_seconds: float | None) -> list[tuple[JobKi
 
 
 def interrupted(engine: Engine) -> tuple[JobKind, str] | None:
-    """Return the oldest queued job that was begun before: it goes first, whatever the message.
+    """Return the oldest queued job that was started before; it precedes the message's job.
 
-    Not one that was killed, or lost its worker twice: what it did may be done to the next worker
-    too, so it waits its turn.
+    A job that was killed or lost its worker twice waits its turn, since it may kill the next one.
     """
     found: list[tuple[float, JobKind, str]] = []
     with reading(engine) as connection:
@@ -360,7 +358,7 @@ def interrupted(engine: Engine) -> tuple[JobKind, str] | None:
 
 
 def mark_unsent(engine: Engine, kind: JobKind, job_id: str) -> None:
-    """Note that the job's message is used up, so that the sweeper sends another."""
+    """Record that the job's message is used up, so that the sweeper sends another."""
     with writing(engine) as connection:
         connection.execute(
             update(kind.table)
@@ -370,7 +368,7 @@ def mark_unsent(engine: Engine, kind: JobKind, job_id: str) -> None:
 
 
 def mark_sent(engine: Engine, kind: JobKind, job_id: str) -> None:
-    """Note that a message for this job was put into the queue just now."""
+    """Record that a message for this job was just sent."""
     with writing(engine) as connection:
         connection.execute(
             update(kind.table).where(kind.table.c.id == job_id).values(sent_at=now())
@@ -378,9 +376,9 @@ def mark_sent(engine: Engine, kind: JobKind, job_id: str) -> None:
 
 
 def request_cancel(connection: Connection, kind: JobKind, job_id: str) -> str | None:
-    """Cancel a queued job, or mark a running one; return its status now, None if there is none."""
+    """Cancel a queued job, or mark a running one; return the new status, None if it is unknown."""
     table = kind.table
-    # Locked, or the job could go from running to queued between the two updates, and escape.
+    # Locked: the job could go from running to queued between the two updates.
     connection.execute(select(table.c.id).where(table.c.id == job_id).with_for_update())
     row = connection.execute(
         update(table)
@@ -405,7 +403,7 @@ def request_cancel(connection: Connection, kind: JobKind, job_id: str) -> str | 
 
 
 def _close(connection: Connection, kind: JobKind, job_id: str, merge_id: str) -> None:
-    """Do what follows from a job's end: an evaluation's parts go, a merge's log may end."""
+    """Delete an ended evaluation's parts, and end the merge's events if nothing else is open."""
     if kind is JobKind.EVALUATION:
         connection.execute(
             delete(evaluation_parts).where(evaluation_parts.c.evaluation_id == job_id)

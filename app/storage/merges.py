@@ -1,4 +1,4 @@
-"""The merges' rows: created, read, listed, moved on and deleted here and nowhere else."""
+"""The rows of merges."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def fetch(connection: Connection, merge_id: str) -> RowMapping | None:
 
 
 def lock(connection: Connection, merge_id: str) -> RowMapping | None:
-    """Return the merge's row, or None; nobody changes or deletes it until the transaction ends."""
+    """Return the merge's row, or None, and lock it until the transaction ends."""
     query = select(merges).where(merges.c.id == merge_id).with_for_update(key_share=True)
     return connection.execute(query).mappings().one_or_none()
 
 
 def lock_all(connection: Connection, merge_ids: Iterable[str]) -> list[str]:
-    """Lock these merges likewise, and return those that there are not."""
-    # In one order, or two who lock the same ones could wait for each other.
+    """Lock these merges like `lock`; return the identifiers that do not exist."""
+    # Sorted, so that two callers cannot deadlock.
     return [one for one in sorted(set(merge_ids)) if lock(connection, one) is None]
 
 
@@ -93,7 +93,7 @@ def page(
     before: tuple[float, str] | None = None,
     size: int = 20,
 ) -> list[RowMapping]:
-    """Return up to `size` rows, newest first, after the (created_at, id) of the last one seen."""
+    """Return up to `size` rows, newest first, older than (created_at, id) in `before`."""
     query = select(merges).order_by(merges.c.created_at.desc(), merges.c.id.desc()).limit(size)
     for column, value in ((merges.c.status, status), (merges.c.method, method)):
         if value is not None:
@@ -109,7 +109,7 @@ def page(
 def set_phase(
     engine: Engine, lease: Lease, phase: str, *, unit: str | None = None, total: int | None = None
 ) -> None:
-    """Note what the running merge does now, and what its progress counts, if anything."""
+    """Record the running merge's phase, and reset its progress if it has a unit."""
     values: dict[str, Any] = {"phase": phase, "phase_started_at": now()}
     if unit is not None:
         values |= {"progress_done": 0, "progress_unit": unit, "progress_total": total}
@@ -119,7 +119,7 @@ def set_phase(
 
 
 def set_progress(engine: Engine, lease: Lease, done: int, total: int, unit: str) -> None:
-    """Note how far the phase is, and append a progress event."""
+    """Record the phase's progress, and append an event."""
     values = {"progress_done": done, "progress_total": total, "progress_unit": unit}
     with writing(engine) as connection:
         write(connection, lease, values)
@@ -127,13 +127,13 @@ def set_progress(engine: Engine, lease: Lease, done: int, total: int, unit: str)
 
 
 def set_sources(engine: Engine, lease: Lease, sources: Mapping[str, Any]) -> None:
-    """Record what was read, with digests."""
+    """Record the sources with their digests."""
     with writing(engine) as connection:
         write(connection, lease, {"sources": dict(sources)})
 
 
 def set_warnings(engine: Engine, lease: Lease, warnings: Sequence[Mapping[str, Any]]) -> None:
-    """Record the merge's warnings, and append an event for those that are new."""
+    """Add the merge's new warnings, and append an event for each."""
     with writing(engine) as connection:
         row = fetch(connection, lease.merge_id)
         known = list(row["warnings"]) if row else []
@@ -144,14 +144,14 @@ def set_warnings(engine: Engine, lease: Lease, warnings: Sequence[Mapping[str, A
 
 
 def counts(engine: Engine) -> dict[str, int]:
-    """Return the number of merges in each status that any merge has."""
+    """Return the number of merges by status."""
     query = select(merges.c.status, func.count()).group_by(merges.c.status)
     with reading(engine) as connection:
         return {str(status): int(count) for status, count in connection.execute(query)}
 
 
 def has_open_work(connection: Connection, merge_id: str) -> bool:
-    """Return whether the merge or one of its evaluations has not ended yet."""
+    """Return whether the merge or one of its evaluations has not ended."""
     own = select(merges.c.id).where(merges.c.id == merge_id, merges.c.status.in_(sorted(OPEN)))
     theirs = select(evaluations.c.id).where(
         evaluations.c.merge_id == merge_id, evaluations.c.status.in_(sorted(OPEN))
@@ -160,14 +160,14 @@ def has_open_work(connection: Connection, merge_id: str) -> bool:
 
 
 def has_open_readers(connection: Connection, merge_id: str) -> bool:
-    """Return whether a merge or an evaluation that has not ended names this merge as a source."""
+    """Return whether an unfinished merge or evaluation uses this merge as a source."""
 
     def names_it(column: ColumnElement[Any]) -> ColumnElement[bool]:
         return cast(column, Text).contains(merge_uri(merge_id))
 
     theirs = select(merges.c.id).where(
         merges.c.status.in_(sorted(OPEN)),
-        # The evaluation that it asks for is made when it is published.
+        # The requested evaluation is created when the merge is published.
         or_(names_it(merges.c.sources), names_it(merges.c.request["evaluation"])),
     )
     measured = (
@@ -189,9 +189,9 @@ def remove(connection: Connection, merge_id: str) -> None:
 def disposable(
     engine: Engine, merge_ids: Collection[str], *, failed_within_seconds: float
 ) -> tuple[set[str], set[str]]:
-    """Return which of these merges are over for good, and the artifact folders they published.
+    """Return which of these merges have ended, and the artifact folders that they published.
 
-    One that failed this recently is not: a retry may take over what it finished.
+    Merges that failed within this time do not count: a retry may adopt their tensors.
     """
     recent = (merges.c.status == "failed") & (merges.c.finished_at > now() - failed_within_seconds)
     query = select(merges.c.id, merges.c.artifact_folder).where(

@@ -1,4 +1,4 @@
-"""The parts of an evaluation, one system on one dataset each: any worker may take one."""
+"""The parts of an evaluation: one system on one dataset each. Any worker may claim one."""
 
 from __future__ import annotations
 
@@ -28,15 +28,18 @@ from app.storage.tables import evaluation_parts as parts
 from app.storage.tables import evaluations as evaluations_table
 
 _UNIT = "utterances"
-# Where an evaluation is while its parts are worth doing.
+# The statuses of an evaluation whose parts are needed.
 _WANTED = frozenset({"queued", "running"})
-# However many workers are at it, an evaluation tells of its progress at most twice a second.
-_TELL_SECONDS = 0.5
+# Minimum time between an evaluation's progress events, however many workers decode it.
+_PROGRESS_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class PlannedPart:
-    """What a part is: `utterances` are to be decoded; those of one `lane` may be the same."""
+    """A part to create: its number of utterances, and its `lane`.
+
+    Parts in one lane may share utterances, so they are decoded one after another.
+    """
 
     system: str
     dataset: str
@@ -47,7 +50,7 @@ class PlannedPart:
 
 @dataclass(frozen=True)
 class Part:
-    """A part that is ours for as long as its lease."""
+    """A claimed part, owned as long as its lease lasts."""
 
     lease: Lease
     evaluation_id: str
@@ -59,16 +62,16 @@ class Part:
 
 
 def are_planned(engine: Engine, evaluation_id: str, device_type: str) -> bool:
-    """Return whether an earlier attempt has divided the evaluation, for this type of device."""
+    """Return whether the evaluation has parts for this type of device already."""
     own = parts.c.evaluation_id == evaluation_id, parts.c.device_type == device_type
     with reading(engine) as connection:
         return connection.execute(select(parts.c.id).where(*own).limit(1)).first() is not None
 
 
 def plan(engine: Engine, lease: Lease, device_type: str, planned: Sequence[PlannedPart]) -> None:
-    """Divide the evaluation of the lease into these parts, to be done in this order.
+    """Create the evaluation's parts, in this order, for one type of device.
 
-    All are decoded on one type of device. They replace what was planned for another.
+    They replace the parts for another type.
     """
     total = sum(part.utterances for part in planned)
     with writing(engine) as connection:
@@ -106,10 +109,10 @@ def claim(
     *,
     leading: bool = False,
 ) -> Part | None:
-    """Take the first part that is free and for this type of device.
+    """Claim the first free part for this type of device; None if there is none.
 
-    Parts that were left to the lead are for who is `leading`, and come first. None if there is
-    nothing to take, or the evaluation is not wanted any more.
+    Parts left to the lead come first if `leading`, and are excluded otherwise. Returns None also if
+    the evaluation is no longer running.
     """
     with writing(engine) as connection:
         if _lock(connection, evaluation_id) not in _WANTED:
@@ -125,14 +128,14 @@ def claim(
 
 
 def set_progress(engine: Engine, part: Part, done: int) -> None:
-    """Note how many of the part's utterances are decoded, and tell of the evaluation's progress.
+    """Record the part's progress, and the evaluation's.
 
-    LeaseLostError if the part is not ours, or the evaluation is not wanted any more.
+    LeaseLostError if the lease is lost, or the evaluation is no longer running.
     """
     with writing(engine) as connection:
         evaluation_status = _lock_wanted(connection, part.evaluation_id)
         write(connection, part.lease, {"progress_done": done})
-        _tell(connection, part, evaluation_status)
+        _report_progress(connection, part, evaluation_status)
 
 
 def finish(
@@ -142,9 +145,9 @@ def finish(
     result: Mapping[str, Any],
     utterances: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Store what came of the part and end it.
+    """Store the part's result and end it.
 
-    LeaseLostError if it is not ours, or the evaluation is not wanted any more.
+    LeaseLostError if the lease is lost, or the evaluation is no longer running.
     """
     with writing(engine) as connection:
         evaluation_status = _lock_wanted(connection, part.evaluation_id)
@@ -158,25 +161,28 @@ def finish(
             result=result,
             utterances=utterances,
         )
-        _tell(connection, part, evaluation_status)
+        _report_progress(connection, part, evaluation_status)
 
 
 def leave_to_lead(engine: Engine, lease: Lease) -> None:
-    """Give a part back for nobody but the evaluation's lead; LeaseLostError if it is not ours."""
+    """Give a part back to the evaluation's lead only; LeaseLostError if the lease is lost."""
     with writing(engine) as connection:
         write(connection, lease, {**UNOWNED, "lead_only": True})
 
 
 def statuses(engine: Engine, evaluation_id: str) -> Counter[str]:
-    """Return how many of an evaluation's parts are in each status."""
+    """Return the number of an evaluation's parts by status."""
     own = parts.c.evaluation_id == evaluation_id
     counts = select(parts.c.status, func.count()).where(own).group_by(parts.c.status)
     with reading(engine) as connection:
         return Counter({str(status): int(count) for status, count in connection.execute(counts)})
 
 
-def spare(engine: Engine) -> list[str]:
-    """Return the evaluation of every part that a worker without work could take, oldest first."""
+def claimable(engine: Engine) -> list[str]:
+    """Return the evaluation's identifier for every part that an idle worker could claim now.
+
+    Oldest first; an evaluation appears once for each part.
+    """
     lanes = func.count(parts.c.lane.distinct())
     query = (
         _free(select(parts.c.evaluation_id, lanes), leading=False)
@@ -189,15 +195,15 @@ def spare(engine: Engine) -> list[str]:
         return [evaluation for evaluation, count in connection.execute(query) for _ in range(count)]
 
 
-def tidy(engine: Engine) -> None:
-    """Delete the parts of evaluations that have ended: versions before did not know of them."""
+def delete_leftovers(engine: Engine) -> None:
+    """Delete parts of ended evaluations, which workers of older versions leave behind."""
     ended = select(evaluations_table.c.id).where(evaluations_table.c.status.in_(sorted(FINAL)))
     with writing(engine) as connection:
         connection.execute(delete(parts).where(parts.c.evaluation_id.in_(ended)))
 
 
 def _free(query: Select[Any], *, leading: bool) -> Select[Any]:
-    """Narrow a query to the parts that nobody has, in lanes where nobody is."""
+    """Restrict a query to queued parts in lanes without a running part."""
     if not leading:
         query = query.where(parts.c.lead_only.is_(False))
     other = parts.alias()
@@ -210,9 +216,9 @@ def _free(query: Select[Any], *, leading: bool) -> Select[Any]:
 
 
 def _lock(connection: Connection, evaluation_id: str) -> str | None:
-    """Return the evaluation's status, which stays until the transaction ends.
+    """Lock the evaluation's row until the transaction ends, and return its status.
 
-    Always the first lock of those that parts take: the evaluation's end takes it before theirs.
+    Must be the transaction's first lock: the evaluation's end takes it before those of parts.
     """
     query = select(evaluations_table.c.status).where(evaluations_table.c.id == evaluation_id)
     return connection.execute(query.with_for_update(key_share=True)).scalar()
@@ -225,7 +231,7 @@ def _lock_wanted(connection: Connection, evaluation_id: str) -> str:
     return status
 
 
-def _tell(connection: Connection, part: Part, evaluation_status: str) -> None:
+def _report_progress(connection: Connection, part: Part, evaluation_status: str) -> None:
     own = parts.c.evaluation_id == part.evaluation_id
     count = select(func.sum(parts.c.progress_done), func.sum(parts.c.progress_total)).where(own)
     done, total = (int(number) for number in connection.execute(count).one())
@@ -235,7 +241,7 @@ def _tell(connection: Connection, part: Part, evaluation_status: str) -> None:
         .values(progress_done=done, progress_total=total, progress_unit=_UNIT)
     )
     merge_id = part.lease.merge_id
-    if done == total or events.age(connection, merge_id, "evaluation") >= _TELL_SECONDS:
+    if done == total or events.age(connection, merge_id, "evaluation") >= _PROGRESS_SECONDS:
         data = {
             "id": part.evaluation_id,
             "status": evaluation_status,

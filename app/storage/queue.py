@@ -1,4 +1,4 @@
-"""The queue: Celery on Redis or Valkey carries hints about rows; Pub/Sub wakes event readers."""
+"""The queue: Celery on Redis or Valkey announces rows; Pub/Sub wakes event readers."""
 
 from __future__ import annotations
 
@@ -25,36 +25,35 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _CONNECT_SECONDS = 2.0
-# How long a broker that did not answer is left alone.
+# How long calls skip a broker that did not respond.
 _AWAY_SECONDS = 3.0
 # Why Redis or Valkey refuses a message.
 _PROBLEMS: dict[type[redis.RedisError], str] = {
     exceptions.AuthenticationError: (
         "The broker refuses the service's user or password (AFLUENTE_BROKER_URL)."
     ),
-    exceptions.NoPermissionError: "The broker does not let the service's user write.",
-    exceptions.ReadOnlyError: "The broker takes no changes: it is a replica.",
+    exceptions.NoPermissionError: "The broker does not allow the service's user to write.",
+    exceptions.ReadOnlyError: "The broker is a read-only replica.",
     exceptions.BusyLoadingError: "The broker is starting; try again in a few seconds.",
     exceptions.OutOfMemoryError: "The broker's memory is full.",
-    exceptions.ResponseError: "The broker takes no message; its log says why.",
+    exceptions.ResponseError: "The broker refuses messages; its log has the reason.",
 }
-# Above the longest job: a message is redelivered only when its worker is long gone, and the
-# sweeper has acted on the row hours before.
+# Longer than any job, so that Celery never redelivers: the sweeper handles lost workers.
 _VISIBILITY_SECONDS = 7 * 24 * 3600
 
 
 @lru_cache(maxsize=8)
 def celery_app(broker_url: str) -> Celery:
-    """Return the Celery application on this broker: JSON only, no results, no prefetching.
+    """Return the Celery application for this broker: JSON only, no results, no prefetching.
 
-    Nothing else configures it: no variable, no `celeryconfig.py`, no Django project.
+    It ignores environment variables, `celeryconfig.py` and Django projects.
     """
     forget_variables()
-    from celery import Celery  # slow to import, and an API may never send anything
+    from celery import Celery  # slow to import
     from celery.loaders.app import AppLoader
 
     class Loader(AppLoader):
-        """Imports as Python does: Celery's own puts the working directory first meanwhile."""
+        """Imports without putting the working directory on the path, as Celery's loader does."""
 
         def import_from_cwd(
             self, module: str, imp: Any = None, package: str | None = None
@@ -96,13 +95,13 @@ def celery_app(broker_url: str) -> Celery:
 
 
 class Queue:
-    """Sends hints to the workers and wakes the readers of events; never the only copy.
+    """Announces jobs to the workers and wakes event readers; all data is in the database.
 
-    A broker that is away costs one call its patience; for the next seconds nobody asks it.
+    After a call has timed out, the next calls skip the broker for some seconds.
     """
 
     def __init__(self, broker_url: str) -> None:
-        """Connect when first needed; raises InvalidRequestError for what is no redis:// URL."""
+        """Connect on first use; raises InvalidRequestError unless it is a redis:// URL."""
         self._url = broker_url
         self._away_until = 0.0
         try:
@@ -110,21 +109,21 @@ class Queue:
                 broker_url,
                 socket_connect_timeout=_CONNECT_SECONDS,
                 socket_timeout=_CONNECT_SECONDS,
-                # A connection that an earlier server left behind is made anew, once and at once.
+                # Reconnect once, without delay, after a restart of the server.
                 retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
             )
         except ValueError:
-            message = "Give a URL as redis://:password@host:6379/0."
+            message = "Give a URL such as redis://:password@host:6379/0."
             raise InvalidRequestError.of([Problem(message, "AFLUENTE_BROKER_URL")]) from None
 
     def send(self, kind: JobKind, job_id: str) -> bool:
-        """Tell the workers of a queued job; False if the broker is away (the sweeper will)."""
+        """Announce a queued job; False if the broker is away (the sweeper sends it later)."""
         from kombu.exceptions import OperationalError
 
         name = MERGE_TASK if kind is JobKind.MERGE else EVALUATE_TASK
         try:
-            # Celery would try again for six seconds, and a client waits for its answer.
-            if not self._is_there():
+            # A client is waiting, and Celery would retry for six seconds.
+            if not self._responds():
                 return False
             celery_app(self._url).send_task(name, args=[job_id], queue=QUEUE, retry=False)
         except (OperationalError, redis.RedisError, OSError) as error:
@@ -134,17 +133,17 @@ class Queue:
         return True
 
     def wake(self, merge_id: str) -> None:
-        """Wake the readers of a merge's events; they look by themselves if this is lost."""
+        """Wake the readers of a merge's events; they also poll, in case this is lost."""
         if time.monotonic() < self._away_until:
             return
         try:
             self._redis.publish(events_channel(merge_id), "")
         except redis.RedisError as error:
             self._avoid()
-            _LOG.debug("nobody was woken for %s: %s", merge_id, error)
+            _LOG.debug("readers of %s were not woken: %s", merge_id, error)
 
     def depth(self) -> int | None:
-        """Return the number of messages that wait, or None if the broker is away."""
+        """Return the number of waiting messages, or None if the broker is away."""
         if time.monotonic() < self._away_until:
             return None
         try:
@@ -154,20 +153,20 @@ class Queue:
             return None
 
     def problem(self) -> str | None:
-        """Return why the broker would not take a message now, for anyone to read; None if it would.
+        """Return a public explanation if the broker refuses messages now, else None.
 
-        This always asks.
+        Unlike the other calls, it always asks the broker.
         """
         try:
-            self._redis.set(f"{QUEUE}.probe", "", ex=60)  # one that is full answers, but not this
+            self._redis.set(f"{QUEUE}.probe", "", ex=60)  # a write: a full broker answers pings
         except redis.RedisError as error:
             self._avoid()
             known = (why for kind, why in _PROBLEMS.items() if isinstance(error, kind))
-            return next(known, "The broker does not answer.")
+            return next(known, "The broker does not respond.")
         self._away_until = 0.0
         return None
 
-    def _is_there(self) -> bool:
+    def _responds(self) -> bool:
         return time.monotonic() >= self._away_until and bool(self._redis.ping())
 
     def _avoid(self) -> None:

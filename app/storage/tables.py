@@ -1,4 +1,4 @@
-"""The tables: rows are the truth, messages are hints."""
+"""The database's tables."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _JSON = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgres
 
 
 def _job_columns() -> tuple[Column[object], ...]:
-    """What jobs have in common: a status, a lease, a progress, an end."""
+    """Return the columns that all kinds of job share."""
     return (
         Column("id", _ID, primary_key=True),
         Column("status", String(12), nullable=False, index=True),
@@ -65,11 +65,11 @@ merges = Table(
     Column("phase_started_at", _TIME),
     Column("request", _JSON, nullable=False),
     Column("recipe", _JSON, nullable=False),
-    # What was resolved and read: {"base": {...}, "checkpoints": [...]}, with digests.
+    # The resolved sources: {"base": {...}, "checkpoints": [...]}, with digests.
     Column("sources", _JSON, nullable=False),
     Column("artifact_folder", String(200)),
     Column("artifacts", _JSON, nullable=False, default=list),
-    # A failed merge whose finished tensors this one takes over.
+    # The failed merge whose finished tensors this one adopts.
     Column("continues", _ID),
 )
 
@@ -91,11 +91,11 @@ evaluations = Table(
         "merge_id", _ID, ForeignKey("merges.id", ondelete="CASCADE"), nullable=False, index=True
     ),
     Column("spec", _JSON, nullable=False),
-    # Of the spec's gate, written when the evaluation ends.
+    # The verdict on the spec's gate, written when the evaluation ends.
     Column("verdict", _JSON),
 )
 
-# One row for each (evaluation, system, dataset): what was decoded and how.
+# The results: one row per (evaluation, system, dataset).
 evaluation_results = Table(
     "evaluation_results",
     metadata,
@@ -113,8 +113,7 @@ evaluation_results = Table(
     Column("created_at", _TIME, nullable=False),
 )
 
-# One row for each (system, dataset) of an evaluation that is under way: what one worker does at a
-# time. They go when the evaluation ends.
+# The parts of running evaluations: one row per (system, dataset), deleted when the evaluation ends.
 evaluation_parts = Table(
     "evaluation_parts",
     metadata,
@@ -127,11 +126,11 @@ evaluation_parts = Table(
     Column("system", String(120), nullable=False),
     Column("dataset", String(120), nullable=False),
     Column("manifest_sha256", String(64), nullable=False),
-    # Where all are decoded, cpu or cuda: results of several kinds could not be compared.
+    # cpu or cuda; the same for all parts, since results from different types are not comparable.
     Column("device_type", String(20), nullable=False),
-    # Parts of one lane would decode the same utterances: they are done one after another.
+    # Parts in one lane share utterances, so they are decoded one after another.
     Column("lane", String(64), nullable=False),
-    # Another worker could not do it, or died of it: nobody but the evaluation's lead tries again.
+    # Another worker failed or died on it: only the evaluation's lead tries again.
     Column("lead_only", Boolean, nullable=False, default=False),
 )
 
@@ -176,7 +175,7 @@ workers = Table(
     Column("stopping", Boolean, nullable=False, default=False),
 )
 
-# One row a role (the sweeper): who plays it, and until when.
+# One row per role (such as the sweeper): its holder and expiry.
 elections = Table(
     "elections",
     metadata,

@@ -1,4 +1,4 @@
-"""The cache of transcripts: what a checkpoint heard in an utterance is decoded once."""
+"""The cache of transcripts, so that a checkpoint decodes an utterance only once."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from app.storage.tables import transcripts
 
 
 class StoredTranscripts:
-    """Transcripts in the database, by the digest of everything that decides them."""
+    """Transcripts in the database, by the digest of everything that determines them."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Transcript]:
-        """Return those of the keys that are known."""
+        """Return the stored transcripts among the keys."""
         found: dict[str, Transcript] = {}
         with reading(self._engine) as connection:
             for start in range(0, len(keys), MOST_PARAMETERS):
@@ -32,7 +32,7 @@ class StoredTranscripts:
         return found
 
     def put_many(self, items: Mapping[str, Transcript]) -> None:
-        """Store transcripts; a key that is known already keeps its own."""
+        """Store the transcripts, except where the key exists already."""
         if not items:
             return
         dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite

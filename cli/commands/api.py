@@ -1,4 +1,4 @@
-"""`afluente api`: the REST API alone, against a database and a queue that are there."""
+"""`afluente api`: runs only the REST API, with an existing database and queue."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def api(
     log_level: LogLevel = None,
     descriptor: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Run the REST API alone (AFLUENTE_DATABASE_URL, AFLUENTE_BROKER_URL)."""
+    """Run only the REST API (AFLUENTE_DATABASE_URL, AFLUENTE_BROKER_URL)."""
     import socket
 
     import uvicorn
 
     from cli.configuration import load_settings
+    from cli.deadlines import with_deadline
     from cli.exposure import refuse_open_service
-    from cli.punctual import punctual
 
     settings = load_settings(host=host, port=port, data_dir=data_dir, log_level=log_level)
     refuse_open_service(settings)
-    # Made from the environment, which has this command's options by now.
+    # Imported late: it reads the environment, which now has this command's options.
     from app.main import app
 
     config = uvicorn.Config(
@@ -39,13 +39,13 @@ def api(
         log_level=settings.log_level,
         access_log=settings.log_level == "debug",
         server_header=False,
-        workers=1,  # or uvicorn takes WEB_CONCURRENCY, which is another application's
-        http=punctual(settings.request_seconds),
-        # What proxies say of clients is looked at by the application itself.
+        workers=1,  # do not read another application's WEB_CONCURRENCY
+        http=with_deadline(settings.request_seconds),
+        # The application checks proxies' headers itself.
         proxy_headers=False,
-        # Event streams never end by themselves.
+        # Event streams do not end by themselves.
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
-    # `afluente up` hands over a socket that listens already.
+    # `afluente up` passes a listening socket.
     sockets = None if descriptor is None else [socket.socket(fileno=descriptor)]
     uvicorn.Server(config).run(sockets)

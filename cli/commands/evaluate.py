@@ -1,4 +1,4 @@
-"""`afluente evaluate`: word error rates of one checkpoint, without the service."""
+"""`afluente evaluate`: word error rates of a checkpoint, without the service."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ def evaluate(
     manifest: Annotated[
         list[Path],
         typer.Option(
-            "--manifest", "-m", help="Manifest of speech, or its folder; may be repeated."
+            "--manifest", "-m", help="Manifest of a dataset, or its folder; may be repeated."
         ),
     ],
-    language: Annotated[str | None, typer.Option(help="What is spoken: pt, en, ...")] = None,
+    language: Annotated[str | None, typer.Option(help="Spoken language: pt, en, ...")] = None,
     normalizer: Annotated[
         str, typer.Option(help="none, basic, english, open_asr, portuguese, ...")
     ] = "basic",
     num_beams: Annotated[int, typer.Option(help="1 decodes greedily.")] = 5,
     search: Annotated[
-        str, typer.Option(help="default, or temperature_fallback: loops are heard again.")
+        str, typer.Option(help="default, or temperature_fallback: decode loops again.")
     ] = "default",
     batch_size: Annotated[int, typer.Option(help="Utterances decoded at once.")] = 16,
-    json_: Annotated[bool, typer.Option("--json", help="As the API answers.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON, as the API does.")] = False,
     device: Device = None,
 ) -> None:
-    """Decode manifests with one checkpoint and print its word error rates.
+    """Decode datasets with a checkpoint and print its word error rates.
 
-    The exit status is 1 if any utterance could not be decoded: the rates are of the others.
+    The exit status is 1 if an utterance could not be decoded; the rates exclude it.
     """
     import json
     from shutil import get_terminal_size
@@ -56,7 +56,7 @@ def evaluate(
     settings = load_settings(SERVICE_ONLY, device=device)
     folder = checkpoint.expanduser().resolve()
     if not folder.is_dir():
-        raise SourceNotFoundError(f"There is no checkpoint folder {folder}.")
+        raise SourceNotFoundError(f"The checkpoint folder {folder} does not exist.")
     with ProgressReport() as report:
         from worker.evaluation.local import evaluate_checkpoint
 
@@ -80,14 +80,14 @@ def evaluate(
         typer.echo(render_table(document, labels=[folder.name], width=width), nl=False)
     if document["status"] != "succeeded":
         raise EvaluationFailedError(
-            f"{len(skipped)} utterances could not be decoded, the first of them {skipped[0]}"
+            f"{len(skipped)} utterances could not be decoded, first {skipped[0]}"
             if skipped
-            else "a dataset has no utterance"
+            else "a dataset has no utterances"
         )
 
 
 def _spec(manifests: list[Path], **options: object) -> EvaluationSpec:
-    """Return the evaluation; a dataset is called as its manifest, or as the folder of that."""
+    """Return the evaluation; a dataset is named after its manifest, or the manifest's folder."""
     from pydantic import ValidationError
 
     from app.contract.errors import InvalidRequestError

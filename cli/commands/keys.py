@@ -1,4 +1,4 @@
-"""`afluente keys`: API keys, made, listed and revoked directly in the database."""
+"""`afluente keys`: creates, lists and revokes API keys in the database."""
 
 from __future__ import annotations
 
@@ -18,29 +18,32 @@ application = typer.Typer(no_args_is_help=True, help="Create, list and revoke AP
 
 @application.command("create")
 def create(
-    name: Annotated[str, typer.Argument(help="What to call it, for lists.")],
+    name: Annotated[str, typer.Argument(help="The key's name in lists.")],
     scope: Annotated[
-        list[str] | None, typer.Option(help="read, write or admin; may be repeated (write).")
+        list[str] | None,
+        typer.Option(help="read, write or admin; may be repeated. Default: write."),
     ] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Make a key and print it: it is shown this once, and only its digest is kept."""
+    """Create a key and print it, once: only its digest is stored."""
     from app.contract.errors import InvalidRequestError, Problem
     from app.storage import keys
 
     scopes = scope or ["write"]
     if unknown := sorted(set(scopes) - set(keys.SCOPES)):
-        message = f"There is no scope {', '.join(unknown)}; known: {', '.join(keys.SCOPES)}."
+        message = f"Unknown scope {', '.join(unknown)}; known: {', '.join(keys.SCOPES)}."
         raise InvalidRequestError.of([Problem(message, "--scope")])
     with _database(data_dir) as engine:
         key_id, secret = keys.create(engine, name, scopes)
-    typer.echo(f"{key_id} may {', '.join(sorted(scopes))}; the key is shown this once:", err=True)
+    typer.echo(
+        f"{key_id} has scope {', '.join(sorted(scopes))}; the key is shown only once:", err=True
+    )
     typer.echo(secret)
 
 
 @application.command("list")
-def every(data_dir: DataDir = None) -> None:
-    """List all keys, without their secrets."""
+def list_keys(data_dir: DataDir = None) -> None:
+    """List all keys without their secrets."""
     from datetime import UTC, datetime
 
     from app.storage import keys
@@ -58,17 +61,17 @@ def revoke(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, key_...")],
     data_dir: DataDir = None,
 ) -> None:
-    """Revoke a key for good; after the last one, calls still need a key."""
+    """Revoke a key for good; calls need a key even after the last one is revoked."""
     from app.contract.errors import NotFoundError
     from app.storage import keys
 
     with _database(data_dir) as engine:
         if not keys.revoke(engine, key_id):
-            raise NotFoundError(f"There is no active key {key_id}; `afluente keys list` shows all.")
+            raise NotFoundError(f"No active key {key_id}; `afluente keys list` shows all keys.")
         last = not keys.any_active(engine)
     typer.echo(f"{key_id} is revoked.")
     if last:
-        typer.echo("It was the last: the API answers nobody until you make another.", err=True)
+        typer.echo("It was the last: the API refuses all calls until you create another.", err=True)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`afluente merge`: a merge, or a sweep of them, in this process, without the service."""
+"""`afluente merge`: a merge or a sweep in this process, without the service."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ Recipe = Annotated[
 Sweep = Annotated[
     list[str] | None,
     typer.Option(
-        help="A parameter with several values, one merge of each into a folder of its own, from "
-        "one reading: beta=0.1,0.3 or scaling_coefficient=0.1:1.0:0.1 (first:last:step). Several "
-        "options make the grid; a recipe may have lists instead.",
+        help="A parameter with several values, each merged into its own folder: beta=0.1,0.3 or "
+        "scaling_coefficient=0.1:1.0:0.1 (first:last:step). Several options make a grid; a recipe "
+        "may have lists instead.",
     ),
 ]
 
 
 def merge(
     recipe: Recipe,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; must be new.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")],
     sweep: Sweep = None,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Merge in this process, byte for byte as the service would."""
+    """Merge in this process, with the same bytes as the service."""
     from app.contract.sweeps import lists_in
     from cli.configuration import SERVICE_ONLY, load_settings
     from cli.progress import ProgressReport
@@ -56,12 +56,12 @@ def merge(
     for point, result in merges.items():
         for file in result.files:
             if point and not file["name"].endswith(".safetensors"):
-                continue  # a sweep has many; sweep.json lists them all
+                continue  # sweep.json lists them all
             typer.echo(f"{file['sha256']}  {file['bytes']:>12}  {result.folder / file['name']}")
 
 
 def _show_warnings(merges: Mapping[str, LocalMerge]) -> None:
-    """Show each warning once, with the points of a sweep that it is of, unless of all."""
+    """Show each warning once, with the points of a sweep that have it, unless all do."""
     points: dict[str, list[str]] = {}
     for name, result in merges.items():
         for warning in result.warnings:

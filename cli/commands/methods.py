@@ -8,8 +8,8 @@ import typer
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help="One method, with its parameters.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="As the API answers.")] = False,
+    name: Annotated[str | None, typer.Argument(help="The method to describe.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON, as the API does.")] = False,
 ) -> None:
     """List the merge methods, or describe one."""
     import json

@@ -1,4 +1,4 @@
-"""`afluente settings`: every setting with its default and what it is for."""
+"""`afluente settings`: every setting with its default and description."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`afluente submit`: hands a recipe to the service, and waits for it if asked to."""
+"""`afluente submit`: sends a recipe to the service, and can wait for the result."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from cli.options import Key, Url
 
 def submit(
     recipe: Recipe,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the merge to its end.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the merge to end.")] = False,
     idempotency_key: Annotated[
-        str | None, typer.Option(help="Makes the call repeatable; a random one if not given.")
+        str | None, typer.Option(help="Makes the call safe to repeat. Default: a random key.")
     ] = None,
     url: Url = None,
     api_key: Key = None,
 ) -> None:
-    """Post a recipe to the service; with --wait, show its events and print the result.
+    """Send a recipe to the service; with --wait, show progress and print the result.
 
-    With --wait the exit status is 3 if the recipe's evaluation has a gate and it has not passed,
-    and 1 if the merge or its evaluation failed, or utterances were skipped.
+    With --wait the exit status is 3 if the recipe's gate has not passed, and 1 if the merge or its
+    evaluation failed, or utterances were skipped.
     """
     from uuid import uuid4
 

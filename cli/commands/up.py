@@ -17,7 +17,7 @@ def up(
     device: Device = None,
     log_level: LogLevel = None,
 ) -> None:
-    """Run queue, workers and API together, until Ctrl-C; what was queued before goes on."""
+    """Run queue, workers and API until Ctrl-C; jobs from earlier runs continue."""
     from app.contract.errors import StorageError
     from cli.configuration import load_settings
     from cli.exposure import refuse_open_service
@@ -31,7 +31,7 @@ def up(
         settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(
-            f"The data folder {settings.data} cannot be made: {error.strerror}; choose another "
+            f"The data folder {settings.data} cannot be created: {error.strerror}; choose another "
             "with --data-dir."
         ) from None
     held = lock(settings.data)

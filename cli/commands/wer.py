@@ -1,4 +1,4 @@
-"""`afluente wer`: the error rates of a merge, from the service, and a gate for automation."""
+"""`afluente wer`: a merge's error rates from the service, with limits for automation."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from cli.client import Client
 
 _EXIT_STATUS = (
-    "Exit status: 0, also where no limit was given; 3 if a limit is not kept, or a set is missing "
-    "or its newest evaluation partial, failed or not over; 1 if anything else is wrong."
+    "Exit status: 0 if all limits are met, or none is given; 3 if a limit is exceeded, or a "
+    "dataset is missing or its newest evaluation partial, failed or unfinished; 1 for any other "
+    "failure."
 )
 
 
 class Format(StrEnum):
-    """How to print them."""
+    """The output format."""
 
     TABLE = "table"
     JSON = "json"
@@ -31,48 +32,48 @@ class Format(StrEnum):
 def wer(
     merge_id: Annotated[str, typer.Argument(metavar="ID", help="The merge, mrg_...")],
     form: Annotated[
-        Format, typer.Option("--format", help="table, json, csv, or a page in html.")
+        Format, typer.Option("--format", help="table, json, csv, or html (a page).")
     ] = Format.TABLE,
     output: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None,
     normalizer: Annotated[
-        str | None, typer.Option(help="Score again with this normaliser.")
+        str | None, typer.Option(help="Score with this normaliser instead.")
     ] = None,
     evaluation: Annotated[
-        str | None, typer.Option(help="Only what this evaluation found, evl_...")
+        str | None, typer.Option(help="Only results of this evaluation, evl_...")
     ] = None,
     max_wer: Annotated[
         list[str] | None,
         typer.Option(
             metavar="[SET=]RATE",
-            help="Fail if the error rate of a set (of every set not named) is above this fraction; "
-            "may be repeated.",
+            help="Fail if a dataset's error rate is above this fraction; without SET=, for all "
+            "datasets not named. May be repeated.",
         ),
     ] = None,
     max_regression: Annotated[
         list[str] | None,
         typer.Option(
             metavar="[SET=]RATE",
-            help="Fail if the error rate is more than this above that of --against, likewise.",
+            help="Fail if the error rate exceeds that of --against by more than this fraction.",
         ),
     ] = None,
     max_loops: Annotated[
         list[str] | None,
         typer.Option(
             metavar="[SET=]RATE",
-            help="Fail if more than this fraction of a set's transcripts repeat themselves.",
+            help="Fail if more than this fraction of a dataset's transcripts repeat themselves.",
         ),
     ] = None,
     max_words_on_silence: Annotated[
         list[str] | None,
         typer.Option(
             metavar="[SET=]COUNT",
-            help="Fail if more words than this are heard where nothing was said.",
+            help="Fail if more words than this are transcribed in silence.",
         ),
     ] = None,
     against: Annotated[
         str | None,
         typer.Option(
-            help="What regressions are from: base, an expert or a merge; base if not given."
+            help="The system for --max-regression: base (the default), an expert or a merge."
         ),
     ] = None,
     gate: Annotated[
@@ -81,7 +82,7 @@ def wer(
     url: Url = None,
     api_key: Key = None,
 ) -> None:
-    """Print a merge's word error rates beside those of its base and experts; fail above limits."""
+    """Print the word error rates of a merge, its base and experts; fail if limits are exceeded."""
     from cli.client import Client
     from cli.gates import fail_unless_passed, limits, requested, verdict
 
@@ -97,12 +98,12 @@ def wer(
     path = f"/merges/{merge_id}/wer"
     query = {"normalizer": normalizer, "evaluation": evaluation}
     with Client(url, api_key) as client:
-        document = client.get(path, **query) if gate or asked or _is_ours(form) else {}
+        document = client.get(path, **query) if gate or asked or _is_rendered_here(form) else {}
         verdicts = [verdict(document, asked)] if asked else []
         verdicts += [requested(document)] if gate else []
         text = (
             _render(client, document, form)
-            if _is_ours(form)
+            if _is_rendered_here(form)
             else client.get_text(path, format=form.value, **query)
         )
     if output is None:
@@ -115,8 +116,8 @@ def wer(
 wer.__doc__ = f"{wer.__doc__}\n\n{_EXIT_STATUS}"
 
 
-def _is_ours(form: Format) -> bool:
-    """Return whether the form is made here, from the document; the service makes the others."""
+def _is_rendered_here(form: Format) -> bool:
+    """Return whether the command line renders this format, not the service."""
     return form in {Format.TABLE, Format.JSON}
 
 

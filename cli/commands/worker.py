@@ -1,4 +1,4 @@
-"""`afluente worker`: one worker alone, against a database and a queue that are there."""
+"""`afluente worker`: runs one worker, with an existing database and queue."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def worker(
     threads: Threads = None,
     log_level: LogLevel = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Only say whether a worker of this host takes jobs.")
+        bool, typer.Option("--check", help="Only check whether a worker on this host takes jobs.")
     ] = False,
 ) -> None:
-    """Run one worker (AFLUENTE_DATABASE_URL, AFLUENTE_BROKER_URL): one job at a time."""
+    """Run one worker (AFLUENTE_DATABASE_URL, AFLUENTE_BROKER_URL) for one job at a time."""
     from app.contract.errors import NotReadyError
     from cli.configuration import API_ONLY, load_settings
 
@@ -34,7 +34,7 @@ def worker(
     if settings.broker is None:
         raise NotReadyError(
             "A worker needs a queue: set AFLUENTE_BROKER_URL (redis://...), or run `afluente up`, "
-            "which brings one along."
+            "which includes one."
         )
     from worker.supervisor import main
 
@@ -42,11 +42,11 @@ def worker(
 
 
 def _check(settings: Settings) -> None:
-    """Raise NotReadyError unless a worker of this host takes jobs, and has what they need."""
+    """Raise NotReadyError unless a worker on this host takes jobs and all checks pass."""
     import socket
 
     from app.contract.errors import NotReadyError
-    from app.services.health import Readiness, lacks
+    from app.services.health import Readiness, describe_failures
     from app.storage.database import connect
     from app.storage.queue import Queue
 
@@ -56,6 +56,6 @@ def _check(settings: Settings) -> None:
         outcomes = Readiness(settings, engine, queue, socket.gethostname()).outcomes()
     finally:
         engine.dispose()
-    if lacking := lacks(outcomes):
-        raise NotReadyError(f"Not ready. {lacking}")
-    typer.echo("a worker is alive, and takes jobs")
+    if failures := describe_failures(outcomes):
+        raise NotReadyError(f"Not ready. {failures}")
+    typer.echo("a worker is alive and takes jobs")

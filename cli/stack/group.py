@@ -1,4 +1,4 @@
-"""The supervised group of `afluente up`: queue, workers and API, one process each."""
+"""The supervised processes of `afluente up`: queue, workers and API."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from worker.processes.children import Child, reap_orphans, stop
 
 _TICK_SECONDS = 0.1
 _API_GRACE_SECONDS = 10.0
-# What a worker needs to end on top of the time it has for putting its job back.
+# Time for a worker to end after AFLUENTE_STOP_SECONDS.
 _WORKER_MARGIN_SECONDS = 8.0
-# The first start of a worker imports torch from a cold disk.
+# A worker's first start may import torch from a cold disk.
 _PATIENCE_SECONDS = 120.0
 _STATE_FILE = "up.json"
 
 
 @dataclass
 class Group:
-    """Starts everything, keeps it running until told to stop, and stops it in order."""
+    """Starts all processes, restarts those that die, and stops them in order."""
 
     settings: Settings
     listener: socket.socket
@@ -45,10 +45,10 @@ class Group:
     _stopping: bool = False
 
     def run(self) -> None:
-        """Run the group until SIGINT or SIGTERM; a second signal kills what is left."""
+        """Run until SIGINT or SIGTERM; a second signal kills the remaining processes."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop_soon)
-        self._state_path.unlink(missing_ok=True)  # that of one that was killed
+        self._state_path.unlink(missing_ok=True)  # left by a killed `afluente up`
         self._prepare_database()
         self._stages = self._children()
         try:
@@ -61,9 +61,9 @@ class Group:
             self._stop()
 
     def _prepare_database(self) -> None:
-        """Migrate, and forget workers that were killed here: they would pass for ours for a while.
+        """Migrate the database, and delete this host's workers, which may have been killed.
 
-        One that lives says so again in seconds. Raises NotReadyError where waiting helps nothing.
+        Live ones reappear within seconds. Raises NotReadyError unless waiting may help.
         """
         engine = connect(self.settings.database)
         try:
@@ -72,24 +72,24 @@ class Group:
         except NotReadyError as error:
             if not isinstance(error.__cause__, AWAY):
                 raise
-            # It may be there soon; workers and API try again and again.
+            # Workers and API keep retrying.
             self.say(f"waiting for the database: {error}")
         finally:
             engine.dispose()
 
     @property
     def url(self) -> str:
-        """Where the API answers."""
+        """The URL of the API."""
         host, port = self.listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         return f"http://{shown}:{port}"
 
     def _children(self) -> list[list[Child]]:
-        """Return the children in the order of starting; they stop in the reverse order."""
+        """Return the children in start order; they stop in reverse order."""
         stages = []
         if self.settings.broker is None:
             self.valkey = Valkey.in_folder(self.settings.data / "valkey")
-            # It holds the lock too: nobody opens its append-only file before it is gone.
+            # It inherits the lock: until it ends, no other Valkey may open its append-only file.
             stages.append([self.valkey.child((self.lock,))])
         environment = self._environment()
         descriptor = self.listener.fileno()
@@ -101,7 +101,7 @@ class Group:
             ]
         )
         api = _afluente("api", "--descriptor", str(descriptor))
-        # The listener stays open here: while the API restarts, clients wait instead of failing.
+        # The listener stays open here, so that clients wait while the API restarts.
         stages.append([Child("api", api, _API_GRACE_SECONDS, environment, (descriptor,))])
         return stages
 
@@ -116,20 +116,20 @@ class Group:
         }
 
     def _until_ready(self) -> None:
-        begun = time.monotonic()
+        started = time.monotonic()
         host, port = self.listener.getsockname()[:2]
-        lack: str | None = "it has only begun"
-        while lack and not self._stopping:
+        missing: str | None = "it has only started"
+        while missing and not self._stopping:
             self._tick()
-            lack = readiness.missing(_reachable(host), port)
-            if lack and time.monotonic() - begun > _PATIENCE_SECONDS:
+            missing = readiness.missing(_reachable(host), port)
+            if missing and time.monotonic() - started > _PATIENCE_SECONDS:
                 raise NotReadyError(
-                    f"The service was not ready after {_PATIENCE_SECONDS:.0f} s ({lack}); what its "
-                    "processes wrote above says why."
+                    f"The service was not ready after {_PATIENCE_SECONDS:.0f} s ({missing}); see "
+                    "the output of its processes above."
                 )
-        if not lack:
+        if not missing:
             self._write_state()
-            self._announce(time.monotonic() - begun)
+            self._announce(time.monotonic() - started)
 
     def _announce(self, seconds: float) -> None:
         self.say(
@@ -156,7 +156,7 @@ class Group:
         return self.settings.data / _STATE_FILE
 
     def _write_state(self) -> None:
-        """Tell scripts where the service is: no secret in it, but the owner's alone anyway."""
+        """Write the service's address for scripts; without secrets, but only for the owner."""
         state = {
             "pid": os.getpid(),
             "url": self.url,
@@ -192,19 +192,19 @@ class Group:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens there; AfluenteError says why it cannot."""
+    """Return a listening socket; NotReadyError if that fails."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
         raise NotReadyError(
-            f"{host}:{port} cannot be listened on: {error.strerror or error}; choose another with "
+            f"Cannot listen on {host}:{port}: {error.strerror or error}; choose another with "
             "--port (0 picks a free one) or --host."
         ) from None
 
 
 def _afluente(*arguments: str) -> list[str]:
-    # -P: a folder called `app` or `worker` where the user stands must not be ours.
+    # -P: do not import a folder `app` or `worker` from the working directory.
     return [sys.executable, "-P", "-m", "cli.main", *arguments]
 
 

@@ -1,4 +1,4 @@
-"""One `afluente up` a data folder: a lock that the kernel lets go of, however its holder ends."""
+"""A lock that allows one `afluente up` per data folder; the kernel releases it with its holder."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 from app.contract.errors import ConflictError
 
-# After a kill -9 the old queue needs a moment to die, and holds the lock until then.
+# After a `kill -9`, the old queue holds the lock for a moment until it ends.
 _PATIENCE_SECONDS = 3.0
 
 
 def lock(folder: Path) -> int:
-    """Return a descriptor that locks the folder while anyone has it open.
+    """Return a descriptor that locks the folder while any process has it open.
 
-    Raises ConflictError if another `afluente up` runs there.
+    Raises ConflictError if another `afluente up` uses the folder.
     """
     path = folder / "up.lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -29,8 +29,8 @@ def lock(folder: Path) -> int:
                 holder = os.read(descriptor, 20).decode().strip() or "unknown"
                 os.close(descriptor)
                 raise ConflictError(
-                    f"Another `afluente up` (process {holder}) runs on {folder}; stop it, or give "
-                    "this one a folder of its own with --data-dir."
+                    f"Another `afluente up` (process {holder}) uses {folder}; stop it, or choose "
+                    "another folder with --data-dir."
                 ) from None
             time.sleep(0.05)
         else:

@@ -1,23 +1,23 @@
-"""Asks the service's own `/readyz` whether everything behind it is there."""
+"""Asks the service's `/readyz` whether it is ready."""
 
 from __future__ import annotations
 
 import http.client
 import json
 
-# The service answers within three, whatever it waits for.
+# The service responds within three seconds, even if a check hangs.
 _TIMEOUT_SECONDS = 5.0
 
 
 def missing(host: str, port: int) -> str | None:
-    """Return None when the service is ready, else what it lacks."""
+    """Return why the service is not ready; None if it is."""
     connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_SECONDS)
     try:
         connection.request("GET", "/readyz")
         answer = connection.getresponse()
         body = answer.read()
     except (OSError, http.client.HTTPException):
-        return "the API does not answer yet"
+        return "the API does not respond yet"
     finally:
         connection.close()
     if answer.status == http.client.OK:
@@ -25,4 +25,4 @@ def missing(host: str, port: int) -> str | None:
     try:
         return str(json.loads(body)["detail"])
     except (ValueError, KeyError, TypeError):
-        return f"the API says {answer.status}"
+        return f"the API responds with status {answer.status}"

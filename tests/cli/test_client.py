@@ -139,6 +139,6 @@ def test_something_else_that_answers_is_told(service: Server):
     service.body = b"<html>"
     with (
         Client(f"http://127.0.0.1:{service.port}") as client,
-        pytest.raises(NotReadyError, match="does not answer as the service"),
+        pytest.raises(NotReadyError, match="is not an Afluente service"),
     ):
         client.get("/merges")

@@ -63,7 +63,7 @@ def test_it_ends_with_1_where_something_was_skipped_and_still_shows_the_rest(
     assert evaluate(monkeypatch, CHECKPOINT, manifest, *options) == 1
     told = capsys.readouterr()
     assert "set" in told.out
-    assert "1 utterances could not be decoded, the first of them set: gone.wav" in told.err
+    assert "1 utterances could not be decoded, first set: gone.wav" in told.err
 
 
 @pytest.mark.parametrize(

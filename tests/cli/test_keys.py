@@ -12,7 +12,7 @@ def test_a_key_is_shown_once_listed_without_its_secret_and_revoked(afluente):
     assert (state, scopes, name) == ("active", "read,write", "ci")
     revoked = afluente("keys", "revoke", key_id)
     assert revoked.returncode == 0
-    assert "answers nobody until you make another" in revoked.stderr
+    assert "refuses all calls until you create another" in revoked.stderr
     assert " revoked " in afluente("keys", "list").stdout
     again = afluente("keys", "revoke", key_id)
     assert again.returncode == 1

@@ -16,7 +16,7 @@ from app.storage.database import connect, migrate, writing
 from app.storage.leases import JobKind, Lease, LeaseLostError
 from app.storage.queue import Queue
 from worker.attempts import Attempt, _run, attempt_lease
-from worker.keeper import Keeper
+from worker.keeper import LeaseKeeper
 
 
 @pytest.fixture
@@ -68,11 +68,11 @@ def test_an_attempt_that_wakes_too_late_leaves_the_next_ones_scratch_alone(
     leases.recover(engine, 5, {}, {})
     new = take(engine, merge_id, store, 30)
     # Its keeper, which would notice, has not run yet.
-    keeper = Keeper(engine, old, settings, "wrk_1", lambda reason: None)
+    keeper = LeaseKeeper(engine, old, settings, "wrk_1", lambda reason: None)
     queue = Queue(str(settings.broker))
     _run(Attempt(settings, engine, queue, store, old, keeper), fill)
     assert list(store.attempt_folder(merge_id, new.fence).iterdir())
-    assert leases.look(engine, new) == "running"
+    assert leases.status_of(engine, new) == "running"
 
 
 def test_an_attempt_that_fills_the_disk_fails_and_frees_its_scratch(

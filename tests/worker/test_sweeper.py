@@ -130,7 +130,7 @@ def test_idle_workers_are_called_to_an_evaluation_that_has_parts_to_spare(
         engine, lead, "cpu", [PlannedPart("merge", x, "0" * 64, x, utterances=1) for x in lanes]
     )
     for worker in ("wrk_1", "wrk_2", "wrk_3"):  # the first has the evaluation
-        fleet.seen(engine, worker, "host")
+        fleet.heartbeat(engine, worker, "host")
     sweeper.sweep()
     assert queue.depth() == 2
     sweeper.sweep()
@@ -155,7 +155,7 @@ def test_what_belongs_to_an_ended_merge_and_is_not_published_is_removed(
 ) -> None:
     merge_id = queued(engine)
     scratch, orphan = folders(store, merge_id)
-    sweeper.tidy()
+    sweeper.delete_leftovers()
     assert scratch.exists()
     assert orphan.exists()
     lease = take(engine, MERGE, merge_id, "wrk_1:x:1:1", 10.0)
@@ -164,7 +164,7 @@ def test_what_belongs_to_an_ended_merge_and_is_not_published_is_removed(
     published.mkdir()
     with writing(engine) as connection:
         finish(connection, lease, "succeeded", {"artifact_folder": published.name})
-    sweeper.tidy()
+    sweeper.delete_leftovers()
     assert not scratch.exists()
     assert not orphan.exists()
     assert published.exists()
@@ -174,6 +174,6 @@ def test_folders_of_merges_that_this_database_does_not_know_are_left_alone(
     sweeper: Sweeper, store: ArtifactStore
 ) -> None:
     scratch, published = folders(store, "mrg_01ARZ3NDEKTSV4RRFFQ69G5FAV")
-    sweeper.tidy()
+    sweeper.delete_leftovers()
     assert scratch.exists()
     assert published.exists()

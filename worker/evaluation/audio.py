@@ -1,4 +1,4 @@
-"""Reads speech of any rate, channel count and common format as 16 kHz mono."""
+"""Reads audio files of any common format, rate and channel count as 16 kHz mono."""
 
 from __future__ import annotations
 
@@ -32,44 +32,44 @@ from worker.evaluation.containers import (
 )
 from worker.evaluation.ffmpeg import FFmpegError, count_frames, decode_blocks
 
-# Manifests round durations; a segment that ends this near the file's end ends with the file.
+# Manifests round durations: a segment that ends this close to the file's end ends with the file.
 _ROUNDING_SECONDS = 0.1
-# A file this much shorter than its manifest says was cut off on its way.
+# A file that is shorter than its manifest says by more than this is truncated.
 _SHORTFALL_SECONDS = 0.5
-# Encoders of mp3 add up to four short frames, which a header may count or not.
+# mp3 encoders add up to four short frames, which the header may or may not count.
 _MP3_PADDING = 2_400
 _LOWEST_RATE, _HIGHEST_RATE = 1_000, 384_000
 _MOST_CHANNELS, _MOST_LINKS = 64, 1_000
-# Samples of all channels that are in memory at once.
+# Samples in memory at once, over all channels.
 _BLOCK_SAMPLES = 1 << 20
-# What libsndfile says of a stream whose header states no length.
+# libsndfile reports at least this length if the header has none.
 _UNKNOWN_FRAMES = 1 << 48
 
 _COMPRESSED = {"FLAC": "flac", "OGG": "ogg", "MP3": "mp3"}
-# Levels, as amplitudes of full scale: -66 dB, and what is no overshoot of a codec.
+# Amplitudes relative to full scale: -66 dB, and more than the overshoot of a codec.
 _SILENCE, _OVERLOAD = 5e-4, 1.5
 _FULL_SCALE, _CLIPPED_SHARE = 0.9999, 5e-3
-# Averaging n unlike channels leaves 1/n of their power; a tenth of that is cancellation.
+# The average of n independent channels has 1/n of their power; a tenth of that is cancellation.
 _CANCELLED = 0.1
 
 _JOINED = (
-    "another recording is joined to it and would not be heard; join recordings by a program that "
-    "knows their format"
+    "another recording is appended to it and would not be decoded; join recordings with a program "
+    "that knows their format"
 )
 
 _Block = NDArray[np.float32]
 
 
 class AudioError(Exception):
-    """An utterance's audio cannot be used; the message is the reason that results show."""
+    """An utterance's audio cannot be used; results show the message as the reason."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """What can be heard of an audio file, whatever its header says.
+    """The decodable content of an audio file, whatever its header says.
 
-    `ffmpeg` says who decodes it: FFmpeg where libsndfile would not read it to its end. `notes`
-    tell what header and content disagree on.
+    `ffmpeg` is True if FFmpeg must decode it, because libsndfile would not read it to its end.
+    `notes` are disagreements between header and content.
     """
 
     frames: int
@@ -85,8 +85,8 @@ class Content:
 
 
 @dataclass(frozen=True)
-class Sound:
-    """An audio file that was looked at: its container's `kind`, its digest and its content."""
+class AudioFile:
+    """An inspected audio file: its container's `kind`, its digest and its content."""
 
     path: Path
     signature: Signature
@@ -97,12 +97,12 @@ class Sound:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of an audio file, in the file's own frames; `channel` None averages all.
+    """A segment of an audio file, in the file's own frames; `channel` None averages all.
 
-    `notes` are what file, header and manifest disagree on, for the results to tell.
+    `notes` are disagreements between file, header and manifest, for the results.
     """
 
-    sound: Sound
+    sound: AudioFile
     start: int
     frames: int
     channel: int | None = None
@@ -123,21 +123,22 @@ def find_segment(
     max_seconds: float = 7200.0,
     roots: tuple[Path, ...] | None = None,
 ) -> Segment:
-    """Return the stretch that a manifest names; the file must lie under `roots` (None: anywhere).
+    """Return the segment that a manifest names; the file must be under `roots` (None: anywhere).
 
-    Without a duration it runs to the file's end. Raises AudioError for what is missing, empty, no
-    audio, cut off, much shorter than the duration, or longer than `max_seconds`.
+    Without a duration it extends to the file's end. Raises AudioError if the file is missing,
+    empty, not audio, truncated, or much shorter than the duration, or the segment is longer than
+    `max_seconds`.
     """
     sound = inspect(path, roots)
     content = sound.content
     total, rate = content.seconds, content.sample_rate
     offset = offset_seconds or 0.0
-    # Seconds are compared before they are multiplied: a manifest may state 1e308.
+    # Compare seconds before multiplying: a manifest may have 1e308.
     if offset >= total:
         raise AudioError(f"offset {offset:g} s is past the file's end ({total:.2f} s)")
     if channel is not None and channel >= content.channels:
         raise AudioError(
-            f"channel {channel} is asked for; the file has {content.channels}, counted from 0"
+            f"there is no channel {channel}: the file has {content.channels}, counted from 0"
         )
     start = min(round(offset * rate), content.frames - 1)
     frames = content.frames - start
@@ -146,30 +147,32 @@ def find_segment(
         short = duration_seconds - frames / rate
         if short > _SHORTFALL_SECONDS:
             raise AudioError(
-                f"the manifest says {_seconds(duration_seconds)} and there are "
+                f"the manifest says {_seconds(duration_seconds)}, but there are only "
                 f"{_seconds(frames / rate)}"
             )
         if short > _ROUNDING_SECONDS or (offset_seconds is None and -short > _SHORTFALL_SECONDS):
             notes.append(
                 f"the manifest says {_seconds(duration_seconds)}, the file has {_seconds(total)}"
-                + ("" if short > 0 else "; the rest was not heard")
+                + ("" if short > 0 else "; the rest was not decoded")
             )
         if -short > _ROUNDING_SECONDS:
             frames = max(round(duration_seconds * rate), 1)
     segment = Segment(sound, start, frames, channel, tuple(notes))
     if segment.seconds > max_seconds:
-        raise AudioError(f"{segment.seconds:.0f} s of audio; at most {max_seconds:.0f} s are taken")
+        raise AudioError(
+            f"{segment.seconds:.0f} s of audio; at most {max_seconds:.0f} s are allowed"
+        )
     return segment
 
 
 def read_segment(segment: Segment) -> NDArray[np.float32]:
     """Return the samples, float32 in [-1, 1] at 16 kHz, channels averaged; shape (samples,).
 
-    Memory is that of the result and of a block. Raises AudioError if the file cannot be decoded,
-    ends early, changed since it was looked at, or holds NaN or infinity.
+    Needs memory for the result and one block. Raises AudioError if the file cannot be decoded, ends
+    early, changed since it was inspected, or contains NaN or infinity.
     """
     rate = segment.sound.content.sample_rate
-    # Never a sample more than the header promised: a window's length must fit the window.
+    # Never more samples than the header has: a window's audio must fit the window.
     samples = np.empty(segment.frames * SAMPLE_RATE // rate, np.float32)
     filled = 0
     for block in _resampled(_mono(segment), rate):
@@ -177,13 +180,13 @@ def read_segment(segment: Segment) -> NDArray[np.float32]:
         samples[filled : filled + len(taken)] = taken
         filled += len(taken)
     if not np.isfinite(samples[:filled]).all():
-        raise AudioError("the file holds NaN or infinite samples")
+        raise AudioError("the file contains NaN or infinite samples")
     return samples[:filled]
 
 
 @lru_cache(maxsize=1 << 16)
-def listen(segment: Segment) -> tuple[str, ...]:
-    """Return what is wrong with the levels of a segment: silence, overload, cancellation.
+def check_levels(segment: Segment) -> tuple[str, ...]:
+    """Return warnings about a segment's levels: silence, overload, clipping, cancellation.
 
     Raises AudioError like `read_segment`.
     """
@@ -197,18 +200,18 @@ def listen(segment: Segment) -> tuple[str, ...]:
         mono += float(np.square(block.mean(axis=1), dtype=np.float64).sum())
         frames += len(block)
     if not frames or not math.isfinite(mono):
-        return ()  # reading it says why
+        return ()  # read_segment reports why
     channels = len(energy)
-    mean, heard = energy.mean() / frames, mono / frames
+    mean, power = energy.mean() / frames, mono / frames
     notes = []
-    if heard * channels < _CANCELLED * mean and mean > _SILENCE**2:
+    if power * channels < _CANCELLED * mean and mean > _SILENCE**2:
         notes.append(
-            f"its {channels} channels cancel each other when they are averaged (one is inverted): "
-            'name one by "channel" in the manifest'
+            f"its {channels} channels cancel each other when averaged (one is inverted): choose "
+            'one with "channel" in the manifest'
         )
-    elif heard < _SILENCE**2:
-        level = "digital silence" if peak == 0 else f"{10 * math.log10(heard or 1e-20):.0f} dBFS"
-        notes.append(f"next to nothing can be heard in it ({level})")
+    elif power < _SILENCE**2:
+        level = "digital silence" if peak == 0 else f"{10 * math.log10(power or 1e-20):.0f} dBFS"
+        notes.append(f"it is almost silent ({level})")
     if peak > _OVERLOAD:
         notes.append(f"its samples reach {peak:.3g} times full scale")
     elif full > _CLIPPED_SHARE * frames * channels:
@@ -218,10 +221,10 @@ def listen(segment: Segment) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def inspect(path: Path, roots: tuple[Path, ...] | None = None) -> Sound:
-    """Return what a file holds; compressed ones are decoded to their end for it, each once.
+def inspect(path: Path, roots: tuple[Path, ...] | None = None) -> AudioFile:
+    """Return a file's content; compressed files are decoded to their end for this, once.
 
-    Raises AudioError for what is missing, outside the roots, no audio, cut off, or not read whole.
+    Raises AudioError if the file is missing, outside the roots, not audio, or truncated.
     """
     try:
         with open_regular(path, roots, path.name) as handle:
@@ -235,8 +238,8 @@ def inspect(path: Path, roots: tuple[Path, ...] | None = None) -> Sound:
 
 
 @lru_cache(maxsize=1 << 16)
-def _remembered(path: Path, signature: Signature) -> Sound | str:
-    """Return what the file holds, or the reason why it cannot be used."""
+def _remembered(path: Path, signature: Signature) -> AudioFile | str:
+    """Return the file's content, or the reason why it cannot be used."""
     try:
         with _open(path, signature) as handle:
             return _inspect(handle, path, signature)
@@ -244,7 +247,7 @@ def _remembered(path: Path, signature: Signature) -> Sound | str:
         return str(error)
 
 
-def _inspect(handle: FileIO, path: Path, signature: Signature) -> Sound:
+def _inspect(handle: FileIO, path: Path, signature: Signature) -> AudioFile:
     if not signature.size:
         raise AudioError("the file is empty")
     kind = container_of(handle.read(HEAD_BYTES))
@@ -259,7 +262,7 @@ def _inspect(handle: FileIO, path: Path, signature: Signature) -> Sound:
     if kind in _COMPRESSED.values():
         content = _read_through(handle, kind, header, pages)
     else:
-        # A recording that was never finished states a length of 0.
+        # An unfinished recording has a length of 0 in its header.
         unfinished = extent is not None and extent.end is None and extent.size > extent.start
         content = header or _count(handle, kind)
         if content.frames == 0 and unfinished:
@@ -267,29 +270,31 @@ def _inspect(handle: FileIO, path: Path, signature: Signature) -> Sound:
         notes = _check_extent(extent, content.seconds)
         content = replace(content, notes=(*content.notes, *notes))
     if content.frames <= 0:
-        raise AudioError("the file holds no audio")
+        raise AudioError("the file contains no audio")
     if not _LOWEST_RATE <= content.sample_rate <= _HIGHEST_RATE:
         raise AudioError(
-            f"its sample rate of {content.sample_rate:,} Hz is not that of speech "
+            f"its sample rate of {content.sample_rate:,} Hz is not supported "
             f"({_LOWEST_RATE:,} to {_HIGHEST_RATE:,} Hz)"
         )
     if content.channels > _MOST_CHANNELS:
-        raise AudioError(f"it has {content.channels:,} channels; at most {_MOST_CHANNELS} are read")
+        raise AudioError(
+            f"it has {content.channels:,} channels; at most {_MOST_CHANNELS} are allowed"
+        )
     handle.seek(0)
     sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
-    return Sound(path, signature, sha256, kind, content)
+    return AudioFile(path, signature, sha256, kind, content)
 
 
 def _read_header(handle: FileIO, kind: str) -> tuple[str, Content | None]:
-    """Return the kind of file and what libsndfile says of it, None if it cannot tell."""
+    """Return the file's kind, and its content by libsndfile's header, or None."""
     try:
         with _libsndfile(handle) as file:
-            # A tag may come before any of them.
+            # The container may follow a tag.
             kind = _COMPRESSED.get(file.format, kind)
             if file.frames < _UNKNOWN_FRAMES:
                 return kind, Content(file.frames, file.samplerate, file.channels)
     except soundfile.SoundFileError:
-        pass  # FFmpeg may know it, or says what is wrong
+        pass  # FFmpeg may decode it, or report what is wrong
     return kind, None
 
 
@@ -305,9 +310,9 @@ def _count(handle: FileIO, kind: str) -> Content:
 def _read_through(
     handle: FileIO, kind: str, header: Content | None, pages: OggPages | None
 ) -> Content:
-    """Return what a compressed file holds when it is decoded to its end.
+    """Return a compressed file's content by decoding it to its end.
 
-    libsndfile, which finds any offset at once, decodes it later if it sees the same length.
+    libsndfile, which can seek, decodes it later if its header has the same length.
     """
     notes = _check_pages(pages) if pages else ()
     whole = _count(handle, kind)
@@ -317,16 +322,16 @@ def _read_through(
     if kind == "mp3":
         slack = max(slack, _MP3_PADDING / whole.sample_rate)
     more = whole.seconds - header.seconds
-    # Without a header of its own, an mp3's length is only a guess from its first bitrate.
+    # Without a Xing header, libsndfile guesses an mp3's length from its first bitrate.
     guessed = kind == "mp3" and not states_its_length(handle)
     if not guessed:
         if more < -slack:
             raise AudioError(f"the file is damaged: {-more:.2f} s of it are missing")
         if more > slack and kind == "flac":
-            raise AudioError(_JOINED)  # FFmpeg loses a frame where they meet
+            raise AudioError(_JOINED)  # FFmpeg loses a frame at the boundary
         if more > slack:
-            said, heard = _seconds(header.seconds), _seconds(whole.seconds)
-            notes += (f"its header tells of {said}; {heard} were heard",)
+            stated, decoded = _seconds(header.seconds), _seconds(whole.seconds)
+            notes += (f"its header says {stated}, but {decoded} were decoded",)
     if notes or abs(more) > slack:
         return replace(whole, notes=(*notes, *whole.notes))
     return replace(header, frames=min(header.frames, whole.frames)) if guessed else header
@@ -336,19 +341,21 @@ def _check_pages(pages: OggPages) -> tuple[str, ...]:
     if pages.cut:
         raise AudioError("the file is damaged: it ends within a page of its Ogg stream")
     if len(pages.links) > _MOST_LINKS:
-        raise AudioError(f"{len(pages.links):,} recordings are joined in it; at most {_MOST_LINKS}")
+        raise AudioError(
+            f"it has {len(pages.links):,} joined recordings; at most {_MOST_LINKS} are allowed"
+        )
     notes = []
     if len(pages.links) > 1:
-        notes.append(f"{len(pages.links)} recordings are joined in it; all were heard")
+        notes.append(f"it has {len(pages.links)} joined recordings; all were decoded")
     if not pages.ended:
-        notes.append("it may be cut off: its Ogg stream has no end")
+        notes.append("it may be truncated: its Ogg stream has no end")
     return tuple(notes)
 
 
 def _check_extent(extent: Extent | None, seconds: float) -> tuple[str, ...]:
-    """Return notes of bytes that the header does not account for; `seconds` is what is heard.
+    """Return notes about bytes that the header does not account for.
 
-    Raises AudioError where sound is missing, or follows that would not be heard.
+    `seconds` is the decoded length. Raises AudioError if audio is missing or would not be decoded.
     """
     if extent is None or extent.end is None:
         return ()
@@ -357,17 +364,17 @@ def _check_extent(extent: Extent | None, seconds: float) -> tuple[str, ...]:
         lost = extent.missing / max(there, 1) * seconds
         if lost > _ROUNDING_SECONDS or not seconds:
             raise AudioError(f"the file is damaged: its last {extent.missing:,} bytes are missing")
-        return (f"{extent.missing:,} bytes that its header tells of are missing",)
+        return (f"{extent.missing:,} bytes are missing, by its header",)
     if extent.joined:
         raise AudioError(_JOINED)
     if extent.rest:
         more = extent.rest / max(there, 1) * seconds
         if more > _ROUNDING_SECONDS:
             raise AudioError(
-                f"its header tells of {_seconds(seconds)}, and {extent.rest:,} bytes follow "
-                f"({_seconds(more)}) that would not be heard; write the file anew"
+                f"its header says {_seconds(seconds)}, but {extent.rest:,} bytes follow "
+                f"({_seconds(more)}) that would not be decoded; write the file again"
             )
-        return (f"{extent.rest:,} bytes after what its header tells of were not heard",)
+        return (f"{extent.rest:,} bytes after the end in its header were not decoded",)
     return ()
 
 
@@ -377,7 +384,7 @@ def _mono(segment: Segment) -> Iterator[_Block]:
 
 
 def _resampled(blocks: Iterator[_Block], rate: int) -> Iterator[_Block]:
-    """Yield the same at 16 kHz; the cuts between blocks change no sample."""
+    """Yield the blocks resampled to 16 kHz; block boundaries do not change the samples."""
     if rate == SAMPLE_RATE:
         yield from blocks
         return
@@ -388,9 +395,9 @@ def _resampled(blocks: Iterator[_Block], rate: int) -> Iterator[_Block]:
 
 
 def _blocks(segment: Segment) -> Iterator[_Block]:
-    """Yield the segment's samples as they are, shape (frames, channels), a block at a time.
+    """Yield the segment's samples in blocks of shape (frames, channels).
 
-    AudioError if there are fewer than the segment has.
+    AudioError if the file ends before the segment.
     """
     sound = segment.sound
     missing = segment.frames
@@ -407,7 +414,7 @@ def _blocks(segment: Segment) -> Iterator[_Block]:
 
 
 def _decoded(handle: FileIO, segment: Segment) -> Iterator[_Block]:
-    """Yield blocks from the segment's start on to the file's end."""
+    """Yield blocks from the segment's start to the file's end."""
     sound = segment.sound
     most = max(_BLOCK_SAMPLES // sound.content.channels, 1)
     try:
@@ -431,7 +438,7 @@ def _decoded(handle: FileIO, segment: Segment) -> Iterator[_Block]:
 
 
 def _libsndfile(handle: FileIO) -> soundfile.SoundFile:
-    """Open the file by its descriptor, so that the content decides the format, not the name."""
+    """Open the file by its descriptor, so that the content determines the format, not the name."""
     os.lseek(handle.fileno(), 0, os.SEEK_SET)
     return soundfile.SoundFile(handle.fileno(), closefd=False)
 
@@ -440,14 +447,14 @@ def _skip(sound: soundfile.SoundFile, frames: int, most: int) -> None:
     if sound.seekable():
         sound.seek(frames)
         return
-    # Telephony's codecs in wav (GSM 6.10, G.721) can only be read from the beginning.
+    # Telephony codecs in wav (GSM 6.10, G.721) are not seekable.
     while frames > 0:
         frames -= len(sound.read(min(most, frames), dtype="float32")) or frames
 
 
 @contextmanager
 def _open(path: Path, signature: Signature) -> Iterator[FileIO]:
-    """Open the file that was looked at before; AudioError if another is in its place."""
+    """Open the file that was inspected before; AudioError if it was replaced."""
     try:
         with open_unchanged(path, signature, path.name) as handle:
             yield handle

@@ -1,4 +1,4 @@
-"""Transcript keys, and the cache that the command line keeps in memory."""
+"""Keys of transcripts, and an in-memory cache for the command line."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from importlib.metadata import version
 
 from app.contract.evaluation import DecodingRecord, Transcript, Utterance
 
-# Raise when this package starts to decode differently.
+# Raise this when this package decodes differently.
 _RECIPE = 4
 _LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "soundfile", "soxr", "av")
 
 
 class InMemoryTranscriptCache:
-    """A TranscriptCache that lasts as long as the process."""
+    """A TranscriptCache in memory."""
 
     def __init__(self) -> None:
         self.transcripts: dict[str, Transcript] = {}
 
     def get_many(self, keys: Sequence[str]) -> Mapping[str, Transcript]:
-        """Return those of the keys that are known."""
+        """Return the stored transcripts among the keys."""
         return {key: self.transcripts[key] for key in keys if key in self.transcripts}
 
     def put_many(self, transcripts: Mapping[str, Transcript]) -> None:
-        """Keep the transcripts; a key that is there already keeps what it has."""
+        """Store the transcripts, except where the key exists already."""
         for key, transcript in transcripts.items():
             self.transcripts.setdefault(key, transcript)
 
@@ -43,9 +43,9 @@ def transcript_key(
     utterance: Utterance,
     decoding: DecodingRecord,
 ) -> str:
-    """Return the digest of all that decides a transcript, 64 hexadecimal digits.
+    """Return the digest of everything that determines a transcript, 64 hexadecimal digits.
 
-    The reference text, names, paths and the batch are no part of it.
+    Reference texts, names, paths and batches do not count.
     """
     parts = {
         "recipe": _RECIPE,

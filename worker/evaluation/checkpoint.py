@@ -1,4 +1,4 @@
-"""What a checkpoint's JSON files say about decoding with it, read without loading the model."""
+"""Reads a checkpoint's decoding settings from its JSON files, without loading the model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LONGEST_FOURIER = 4096
 
 @dataclass(frozen=True)
 class FeatureSettings:
-    """How sound becomes log-mel features: bins, and samples a frame and a Fourier transform."""
+    """Settings of log-mel features: bins, samples per frame, samples per Fourier transform."""
 
     feature_size: int
     hop_length: int
@@ -35,11 +35,10 @@ class FeatureSettings:
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """A checkpoint's window, its tokens with a meaning, and its own settings for decoding.
+    """A checkpoint's window, special tokens and decoding settings.
 
-    `source_positions` is the window in the encoder's positions; `languages` and `tasks` give the
-    tokens by language code and name, and are empty where `multilingual` is False; `ends` are the
-    end tokens, the first that of the tokenizer.
+    `languages` and `tasks` are token ids by language code and task, empty unless `multilingual`;
+    `ends` are the end tokens, the tokenizer's first.
     """
 
     config: Mapping[str, Any]
@@ -69,18 +68,18 @@ class CheckpointFacts:
 
     @property
     def knows_timestamps(self) -> bool:
-        """Whether there is a timestamp for every position of the window, and one for its end."""
+        """Whether there is a timestamp token for every position of the window and its end."""
         if self.no_timestamps is None:
             return False
         return int(self.config["vocab_size"]) - self.no_timestamps - 1 > self.source_positions
 
     @property
     def prompt_length(self) -> int:
-        """How many tokens an utterance of one window begins with."""
+        """The number of prompt tokens for an utterance of one window."""
         return 1 + 2 * self.multilingual + (self.no_timestamps is not None)
 
     def constraints(self, num_beams: int, *, timestamps: bool = False) -> dict[str, Any]:
-        """Return those of the checkpoint's own settings that can change a hypothesis."""
+        """Return the checkpoint's settings that can change a hypothesis."""
         return generation.constraints(
             self.settings,
             self.config,
@@ -93,8 +92,8 @@ class CheckpointFacts:
 def read_facts(checkpoint: Path) -> CheckpointFacts:
     """Return the facts of a model folder.
 
-    Raises InvalidCheckpointError, naming file and field, for JSON that cannot be read or says what
-    cannot be, and for a folder without a tokenizer: none is ever made up.
+    Raises InvalidCheckpointError with file and field for unreadable JSON and invalid values, and
+    for a folder without a tokenizer.
     """
     config = read_json(checkpoint, "config.json")
     _refuse(checkpoint, config_problems(config))
@@ -130,7 +129,7 @@ def read_facts(checkpoint: Path) -> CheckpointFacts:
 
 
 def read_json(checkpoint: Path, name: str) -> dict[str, Any]:
-    """Return a JSON object of the folder."""
+    """Return a JSON object from the folder."""
     document = _read_optional(checkpoint, name)
     if document is None:
         raise InvalidCheckpointError(f"{checkpoint.name} has no {name}.")
@@ -138,7 +137,7 @@ def read_json(checkpoint: Path, name: str) -> dict[str, Any]:
 
 
 def _read_optional(checkpoint: Path, name: str) -> dict[str, Any] | None:
-    """Return a JSON object of the folder, or None if it is not there."""
+    """Return a JSON object from the folder, or None if the file does not exist."""
     try:
         with (checkpoint / name).open("rb") as stream:
             content = stream.read(_MAX_BYTES + 1)
@@ -172,14 +171,14 @@ def _first(stated: int | None, of_tokenizer: int | None) -> int:
 
 
 def _ends(stated: tuple[int, ...], of_tokenizer: int | None) -> tuple[int, ...]:
-    """Return the end tokens, that of the tokenizer first if it is one of them."""
+    """Return the end tokens, the tokenizer's first if it is one of them."""
     if not stated:
         return (_first(None, of_tokenizer),)
     return tuple(sorted(stated, key=lambda token: token != of_tokenizer))
 
 
 def _special_tokens(checkpoint: Path) -> dict[str, int]:
-    """Return the tokenizer's tokens that are written `<|...|>`, by name."""
+    """Return the ids of the tokenizer's tokens of the form `<|...|>`."""
     tokenizer = _read_optional(checkpoint, "tokenizer.json")
     if tokenizer is not None:
         model, added = tokenizer.get("model"), tokenizer.get("added_tokens")
@@ -193,8 +192,8 @@ def _special_tokens(checkpoint: Path) -> dict[str, int]:
         if vocabulary is None or not (checkpoint / "merges.txt").exists():
             raise InvalidCheckpointError(
                 f"{checkpoint.name} has no tokenizer: tokenizer.json, or vocab.json and "
-                "merges.txt, must lie beside the weights. A Trainer's checkpoint-N often has none; "
-                "copy the tokenizer's files from the model that was trained."
+                "merges.txt, must be in the same folder as the weights. A Trainer's checkpoint-N "
+                "often has none; copy the tokenizer's files from the model that was fine-tuned."
             )
         found = vocabulary | (_read_optional(checkpoint, "added_tokens.json") or {})
         settings = _read_optional(checkpoint, "tokenizer_config.json") or {}
@@ -210,7 +209,7 @@ def _special_tokens(checkpoint: Path) -> dict[str, int]:
 
 
 def _disagreements(facts: CheckpointFacts, tokens: Mapping[str, int]) -> Iterator[str]:
-    """Yield where the tokens that are to be said are not those of the tokenizer."""
+    """Yield a message for each special token that differs from the tokenizer's."""
     size = int(facts.config["vocab_size"])
     used = {START: facts.start, END: facts.ends[0]}
     if facts.no_timestamps is not None:
@@ -221,19 +220,20 @@ def _disagreements(facts: CheckpointFacts, tokens: Mapping[str, int]) -> Iterato
         if tokens.get(token) != number or number >= size:
             stated = f"token {number}" if number >= 0 else "no token"
             yield (
-                f"the tokenizer says {tokens.get(token, 'nothing')} for {token}, the generation "
-                f"config {stated} of {size:,}; its files belong to another model, or are not whole"
+                f"for {token} the tokenizer has {tokens.get(token, 'no token')}, but the "
+                f"generation config {stated} of {size:,}; the files are incomplete or of another "
+                "model"
             )
     if facts.multilingual and not facts.languages:
-        yield "it is multilingual, and its tokenizer knows no language (<|en|>, ...)"
+        yield "it is multilingual, but its tokenizer has no language (<|en|>, ...)"
     for task in _TASKS if facts.multilingual else ():
         if task not in facts.tasks:
-            yield f"it is multilingual, and its tokenizer has no <|{task}|>"
+            yield f"it is multilingual, but its tokenizer has no <|{task}|>"
 
 
 def _features(checkpoint: Path, bins: int) -> FeatureSettings:
-    """Return the feature extractor's settings; what does not fit the model is refused."""
-    # transformers 5 writes the one file, transformers 4 the other.
+    """Return the feature extractor's settings; refuse those that do not fit the model."""
+    # transformers 5 writes processor_config.json, transformers 4 preprocessor_config.json.
     name, combined = "processor_config.json", _read_optional(checkpoint, "processor_config.json")
     document = (combined or {}).get("feature_extractor")
     if not isinstance(document, dict):
@@ -251,7 +251,7 @@ def _features(checkpoint: Path, bins: int) -> FeatureSettings:
     if found["feature_size"] != bins:
         raise InvalidCheckpointError(
             f"{checkpoint.name}: the feature extractor makes {ascii(found['feature_size'])[:60]} "
-            f"mel bins and the model takes {bins}; {name} belongs to another model."
+            f"mel bins, but the model needs {bins}; {name} is of another model."
         )
     longest = found["n_fft"] if type(found["n_fft"]) is int else _LONGEST_FOURIER
     for field, least, most in (
@@ -263,7 +263,7 @@ def _features(checkpoint: Path, bins: int) -> FeatureSettings:
         if type(found[field]) is not int or not least <= found[field] <= most:
             needed = f"{least}" if least == most else f"an integer from {least} to {most}"
             raise InvalidCheckpointError(
-                f"{checkpoint.name}/{name} says {field} {ascii(found[field])[:60]}; the model "
+                f"{checkpoint.name}/{name} has {field} {ascii(found[field])[:60]}; the model "
                 f"needs {needed}."
             )
     return FeatureSettings(found["feature_size"], found["hop_length"], found["n_fft"])

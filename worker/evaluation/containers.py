@@ -1,4 +1,4 @@
-"""Compares what the header of an audio file states with the bytes that are there."""
+"""Compares the header of an audio file with the bytes in the file."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
-# A program that writes to a pipe cannot know the length, and states the largest.
+# Programs that write to a pipe state the largest length, since they do not know the real one.
 _UNKNOWN_32, _UNKNOWN_64 = 0x7FFF_0000, 0x7FFF_0000_0000_0000
 _W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
 _NAME = re.compile(rb"[ -~\xa9]{4}")
 _FILES = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"FORM", b".snd", b"dns.", b"caff", b"NIST")
 _TAGS = (b"ID3", b"TAG", b"APET", b"LYRI")
 _NIST_HEADER_LIMIT = 1 << 16
-# A day of the shortest pages; a sound file has a dozen chunks.
+# A day of the shortest pages; an audio file has about a dozen chunks.
 _MOST_PAGES, _MOST_CHUNKS = 5_000_000, 10_000
 
 
 class TooManyPartsError(Exception):
-    """A file has more chunks or pages than one of sound could have."""
+    """A file has more chunks or pages than an audio file can have."""
 
 
 @dataclass(frozen=True)
 class Extent:
-    """Where the samples lie by the header: `end` None if it states no length.
+    """The samples' position by the header; `end` is None if the header has no length.
 
-    `rest` is how many bytes follow that no chunk and no tag accounts for; `joined` says that
-    they begin another audio file.
+    `rest` is the number of following bytes that belong to no chunk or tag; `joined` is True if they
+    start another audio file.
     """
 
     start: int
@@ -39,15 +39,15 @@ class Extent:
 
     @property
     def missing(self) -> int:
-        """How many bytes of samples the file lacks."""
+        """The number of missing bytes."""
         return max((self.end or 0) - self.size, 0)
 
 
 def find_extent(handle: BinaryIO, kind: str) -> Extent | None:
-    """Return where a file of uncompressed frames (wav, w64, aiff, au, caf, nist) has its samples.
+    """Return the position of the samples in an uncompressed file (wav, w64, aiff, au, caf, nist).
 
-    Reads headers only. None for another kind, and where no samples are found: the decoder says
-    why then. Raises TooManyPartsError.
+    Reads headers only. None for other kinds, and if no samples are found (the decoder will report
+    why). Raises TooManyPartsError.
     """
     size = os.fstat(handle.fileno()).st_size
     match kind:
@@ -72,7 +72,7 @@ def _riff(handle: BinaryIO, size: int) -> Extent | None:
     form = ">4sI" if magic == b"RIFX" else "<4sI"
     large = None
     if magic in {b"RF64", b"BW64"}:
-        # Chunk ds64 holds the lengths that do not fit 32 bits: of the file, then of the samples.
+        # Chunk ds64 has the 64-bit lengths of the file and of the samples.
         head = _at(handle, 12, 24)
         if len(head) == 24 and head[:4] == b"ds64":
             large = struct.unpack("<Q", head[16:24])[0]
@@ -82,7 +82,7 @@ def _riff(handle: BinaryIO, size: int) -> Extent | None:
 def _chunks(
     handle: BinaryIO, size: int, at: int, form: str, wanted: bytes, large: int | None = None
 ) -> Extent | None:
-    """Walk chunks of a name and a length each; `large` is the length where 32 bits cannot say."""
+    """Find the chunk `wanted`; `large` is its length if that does not fit in 32 bits."""
     head = struct.calcsize(form)
     padded = head == 8
     chunks = 0
@@ -93,7 +93,7 @@ def _chunks(
         if name == wanted:
             if length == 0xFFFF_FFFF and large is not None:
                 length = large
-            # An unfinished recording states nothing, or 0.
+            # An unfinished recording has an unknown length, or 0.
             unknown = _UNKNOWN_32 if padded and large is None else _UNKNOWN_64
             if not 0 < length < unknown:
                 return Extent(start, None, size)
@@ -105,7 +105,7 @@ def _chunks(
 
 
 def _w64(handle: BinaryIO, size: int) -> Extent | None:
-    # Lengths count the 24 bytes of the chunk's own head, and chunks lie at multiples of 8.
+    # Lengths include the chunk's 24-byte header, and chunks are aligned to 8 bytes.
     at, chunks = 40, 0
     while len(chunk := _at(handle, at, 24)) == 24:
         chunks = _one_more(chunks)
@@ -141,7 +141,7 @@ def _nist(handle: BinaryIO, size: int) -> Extent | None:
     }
     coding = re.search(r"^sample_coding -s\d+ (\S+)", header, re.M)
     if coding and "," in coding[1]:
-        return None  # compressed (shorten): its bytes say nothing of its length
+        return None  # compressed (shorten): the size does not give the length
     if "sample_count" not in numbers:
         return Extent(start, None, size)
     width = numbers.get("sample_n_bytes", 2) * numbers.get("channel_count", 1)
@@ -149,7 +149,7 @@ def _nist(handle: BinaryIO, size: int) -> Extent | None:
 
 
 def _with_rest(handle: BinaryIO, extent: Extent, form: str | None) -> Extent:
-    """Return the extent with what follows the samples, less whole chunks, tags and zeros."""
+    """Return the extent with the bytes after the samples, except whole chunks, tags and zeros."""
     at = end = extent.end or 0
     if form == "w64":
         at = (end + 7) // 8 * 8
@@ -168,13 +168,13 @@ def _with_rest(handle: BinaryIO, extent: Extent, form: str | None) -> Extent:
     rest = max(extent.size - at, 0)
     if rest and (_at(handle, at, 4)[:4].startswith(_TAGS) or _is_blank(handle, at)):
         rest = 0
-    # A byte order of chunks that is off by the padding still finds the second file.
+    # The second file may start one byte later, after padding.
     joined = rest > 0 and any(_at(handle, near, 4) in _FILES for near in (end, end + 1))
     return Extent(extent.start, end, extent.size, rest, joined)
 
 
 def _chunk_length(head: bytes, form: str | None) -> int | None:
-    """Return the bytes of the chunk that begins here, its head included; None if none does."""
+    """Return the length of the chunk that begins here, with its header; None if there is none."""
     if form is None or not _NAME.fullmatch(head[:4]):
         return None
     if form == "w64":
@@ -198,7 +198,7 @@ def _one_more(count: int, most: int = _MOST_CHUNKS) -> int:
 
 
 def _is_blank(handle: BinaryIO, at: int) -> bool:
-    """Return whether only zeros follow: a recorder that fills up its last block."""
+    """Return whether only zeros follow, with which some recorders fill their last block."""
     handle.seek(at)
     while block := handle.read(1 << 20):
         if block.count(0) != len(block):
@@ -210,13 +210,13 @@ def _at(handle: BinaryIO, at: int, length: int) -> bytes:
     try:
         handle.seek(at)
     except (OSError, ValueError, OverflowError):
-        return b""  # a length in the header leads beyond what a file can be
+        return b""  # an offset that no file can have
     return handle.read(length)
 
 
 @dataclass(frozen=True)
 class OggPages:
-    """What the pages of an Ogg file tell: where its recordings begin, and how it ends."""
+    """The structure of an Ogg file: the starts of its recordings, and how it ends."""
 
     links: tuple[int, ...]
     ended: bool
@@ -232,7 +232,7 @@ def read_ogg_pages(handle: BinaryIO) -> OggPages:
         pages = _one_more(pages, _MOST_PAGES)
         kind, segments = head[5], head[26]
         table = handle.read(segments)
-        # A link may hold several streams: all of them begin before any goes on.
+        # A link may have several streams, whose first pages come first.
         if kind & 2 and not beginning:
             links.append(at)
         beginning, ended = bool(kind & 2), bool(kind & 4)
@@ -243,11 +243,11 @@ def read_ogg_pages(handle: BinaryIO) -> OggPages:
 
 
 def states_its_length(handle: BinaryIO) -> bool:
-    """Return whether an mp3 has a Xing, Info or VBRI header, which counts its frames."""
+    """Return whether an mp3 has a Xing, Info or VBRI header, which has the number of frames."""
     at = 0
     head = _at(handle, 0, 10)
     if head[:3] == b"ID3" and len(head) == 10:
-        # Four bytes of seven bits each.
+        # The tag's size has seven bits per byte.
         at = 10 + sum((byte & 0x7F) << 7 * (3 - place) for place, byte in enumerate(head[6:]))
     start = _at(handle, at, 4096)
     sync = start.find(b"\xff")

@@ -1,4 +1,4 @@
-"""Turns batches of speech into text with one checkpoint."""
+"""Decodes batches of speech with a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from app.contract.errors import (
 from app.contract.evaluation import DecodingOptions, Dtype
 from app.sources.architectures.whisper.configs import SAMPLE_RATE
 from worker.evaluation.checkpoint import FRAMES_PER_POSITION, read_facts
-from worker.evaluation.fallback import Reconsideration, until_end
+from worker.evaluation.fallback import TemperatureFallback, until_end
 from worker.evaluation.loading import (
     OWN_BACKEND,
     backend_of,
@@ -33,8 +33,8 @@ from worker.loadable import blaming
 Samples = NDArray[np.float32]
 
 
-class Decoder:
-    """A loaded checkpoint; the same input gives the same text on the same kind of machine."""
+class SpeechDecoder:
+    """A loaded checkpoint; equal input gives equal text on the same kind of machine."""
 
     def __init__(
         self, checkpoint: Path, device: str, dtype: Dtype, options: DecodingOptions
@@ -50,7 +50,7 @@ class Decoder:
         self.model, self.extractor, self.tokenizer = load(checkpoint, self.facts, self.dtype)
         self.model.to(device).eval()
         self.generation = generation_config(self.facts, options)
-        # What `generate` takes where its own settings say None.
+        # `generate` falls back to these for settings that are None.
         self.model.generation_config = self.generation
         self.backend = backend_of(self.facts, options, dtype, device)
         self.transcriber = (
@@ -58,9 +58,9 @@ class Decoder:
             if self.backend == OWN_BACKEND
             else None
         )
-        self.reconsideration = (
-            Reconsideration(
-                self.model, self.facts, self.generation, lambda said: self._texts([said])[0]
+        self.fallback = (
+            TemperatureFallback(
+                self.model, self.facts, self.generation, lambda tokens: self._texts([tokens])[0]
             )
             if options.search == "temperature_fallback"
             else None
@@ -71,7 +71,7 @@ class Decoder:
     def decode(self, speech: Sequence[Samples], language: str | None = None) -> list[str]:
         """Return the text of each utterance; none may be longer than the checkpoint's window.
 
-        `speech` is float32 at 16 kHz. `language` None leaves it to a multilingual checkpoint.
+        `speech` is float32 at 16 kHz. If `language` is None, a multilingual checkpoint detects it.
         """
         longest = max(len(samples) for samples in speech)
         if longest > self.window_samples:
@@ -79,22 +79,22 @@ class Decoder:
         with blaming(f"{self.name} cannot be decoded with"):
             inputs = self._features(speech, max_length=self.window_samples, padding="max_length")
             if self.transcriber is None:
-                said = self._generate_window(inputs, language)
+                hypotheses = self._generate_window(inputs, language)
             else:
-                said = self._transcribe(self.transcriber, inputs, language)
-            if self.reconsideration is not None:
-                said = [
-                    self.reconsideration.settle(
+                hypotheses = self._transcribe(self.transcriber, inputs, language)
+            if self.fallback is not None:
+                hypotheses = [
+                    self.fallback.apply(
                         features[None].to(self.device, self.dtype),
                         tokens,
                         self._spoken(language),
                         _seed(samples),
                     )
                     for features, tokens, samples in zip(
-                        inputs.input_features, said, speech, strict=True
+                        inputs.input_features, hypotheses, speech, strict=True
                     )
                 ]
-            return self._texts(said)
+            return self._texts(hypotheses)
 
     def decode_long(
         self,
@@ -105,8 +105,8 @@ class Decoder:
     ) -> str:
         """Return the text of one utterance of any length, decoded window by window.
 
-        Each window starts where the last one's timestamps ended. `on_window` is called before
-        each; what it raises ends the decoding.
+        Each window starts at the last timestamp of the previous one. `on_window` is called before
+        each window; an exception from it ends the decoding.
         """
         stopped: list[Exception] = []
 
@@ -120,8 +120,8 @@ class Decoder:
         try:
             with blaming(f"{self.name} cannot be decoded with"):
                 inputs = self._features([samples], padding="longest", truncation=False)
-                if self.reconsideration is None:
-                    (said,) = self._generate(
+                if self.fallback is None:
+                    (tokens,) = self._generate(
                         inputs,
                         language,
                         return_timestamps=True,
@@ -129,25 +129,25 @@ class Decoder:
                         monitor_progress=watch,
                     )
                 else:
-                    said = self._reconsider_windows(
-                        self.reconsideration, inputs, language, _seed(samples), watch
+                    tokens = self._windows_with_fallback(
+                        self.fallback, inputs, language, _seed(samples), watch
                     )
-                (text,) = self._texts([said])
+                (text,) = self._texts([tokens])
         except InvalidCheckpointError:
             if stopped:
                 raise stopped[0] from None
             raise
         return text
 
-    def _reconsider_windows(
+    def _windows_with_fallback(
         self,
-        reconsideration: Reconsideration,
+        fallback: TemperatureFallback,
         inputs: Any,
         language: str | None,
         seed: int,
         watch: Callable[[object], None],
     ) -> list[int]:
-        """Return the tokens of audio of any length, each window being settled before the next."""
+        """Return the tokens of audio of any length, with temperature fallback in each window."""
         first_time = (self.facts.no_timestamps or 0) + 1
         frames = FRAMES_PER_POSITION * self.facts.source_positions
         sound = inputs.input_features.to(self.device, self.dtype)
@@ -160,11 +160,11 @@ class Decoder:
             window = torch.nn.functional.pad(here, (0, frames - size))
             one = {"input_features": window, "attention_mask": torch.ones(1, frames)}
             how = {"return_timestamps": True, "force_unique_generate_call": True}
-            (said,) = self._generate(BatchFeature(one), language, **how)
-            said = reconsideration.settle(
-                window, said, self._spoken(language), seed + begin, timestamps=True
+            (tokens,) = self._generate(BatchFeature(one), language, **how)
+            tokens = fallback.apply(
+                window, tokens, self._spoken(language), seed + begin, timestamps=True
             )
-            kept, forward = _until_cut(said, first_time, size)
+            kept, forward = _until_cut(tokens, first_time, size)
             found += kept
             begin += forward
         return found
@@ -183,7 +183,7 @@ class Decoder:
             return {}
         if language and language not in self.facts.languages:
             raise EvaluationFailedError(
-                f'The checkpoint does not know the language "{language}"; leave it out to have it '
+                f'The checkpoint does not know the language "{language}"; without a language it is '
                 "detected."
             )
         return {"language": language, "task": self.task}
@@ -193,22 +193,22 @@ class Decoder:
         self, transcriber: Transcriber, inputs: Any, language: str | None
     ) -> list[list[int]]:
         spoken = self._spoken(language)
-        said = transcriber.transcribe(
+        results = transcriber.transcribe(
             inputs.input_features, language=spoken.get("language"), task=spoken.get("task")
         )
-        found = [tokens or [] for tokens in said]
-        divided = [index for index, tokens in enumerate(said) if tokens is None]
+        hypotheses = [tokens or [] for tokens in results]
+        divided = [index for index, tokens in enumerate(results) if tokens is None]
         if divided:
-            again = self._generate_window(_some(inputs, divided), language)
-            for index, tokens in zip(divided, again, strict=True):
-                found[index] = tokens
-        return found
+            generated = self._generate_window(_some(inputs, divided), language)
+            for index, tokens in zip(divided, generated, strict=True):
+                hypotheses[index] = tokens
+        return hypotheses
 
     def _generate_window(self, inputs: Any, language: str | None) -> list[list[int]]:
         """Return the tokens of utterances of one window each, without prompt and end token.
 
-        Where a model divides a window at its very beginning, `generate` would begin there again
-        for ever: such a window is heard once.
+        If a model divides a window at its very beginning, `generate` would repeat it forever; such
+        a window is decoded once.
         """
         how = {"return_timestamps": False}
         try:
@@ -244,46 +244,46 @@ class Decoder:
             ) from error
         return [until_end(row, self.facts.ends) for row in tokens.tolist()]
 
-    def _texts(self, said: Sequence[Sequence[int]]) -> list[str]:
-        texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
-        # A byte-level vocabulary can say NUL, which databases cannot keep.
+    def _texts(self, hypotheses: Sequence[Sequence[int]]) -> list[str]:
+        texts = self.tokenizer.batch_decode(hypotheses, skip_special_tokens=True)
+        # A byte-level vocabulary includes NUL, which databases cannot store.
         return [text.replace("\0", "").strip() for text in texts]
 
 
 class _StuckError(Exception):
-    """`generate` begins a window again where it began it before."""
+    """`generate` repeats a window."""
 
 
 class _Progress:
-    """Sees to it that every window of a `generate` begins later than the one before."""
+    """Checks that every window of a `generate` begins later than the previous one."""
 
     def __init__(self) -> None:
         self.seen: torch.Tensor | None = None
 
     def check(self, progress: torch.Tensor) -> None:
-        """Raise _StuckError if no utterance is further on than it was; (utterances, 2) frames."""
+        """Raise _StuckError if no utterance has advanced; `progress` is (utterances, 2) frames."""
         if self.seen is not None and torch.equal(progress, self.seen):
             raise _StuckError
         self.seen = progress.clone()
 
 
 def _seed(samples: Samples) -> int:
-    """Return a seed that the sound alone decides."""
+    """Return a seed that depends only on the audio."""
     return int.from_bytes(hashlib.sha256(samples.tobytes()).digest()[:4])
 
 
-def _until_cut(said: list[int], first_time: int, size: int) -> tuple[list[int], int]:
-    """Return the tokens that a window's timestamps leave whole, and how many frames to go on.
+def _until_cut(tokens: list[int], first_time: int, size: int) -> tuple[list[int], int]:
+    """Return a window's tokens up to its last complete segment, and the frames to advance.
 
-    As OpenAI's transcribe.py: after the last pair of timestamps an utterance was cut off by the
-    window's end, and is heard again. `size` is the window's frames of sound.
+    As in OpenAI's transcribe.py: what follows the last pair of timestamps is cut off by the
+    window's end, and is decoded in the next window. `size` is the window's frames of audio.
     """
-    is_time = [token >= first_time for token in said]
-    pairs = [at for at in range(1, len(said)) if is_time[at - 1] and is_time[at]]
+    is_time = [token >= first_time for token in tokens]
+    pairs = [at for at in range(1, len(tokens)) if is_time[at - 1] and is_time[at]]
     if not pairs or is_time[-2:] == [False, True]:
-        return said, size
-    forward = FRAMES_PER_POSITION * (said[pairs[-1] - 1] - first_time)
-    return said[: pairs[-1]], min(forward, size) or size
+        return tokens, size
+    forward = FRAMES_PER_POSITION * (tokens[pairs[-1] - 1] - first_time)
+    return tokens[: pairs[-1]], min(forward, size) or size
 
 
 def _some(inputs: Any, indices: list[int]) -> Any:

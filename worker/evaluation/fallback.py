@@ -1,7 +1,7 @@
-"""Whisper's temperature fallback: what looks like a loop or a guess is sampled again.
+"""Whisper's temperature fallback: loops and unlikely hypotheses are sampled again.
 
-The rules and thresholds are those of OpenAI's transcribe.py, for one window at a time. Everything
-is computed an utterance at a time, with a seed of its own: the batch decides nothing.
+The rules and thresholds are those of OpenAI's transcribe.py, for one window at a time. Utterances
+are processed one by one, each with its own seed, so the batch does not matter.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from app.reports.scoring import compression_ratio
 from worker.evaluation.checkpoint import CheckpointFacts
 
 
-class Reconsideration:
-    """Judges hypotheses of a loaded model, and samples others for those that are not good."""
+class TemperatureFallback:
+    """Checks the hypotheses of a loaded model, and replaces bad ones by sampling."""
 
     def __init__(
         self,
@@ -29,69 +29,69 @@ class Reconsideration:
         generation: Any,
         text_of: Callable[[Sequence[int]], str],
     ) -> None:
-        """Take a transformers Whisper, the settings of its search, and a tokenizer's decoding."""
+        """Use a transformers Whisper, the settings of its search, and a tokenizer's decoding."""
         self.model, self.facts, self.text_of = model, facts, text_of
         self.rules = Fallback()
-        # OpenAI samples one hypothesis from the whole distribution.
+        # OpenAI samples a single hypothesis from the whole distribution.
         self.sampling = deepcopy(generation)
         self.sampling.num_beams, self.sampling.top_k = 1, 0
         own = facts.constraints(num_beams=1)
-        self.never = own.get("suppress_tokens", [])
-        self.never_first = own.get("begin_suppress_tokens", [])
+        self.suppressed = own.get("suppress_tokens", [])
+        self.suppressed_first = own.get("begin_suppress_tokens", [])
 
     @torch.inference_mode()
-    def settle(
+    def apply(
         self,
         features: Tensor,
-        said: list[int],
+        hypothesis: list[int],
         spoken: Mapping[str, str | None],
         seed: int,
         *,
         timestamps: bool = False,
     ) -> list[int]:
-        """Return the tokens to keep of a window: those `said`, sampled ones, or none in silence.
+        """Return a window's tokens: `hypothesis`, sampled tokens, or none in silence.
 
-        `features` is (1, bins, frames); `said` is without prompt and end, from the search at
-        temperature 0; `spoken` is language and task, empty for an English-only model. The same
-        seed gives the same tokens.
+        `features` is (1, bins, frames). `hypothesis` is from the search at temperature 0, without
+        prompt and end token. `spoken` is language and task, empty for an English-only model. The
+        same seed gives the same tokens.
         """
         encoded = self.model.get_encoder()(features)
-        prompt, told, no_speech = self._open(encoded, spoken, timestamps=timestamps)
+        prompt, spoken, no_speech = self._prompt(encoded, spoken, timestamps=timestamps)
         for number, temperature in enumerate(self.rules.temperatures):
             if temperature > 0:
-                said = self._sample(encoded, told, temperature, seed + number, timestamps)
-            guessed = self._mean_logprob(encoded, prompt, said) < self.rules.logprob
-            if guessed and no_speech > self.rules.no_speech:
+                hypothesis = self._sample(encoded, spoken, temperature, seed + number, timestamps)
+            unlikely = self._mean_logprob(encoded, prompt, hypothesis) < self.rules.logprob
+            if unlikely and no_speech > self.rules.no_speech:
                 return []
-            ratio = compression_ratio(self.text_of(said))
-            if not guessed and ratio <= self.rules.compression_ratio:
+            ratio = compression_ratio(self.text_of(hypothesis))
+            if not unlikely and ratio <= self.rules.compression_ratio:
                 break
-        return said
+        return hypothesis
 
-    def _open(
+    def _prompt(
         self, encoded: BaseModelOutput, spoken: Mapping[str, str | None], *, timestamps: bool
     ) -> tuple[list[int], dict[str, str | None], float]:
-        """Return (prompt, language and task, the language detected if not told; P(no speech))."""
-        facts, told = self.facts, dict(spoken)
+        """Return (prompt, language and task, P(no speech)); detects the language if it is None."""
+        facts, spoken = self.facts, dict(spoken)
         first = self._logits(encoded, [facts.start])[0]
-        # Whisper's token for silence is the one before.
+        # In Whisper's vocabulary, <|nospeech|> precedes <|notimestamps|>.
         silence = None if facts.no_timestamps is None else facts.no_timestamps - 1
         no_speech = 0.0 if silence is None else float(first.softmax(-1)[silence])
         prompt = [facts.start]
         if facts.multilingual:
             codes = sorted(facts.languages, key=lambda code: facts.languages[code])
             likeliest = first[[facts.languages[code] for code in codes]].argmax()
-            told["language"] = told.get("language") or codes[int(likeliest)]
-            prompt.append(facts.languages[str(told["language"])])
-            prompt.append(facts.tasks[told.get("task") or "transcribe"])
+            spoken["language"] = spoken.get("language") or codes[int(likeliest)]
+            prompt.append(facts.languages[str(spoken["language"])])
+            prompt.append(facts.tasks[spoken.get("task") or "transcribe"])
         if facts.no_timestamps is not None and not timestamps:
             prompt.append(facts.no_timestamps)
-        return prompt, told, no_speech
+        return prompt, spoken, no_speech
 
     def _sample(
         self,
         encoded: BaseModelOutput,
-        told: Mapping[str, str | None],
+        spoken: Mapping[str, str | None],
         temperature: float,
         seed: int,
         timestamps: bool,
@@ -105,19 +105,19 @@ class Reconsideration:
                 temperature=temperature,
                 return_timestamps=timestamps,
                 force_unique_generate_call=True,
-                **told,
+                **spoken,
             ).tolist()
         return until_end(tokens, self.facts.ends)
 
     def _mean_logprob(
-        self, encoded: BaseModelOutput, prompt: Sequence[int], said: Sequence[int]
+        self, encoded: BaseModelOutput, prompt: Sequence[int], hypothesis: Sequence[int]
     ) -> float:
         """Return the mean log probability of the tokens and the end token after them."""
         room = int(self.facts.config["max_target_positions"]) - len(prompt)
-        tokens = [*said, self.facts.ends[0]][:room]
+        tokens = [*hypothesis, self.facts.ends[0]][:room]
         logits = self._logits(encoded, [*prompt, *tokens[:-1]])[len(prompt) - 1 :]
-        logits[:, self.never] = -torch.inf
-        logits[0, self.never_first] = -torch.inf
+        logits[:, self.suppressed] = -torch.inf
+        logits[0, self.suppressed_first] = -torch.inf
         chosen = torch.tensor(tokens, device=logits.device)[:, None]
         return float(logits.log_softmax(-1).gather(1, chosen).mean())
 
@@ -128,6 +128,6 @@ class Reconsideration:
         return found[0].float()
 
 
-def until_end(said: list[int], ends: Sequence[int]) -> list[int]:
+def until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
     """Return the tokens before the first end token."""
-    return said[: next((at for at, token in enumerate(said) if token in ends), None)]
+    return tokens[: next((at for at, token in enumerate(tokens) if token in ends), None)]

@@ -1,4 +1,4 @@
-"""Decodes compressed audio to its real end, by PyAV (FFmpeg's libraries in a wheel)."""
+"""Decodes compressed audio to its real end with PyAV (FFmpeg's libraries in a wheel)."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 
 from worker.evaluation.containers import read_ogg_pages
 
-# The demuxer is named, never guessed: FFmpeg has some that open what a playlist names.
+# The demuxer is never guessed: some of FFmpeg's open files that a playlist names.
 _DEMUXERS = {"nist": "nistsphere", "wav": "wav", "w64": "w64"}
-# More than a day at 96 kHz: a few kilobytes of FLAC can claim years of silence.
+# A day at 96 kHz: a few kilobytes of FLAC can contain years of silence.
 _MOST_SAMPLES = 24 * 3600 * 96_000
 
 
 class FFmpegError(Exception):
-    """FFmpeg cannot decode the file; the message says why."""
+    """FFmpeg cannot decode the file; the message has the reason."""
 
 
 @dataclass(frozen=True)
 class Count:
-    """What a file holds when it is decoded to its end; `damaged` packets gave nothing."""
+    """The content of a file decoded to its end, and the number of `damaged` packets."""
 
     frames: int
     sample_rate: int
@@ -35,7 +35,7 @@ class Count:
 
 
 def count_frames(handle: FileIO, kind: str) -> Count:
-    """Decode a file to its end and return how much there is; FFmpegError if there is nothing."""
+    """Return the number of frames by decoding a file to its end; FFmpegError if there are none."""
     frames = rate = channels = damaged = 0
     for frame in _frames(handle, kind):
         if frame is None:
@@ -44,16 +44,16 @@ def count_frames(handle: FileIO, kind: str) -> Count:
         frames += frame.samples
         rate, channels = frame.sample_rate, frame.layout.nb_channels
         if frames * channels > _MOST_SAMPLES:
-            raise FFmpegError("it holds more than a day of sound")
+            raise FFmpegError("it contains more than a day of audio")
     if not frames:
-        raise FFmpegError("no frame of sound can be decoded")
+        raise FFmpegError("no audio can be decoded")
     return Count(frames, rate, channels, damaged)
 
 
 def decode_blocks(handle: FileIO, kind: str, most: int) -> Iterator[NDArray[np.float32]]:
-    """Yield the samples, float32 of shape (frames, channels), at most about `most` frames at once.
+    """Yield the samples, float32 of shape (frames, channels), in blocks of about `most` frames.
 
-    What cannot be decoded is left out. Raises FFmpegError.
+    Damaged packets are skipped. Raises FFmpegError.
     """
     converter = av.AudioResampler(format="fltp")
     gathered: list[NDArray[np.float32]] = []
@@ -79,9 +79,7 @@ def _frames(handle: FileIO, kind: str) -> Iterator[av.AudioFrame | None]:
             if frame is not None:
                 found = frame.sample_rate, frame.layout.nb_channels
                 if shape not in {None, found}:
-                    raise FFmpegError(
-                        "recordings of unlike sample rates or channels are joined in it"
-                    )
+                    raise FFmpegError("it joins recordings with different sample rates or channels")
                 shape = found
             yield frame
 
@@ -92,7 +90,7 @@ def _frames_of(part: RawIOBase, kind: str) -> Iterator[av.AudioFrame | None]:
         with av.open(part, mode="r", format=demuxer, metadata_errors="ignore") as file:
             stream = next(iter(file.streams.audio), None)
             if stream is None or stream.codec_context is None:
-                raise FFmpegError("there is no sound in it that can be decoded")
+                raise FFmpegError("it has no audio that can be decoded")
             stream.codec_context.thread_count = 1
             for packet in file.demux(stream):
                 try:
@@ -104,9 +102,9 @@ def _frames_of(part: RawIOBase, kind: str) -> Iterator[av.AudioFrame | None]:
 
 
 def _recordings(handle: FileIO, kind: str) -> Iterator[RawIOBase]:
-    """Yield the recordings that follow one another in a file, each as a file of its own.
+    """Yield the joined recordings of a file, each as a file.
 
-    FFmpeg takes the decoder's tables of the first for all that are joined in an Ogg file.
+    FFmpeg would use the first recording's decoder tables for all recordings of an Ogg file.
     """
     size = os.fstat(handle.fileno()).st_size
     starts = (kind == "ogg" and read_ogg_pages(handle).links) or (0,)
@@ -115,7 +113,7 @@ def _recordings(handle: FileIO, kind: str) -> Iterator[RawIOBase]:
 
 
 class _Window(RawIOBase):
-    """A stretch of a file, read as if it were all of it."""
+    """A part of a file that is read like a file."""
 
     def __init__(self, handle: FileIO, start: int, end: int) -> None:
         self._handle, self._start, self._end, self._at = handle, start, end, start
@@ -129,13 +127,13 @@ class _Window(RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to an offset from the start, the place, or the end; return where that is."""
+        """Move to an offset from the start, the position, or the end; return the new position."""
         origin = {os.SEEK_SET: self._start, os.SEEK_CUR: self._at, os.SEEK_END: self._end}
         self._at = min(max(origin[whence] + offset, self._start), self._end)
         return self._at - self._start
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer as far as the stretch goes; return how many bytes were read."""
+        """Fill the buffer up to the window's end; return the number of bytes read."""
         length = max(min(len(buffer), self._end - self._at), 0)
         self._handle.seek(self._at)
         count = self._handle.readinto(memoryview(buffer)[:length])

@@ -1,4 +1,4 @@
-"""Decides what there is to decode: each utterance's audio, language and transcript key."""
+"""Prepares decoding: each utterance's audio, language and transcript key."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from worker.evaluation.checkpoint import CheckpointFacts
 
 @dataclass(frozen=True)
 class DecodingSetup:
-    """A checkpoint and how it decodes, the same for every utterance."""
+    """A checkpoint and its decoding settings, the same for all utterances."""
 
     checkpoint_key: str
     facts: CheckpointFacts
@@ -35,13 +35,13 @@ class DecodingSetup:
     backend: str
 
     def spoken(self, utterance: Utterance) -> str | None:
-        """Return the language the checkpoint is told; English-only ones have no token for it."""
+        """Return the language token's code; None for English-only checkpoints and for detection."""
         return self.options.language_of(utterance) if self.facts.multilingual else None
 
     def record(self, language: str | None, *, timestamps: bool = False) -> DecodingRecord:
-        """Return the settings as results show them, for one told language.
+        """Return the settings as results show them, for one language.
 
-        `timestamps` says whether any audio is longer than the window.
+        `timestamps` is True if any audio is longer than the window.
         """
         own = self.facts.constraints(self.options.num_beams, timestamps=timestamps)
         if self.facts.multilingual and language is None:
@@ -75,29 +75,29 @@ class DecodingJob:
 
 @dataclass
 class Preparation:
-    """The utterances that can be decoded, and those that cannot, by their index."""
+    """The utterances that can be decoded, and those that cannot, by index."""
 
     jobs: list[DecodingJob] = field(default_factory=list)
     skipped: dict[int, SkippedUtterance] = field(default_factory=dict)
 
     def skip(self, utterance: Utterance, reason: str) -> None:
-        """Name an utterance that cannot be decoded."""
+        """Record that an utterance cannot be decoded."""
         self.skipped[utterance.index] = SkippedUtterance(
             index=utterance.index, audio=utterance.audio, reason=reason
         )
 
 
-def prepare(
+def prepare_jobs(
     manifest: Manifest,
     setup: DecodingSetup,
     roots: tuple[Path, ...] | None = None,
     *,
     check_stop: Callable[[], None] = lambda: None,
 ) -> Preparation:
-    """Return a job for every utterance whose audio is there and can be read.
+    """Return a job for every utterance whose audio can be read.
 
-    Audio must lie under the `roots` (None: anywhere). `check_stop` is called before each, and ends
-    the work by what it raises.
+    Audio must be under the `roots` (None: anywhere). `check_stop` is called before each utterance,
+    and may raise to stop.
     """
     record = lru_cache(setup.record)
     preparation = Preparation()
@@ -134,8 +134,8 @@ def _find(
     facts = setup.facts
     if segment.seconds > facts.window_seconds and not facts.knows_timestamps:
         raise AudioError(
-            f"{segment.seconds:.2f} s of audio; the checkpoint hears {facts.window_seconds:g} s at "
-            "once and knows no timestamps to go on from"
+            f"{segment.seconds:.2f} s of audio; the checkpoint has a window of "
+            f"{facts.window_seconds:g} s, and no timestamps for longer audio"
         )
     if language and facts.languages and language not in facts.languages:
         raise AudioError(f'the checkpoint does not know the language "{language}"')

@@ -1,6 +1,6 @@
-"""Loads a checkpoint for decoding: offline, from safetensors, and with nothing made up.
+"""Loads a checkpoint for decoding: offline, from safetensors, without guessing missing parts.
 
-The libraries get what was checked (CheckpointFacts), and of the files weights and tokenizer only.
+Libraries read only weights and tokenizer from files; other settings come from CheckpointFacts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from app.contract.evaluation import DecodingOptions, Dtype
 from app.sources.architectures.whisper.configs import SAMPLE_RATE
 from app.sources.architectures.whisper.shapes import SIZE_KEYS, is_output_tied
 from worker.evaluation.checkpoint import CheckpointFacts
-from worker.evaluation.whisper.rules import why_not
+from worker.evaluation.whisper.rules import unsupported
 from worker.loadable import OFFLINE, blaming
 
 OWN_BACKEND, TRANSFORMERS = "afluente", "transformers"
@@ -33,7 +33,7 @@ def load(
 ) -> tuple[WhisperForConditionalGeneration, WhisperFeatureExtractor, WhisperTokenizer]:
     """Return the folder's model, feature extractor and tokenizer.
 
-    InvalidCheckpointError says what does not fit, whatever the libraries raise.
+    Any error of the libraries becomes an InvalidCheckpointError.
     """
     with blaming(f"{checkpoint.name}: its tokenizer's files cannot be loaded"):
         tokenizer = WhisperTokenizer.from_pretrained(str(checkpoint), **OFFLINE)
@@ -44,7 +44,7 @@ def load(
             hop_length=features.hop_length,
             n_fft=features.n_fft,
             sampling_rate=SAMPLE_RATE,
-            # Dithering adds noise, and so another transcript each time.
+            # Dithering adds noise, which would change transcripts between runs.
             dither=0.0,
         )
         config = model_config(checkpoint.name, facts)
@@ -58,7 +58,7 @@ def load(
             output_loading_info=True,
             **OFFLINE,
         )
-    # transformers fills what is missing with random numbers: that must never be evaluated.
+    # transformers initialises missing tensors at random; never evaluate those.
     wrong = sorted(str(key) for key in (*report["missing_keys"], *report["mismatched_keys"]))
     if wrong:
         raise InvalidCheckpointError(
@@ -68,12 +68,12 @@ def load(
 
 
 def model_config(name: str, facts: CheckpointFacts) -> WhisperConfig:
-    """Return the model's config, made of the fields that decide what it computes."""
+    """Return a model config with only the fields that affect the computation."""
     config = facts.config
     activation = config.get("activation_function", "gelu")
     if not isinstance(activation, str) or activation not in ACT2FN:
         raise InvalidCheckpointError(
-            f"{name}: config.json says activation_function {ascii(activation)[:60]}; it is unknown."
+            f"{name}: config.json has an unknown activation_function {ascii(activation)[:60]}."
         )
     return WhisperConfig(
         **{size: config[size] for size in SIZE_KEYS},
@@ -88,9 +88,9 @@ def model_config(name: str, facts: CheckpointFacts) -> WhisperConfig:
 
 
 def generation_config(facts: CheckpointFacts, options: DecodingOptions) -> GenerationConfig:
-    """Return a deterministic search of the asked width, under the checkpoint's own constraints.
+    """Return a deterministic search with the requested width and the checkpoint's constraints.
 
-    It holds neither language nor task, which the caller says for every call.
+    Language and task are not included; they are arguments of every call.
     """
     own = facts.constraints(options.num_beams, timestamps=True)
     end = facts.ends[0]
@@ -102,7 +102,7 @@ def generation_config(facts: CheckpointFacts, options: DecodingOptions) -> Gener
         "eos_token_id": end,
         "pad_token_id": end,
         "bos_token_id": end,
-        # In Whisper this counts new tokens, up to the model's positions.
+        # For Whisper, this is the number of new tokens, up to the model's positions.
         "max_length": own.pop("max_new_tokens", facts.config["max_target_positions"]),
         "is_multilingual": facts.multilingual,
     }
@@ -115,13 +115,13 @@ def generation_config(facts: CheckpointFacts, options: DecodingOptions) -> Gener
 
 
 def backend_of(facts: CheckpointFacts, options: DecodingOptions, dtype: Dtype, device: str) -> str:
-    """Return who decodes utterances of one window, as results name it, without loading weights.
+    """Return the backend for utterances of one window; needs no weights.
 
-    Both find the same hypotheses. This is the one place that decides.
+    Both backends find the same hypotheses.
     """
     if dtype != "float32" or torch.device(device).type != "cpu":
         return TRANSFORMERS
     own = facts.constraints(options.num_beams)
     activation = facts.config.get("activation_function", "gelu")
     width = int(facts.config["vocab_size"])
-    return TRANSFORMERS if why_not(own, activation, width, options.num_beams) else OWN_BACKEND
+    return TRANSFORMERS if unsupported(own, activation, width, options.num_beams) else OWN_BACKEND

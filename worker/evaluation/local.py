@@ -1,4 +1,4 @@
-"""Evaluates one checkpoint in this process, without the service: `afluente evaluate`."""
+"""Evaluates a checkpoint in this process, without the service: `afluente evaluate`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def evaluate_checkpoint(
     settings: Settings,
     progress: Callable[[int, int, str], None],
 ) -> dict[str, Any]:
-    """Return a checkpoint's error rates, as `GET /merges/{id}/wer` shows those of a merge.
+    """Return a checkpoint's error rates, in the format of `GET /merges/{id}/wer`.
 
-    The datasets' URIs are paths of manifests; `progress` gets utterances done, their number and
+    The datasets' URIs are paths of manifests. `progress` gets the utterances done, their total and
     the dataset's name. Raises AfluenteError: InvalidRequestError for a model that has no decoder.
     """
     policy = source_policy(settings, None, any_path=True)
@@ -38,7 +38,7 @@ def evaluate_checkpoint(
     if reason := undecodable(resolved.summary()):
         raise InvalidRequestError.of([Problem(reason, "checkpoint")])
     local = fetch(resolved, policy)
-    # Libraries see the known fields of its JSON files, as in an evaluation by the service.
+    # As in the service, libraries see only the known fields of JSON files.
     with local.opened() as folder:
         results = list(_evaluate(folder, local.sha256, spec, settings, progress))
     status = (
@@ -55,7 +55,7 @@ def _evaluate(
     progress: Callable[[int, int, str], None],
 ) -> Iterator[EvaluatedDataset]:
     cache = InMemoryTranscriptCache()
-    known = _languages_told(folder, spec)
+    known = _known_languages(folder, spec)
     for dataset in spec.datasets:
         name = dataset.name
 
@@ -83,8 +83,8 @@ def _evaluate(
         )
 
 
-def _languages_told(checkpoint: Path, spec: EvaluationSpec) -> Set[str]:
-    """Return what the checkpoint knows, {} if it is never told; InvalidRequestError for another."""
+def _known_languages(checkpoint: Path, spec: EvaluationSpec) -> Set[str]:
+    """Return the languages of a multilingual checkpoint, else {}; check those of `spec`."""
     facts = read_facts(checkpoint)
     known = frozenset(facts.languages) if facts.multilingual else frozenset[str]()
     for code in (spec.language, *(dataset.language for dataset in spec.datasets)):

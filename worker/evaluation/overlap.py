@@ -1,4 +1,4 @@
-"""Finds the datasets that share audio: what is decoded for one is cached for the others."""
+"""Finds datasets that share audio, so that one's transcripts are cached for the others."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from app.sources.manifests import Manifest, audio_path
 
 
 def overlaps(manifests: Sequence[Manifest]) -> list[int]:
-    """Return for each manifest the first that it shares audio with, be it through others.
+    """Return for each manifest the index of the first one that it shares audio with.
 
-    One that shares none gets its own index. Audio is told apart by path and stretch, unread.
+    Sharing is transitive; a manifest that shares nothing gets its own index. Audio is identified by
+    path and segment, without reading it.
     """
     first = list(range(len(manifests)))
 
@@ -19,12 +20,11 @@ def overlaps(manifests: Sequence[Manifest]) -> list[int]:
             index = first[index]
         return index
 
-    heard_in: dict[tuple[object, ...], int] = {}
+    seen_in: dict[tuple[object, ...], int] = {}
     for index, manifest in enumerate(manifests):
         for utterance in manifest.utterances:
             path = audio_path(manifest, utterance)
             place = utterance.offset_seconds, utterance.duration_seconds, utterance.channel
-            stretch = (path, *place)
-            one, other = root(heard_in.setdefault(stretch, index)), root(index)
+            one, other = root(seen_in.setdefault((path, *place), index)), root(index)
             first[max(one, other)] = min(one, other)
     return [root(index) for index in range(len(manifests))]

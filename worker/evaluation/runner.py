@@ -1,4 +1,4 @@
-"""Decodes a dataset with one checkpoint: what is cached is not decoded, what is broken is named."""
+"""Decodes a dataset with a checkpoint; uses cached transcripts and skips unusable audio."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from app.contract.evaluation import (
     UtteranceResult,
 )
 from app.sources.manifests import Manifest
-from worker.evaluation.audio import AudioError, listen, read_segment
+from worker.evaluation.audio import AudioError, check_levels, read_segment
 from worker.evaluation.checkpoint import read_facts
-from worker.evaluation.decoding import Decoder, Samples
-from worker.evaluation.jobs import DecodingJob, DecodingSetup, Preparation, prepare
+from worker.evaluation.decoding import Samples, SpeechDecoder
+from worker.evaluation.jobs import DecodingJob, DecodingSetup, Preparation, prepare_jobs
 from worker.evaluation.loading import backend_of
 
 _KEYS_AT_ONCE = 500
 
 
 class EvaluationStoppedError(Exception):
-    """`should_stop` said so; what was decoded is in the cache."""
+    """`should_stop` returned True; finished transcripts are in the cache."""
 
 
 def evaluate(
@@ -47,13 +47,14 @@ def evaluate(
     device: str | None = None,
     roots: tuple[Path, ...] | None = None,
 ) -> DatasetResult:
-    """Return the transcripts of every utterance, and the utterances that have none with reasons.
+    """Return the transcripts of all utterances, and the skipped utterances with reasons.
 
     `checkpoint_key` is the digest of the checkpoint's tensors, config, generation config and
-    tokenizer. `progress` gets utterances done and in all, after each batch, whose transcripts are
-    in the cache by then. Audio must lie under the `roots` (None: anywhere). `device` is the first
-    GPU if there is one. Raises EvaluationStoppedError, InvalidCheckpointError, OutOfMemoryError,
-    and EvaluationFailedError for half precision without a GPU, where it is slow and less exact.
+    tokenizer. `progress` gets the utterances done and their total after each batch, when its
+    transcripts are in the cache. Audio must be under the `roots` (None: anywhere). `device`
+    defaults to the first GPU, if there is one. Raises EvaluationStoppedError,
+    InvalidCheckpointError, OutOfMemoryError, and EvaluationFailedError for half precision without a
+    GPU.
     """
 
     def check_stop() -> None:
@@ -73,7 +74,7 @@ def evaluate(
         device_type=torch.device(device).type,
         backend=backend_of(facts, options, dtype, device),
     )
-    preparation = prepare(manifest, setup, roots, check_stop=check_stop)
+    preparation = prepare_jobs(manifest, setup, roots, check_stop=check_stop)
     run = _Run(checkpoint, device, setup, preparation, cache, progress, check_stop)
     run.recall()
     run.decode()
@@ -81,13 +82,13 @@ def evaluate(
 
 
 def default_dtype(device: str) -> Dtype:
-    """Return float16 for a GPU and float32 for anything else."""
+    """Return float16 for a GPU, otherwise float32."""
     return "float16" if torch.device(device).type == "cuda" else "float32"
 
 
 @dataclass
 class _Run:
-    """One evaluation under way."""
+    """A running evaluation."""
 
     checkpoint: Path
     device: str
@@ -102,17 +103,17 @@ class _Run:
     done: int = 0
 
     @cached_property
-    def decoder(self) -> Decoder:
-        """The checkpoint, loaded when the first utterance needs it."""
-        return Decoder(self.checkpoint, self.device, self.setup.dtype, self.setup.options)
+    def decoder(self) -> SpeechDecoder:
+        """The checkpoint, loaded when first needed."""
+        return SpeechDecoder(self.checkpoint, self.device, self.setup.dtype, self.setup.options)
 
     @cached_property
     def utterances_of(self) -> Counter[str]:
-        """How many utterances share each key: the same audio twice is decoded once."""
+        """The number of utterances with each key; equal audio is decoded once."""
         return Counter(job.key for job in self.preparation.jobs)
 
     def recall(self) -> None:
-        """Take what the cache knows."""
+        """Load the transcripts that are in the cache."""
         keys = list(self.utterances_of)
         for start in range(0, len(keys), _KEYS_AT_ONCE):
             self.check_stop()
@@ -121,7 +122,7 @@ class _Run:
         self._report(self.transcripts)
 
     def decode(self) -> None:
-        """Decode the rest, a batch at a time; each is in the cache before the next begins."""
+        """Decode the rest in batches; each is cached before the next one starts."""
         missing = {job.key: job for job in self.preparation.jobs if job.key not in self.transcripts}
         for batch in self._batches([job for job in missing.values() if not job.is_long]):
             speech = [samples for _, samples in batch]
@@ -144,10 +145,10 @@ class _Run:
         self.progress(self.done + skipped, self.utterances_of.total() + skipped)
 
     def _batches(self, jobs: Sequence[DecodingJob]) -> Iterator[list[tuple[DecodingJob, Samples]]]:
-        """Yield batches of readable audio, each of one language, the longest first.
+        """Yield batches of readable audio, each of one language, the longest audio first.
 
-        The order depends on the jobs alone, and batches are full up to the last: an evaluation
-        that is taken up again makes the batches that it would have made.
+        The order depends only on the jobs, and all batches but the last are full, so that a resumed
+        evaluation has the same batches.
         """
         for language in sorted({job.language or "" for job in jobs}):
             alike = [job for job in jobs if (job.language or "") == language]
@@ -173,10 +174,10 @@ class _Run:
             return None
 
     def audio_warnings(self, job: DecodingJob) -> tuple[str, ...]:
-        """Return what results say of the audio of an utterance that was decoded."""
+        """Return the warnings about a decoded utterance's audio."""
         self.check_stop()
         try:
-            return (*job.segment.notes, *listen(job.segment))
+            return (*job.segment.notes, *check_levels(job.segment))
         except AudioError as error:
             return (*job.segment.notes, str(error))
 
@@ -199,7 +200,7 @@ def _result(manifest: Manifest, run: _Run) -> DatasetResult:
             utterances.append(_utterance_result(run, job))
         else:
             preparation.skip(job.utterance, run.unreadable[job.key])
-    # Transcripts may come from the cache: their audio is listened to all the same.
+    # Levels are checked even if the transcript is from the cache.
     warnings = [
         AudioWarning(index=job.utterance.index, audio=job.utterance.audio, message=message)
         for job in preparation.jobs

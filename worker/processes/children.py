@@ -1,4 +1,4 @@
-"""Child processes that are started, watched, started again when they die, and stopped."""
+"""Supervised child processes: started, watched, restarted and stopped."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pathlib import Path
 _LAUNCHER = Path(__file__).with_name("launch.py")
 _FIRST_DELAY_SECONDS = 0.2
 _LONGEST_DELAY_SECONDS = 5.0
-# A child that lived this long is healthy: its next death counts as the first.
+# After living this long, a child's next death counts as its first.
 _HEALTHY_SECONDS = 30.0
 
 
 @dataclass
 class Child:
-    """One process of the group: how to start it, and how long it may take to stop."""
+    """One process of the group: its command, and the time it may take to stop."""
 
     name: str
     command: Sequence[str]
@@ -37,13 +37,13 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """The process's number, or None while it is down."""
+        """The process's id, or None while it is down."""
         return self.process.pid if self.process else None
 
     def start(self) -> None:
-        """Start the process in a session of its own, to die with this one."""
+        """Start the process in its own session; it dies with this process."""
         command = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *self.command]
-        # A session of its own: the terminal's Ctrl-C is for the parent, which stops in order.
+        # Its own session, so that only the parent gets the terminal's Ctrl-C.
         with self.input.open("rb") as stdin:
             self.process = subprocess.Popen(
                 command,
@@ -56,12 +56,12 @@ class Child:
         self._started_at = time.monotonic()
 
     def watch(self) -> str | None:
-        """Start the process again if it is down and its delay is over; say what happened."""
+        """Restart the process if it is down and its delay is over; return a message on a change."""
         now = time.monotonic()
         if self.process is None:
             if now >= self._start_at:
                 self.start()
-                return f"{self.name} was started again"
+                return f"{self.name} was restarted"
             return None
         code = self.process.poll()
         if code is None:
@@ -70,7 +70,7 @@ class Child:
         self.deaths = 1 if now - self._started_at > _HEALTHY_SECONDS else self.deaths + 1
         delay = min(_FIRST_DELAY_SECONDS * 2 ** (self.deaths - 1), _LONGEST_DELAY_SECONDS)
         self._start_at = now + delay
-        return f"{self.name} {_ending(code)}; starting it again in {delay:.1f} s"
+        return f"{self.name} {_ending(code)}; restarting it in {delay:.1f} s"
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM to the process."""
@@ -90,7 +90,7 @@ class Child:
         return ended
 
     def _reap(self) -> None:
-        """Kill what the process left in its session, and collect it."""
+        """Kill the rest of the process's session, and collect the process."""
         if self.process is None:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -100,10 +100,9 @@ class Child:
 
 
 def reap_orphans(children: Sequence[Child]) -> None:
-    """Collect ended processes that came to this one because their parent died.
+    """Collect ended processes that were reparented to this one, as happens to a container's init.
 
-    That is the first process of a container, if nothing else is. The children themselves are left
-    to `Child.watch`.
+    `Child.watch` collects the children themselves.
     """
     own = {child.pid for child in children}
     with contextlib.suppress(ChildProcessError):
@@ -123,5 +122,5 @@ def stop(children: Sequence[Child]) -> list[str]:
 
 def _ending(code: int) -> str:
     if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
+        return f"was killed by {signal.Signals(-code).name}"
     return f"ended with status {code}"

@@ -1,4 +1,4 @@
-"""Names a process so that another one on the same machine can tell whether it is still alive."""
+"""Identifies processes, so that others on the same machine can check whether they are alive."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def describe_process(worker_id: str) -> str:
-    """Return `worker:place:pid:start` for this process, for the owner of a lease."""
+    """Return `worker:place:pid:start` of this process, as the owner of a lease."""
     pid = os.getpid()
     return f"{worker_id}:{_place()}:{pid}:{_started(pid)}"
 
@@ -22,7 +22,7 @@ def is_known_dead(owner: str) -> bool:
 
 
 def _place() -> str:
-    """Return what tells this boot and process namespace from all others; empty if unknown."""
+    """Return an identifier of this boot and process namespace; empty if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
@@ -36,17 +36,17 @@ def _is_gone(pid: int) -> bool:
     except ProcessLookupError:
         return True
     except OSError:
-        return False  # there, but another user's
+        return False  # alive, but another user's
     return False
 
 
 def _started(pid: int) -> str | None:
-    """Return when a process began, in ticks since boot.
+    """Return a process's start time in ticks since boot.
 
-    None if it has ended and waits to be collected; empty if it cannot be seen.
+    None if it is a zombie; empty if it is not visible.
     """
     try:
-        # The command may hold spaces and parentheses; what follows the last one is fixed.
+        # The command may contain spaces and parentheses; the fields after the last one are fixed.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""

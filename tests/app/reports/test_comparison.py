@@ -49,9 +49,9 @@ def test_what_cannot_be_said_is_none(make_dataset) -> None:
     ("other", "reason"),
     [
         ({"num_beams": 1}, "it was decoded with num_beams 1 instead of 5"),
-        ({"manifest": "1" * 64}, f"its manifest is another (sha256 {'1' * 64})"),
-        ({"normalizer": "none"}, "its texts are normalised by none 1"),
-        ({"skip": (0, 1, 2)}, "no utterance was decoded by both"),
+        ({"manifest": "1" * 64}, f"it has a different manifest (sha256 {'1' * 64})"),
+        ({"normalizer": "none"}, "its normaliser is none 1"),
+        ({"skip": (0, 1, 2)}, "no utterance was decoded by both systems"),
     ],
 )
 def test_only_like_is_compared_with_like_and_why_not_is_said(
@@ -137,10 +137,10 @@ def test_what_decides_no_hypothesis_makes_nothing_unlike(make_dataset, one, othe
         (
             record(checkpoint_settings={}),
             record(),
-            "its result is from before the checkpoint's own settings were noted",
+            "its result is from before the checkpoint's settings were recorded",
         ),
     ],
-    ids=["limit", "suppressed", "search", "not noted"],
+    ids=["limit", "suppressed", "search", "not recorded"],
 )
 def test_what_decides_hypotheses_makes_unlike_by_name(make_dataset, one, other, said) -> None:
     found = why_not(make_dataset, one, other)

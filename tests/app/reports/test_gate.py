@@ -137,7 +137,7 @@ def test_loops_and_words_on_silence_are_counted_and_limited(make_dataset) -> Non
         "set: 1 of 4 transcripts repeat themselves (25.00 %), 0.00 % are allowed"
     )
     assert (loops["value"], loops["limit"]) == (0.25, 0)
-    assert words["message"] == "set: 3 words were heard in 2 utterances without any, 0 are allowed"
+    assert words["message"] == "set: 3 words were transcribed in 2 silent utterances, 0 are allowed"
 
 
 def test_what_normalises_to_nothing_is_silence(make_dataset) -> None:

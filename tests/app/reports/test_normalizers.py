@@ -24,7 +24,7 @@ def test_every_normaliser_has_a_name_and_a_version(name: NormalizerName) -> None
 
 
 def test_an_unknown_normaliser_is_refused_with_the_list() -> None:
-    with pytest.raises(ValueError, match='no normaliser "fancy"; there are none, basic'):
+    with pytest.raises(ValueError, match='unknown normaliser "fancy"; known: none, basic'):
         find_normalizer("fancy")  # type: ignore[arg-type]
 
 

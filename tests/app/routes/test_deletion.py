@@ -85,7 +85,7 @@ def test_what_was_deleted_while_a_request_was_checked_is_refused(
     ):
         monkeypatch.setattr(service, name, then_delete(getattr(service, name)))
     document = refusal(ask(), 422, "source_not_found")
-    assert f"There is no merge {named}" in document["detail"]
+    assert f"The merge {named}" in document["detail"]
 
 
 def test_what_is_named_by_a_request_that_is_being_written_is_not_deleted(

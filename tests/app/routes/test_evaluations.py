@@ -225,7 +225,7 @@ def test_another_merge_is_compared_with(
 ):
     unknown = spec | {"compare_with": ["merge://mrg_01ARZ3NDEKTSV4RRFFQ69G5FAV"]}
     answer = client.post(f"/merges/{finished}/evaluations", json=unknown)
-    assert "there is no such merge" in refusal(answer, 422, "invalid_request")["detail"]
+    assert "the merge does not exist" in refusal(answer, 422, "invalid_request")["detail"]
     spec |= {"compare_with": [f"merge://{finished}"]}
     stored = {"merge": result(PERFECT), finished: result(WORSE, num_beams=1)}
     evaluate(client, backend, finished, spec, stored)

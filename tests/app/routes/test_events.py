@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.contract.settings import Settings
-from app.services import bell, events
+from app.services import events, wakeups
 from app.services.backend import Backend
 from app.storage import evaluations, merges
 from app.storage.database import writing
@@ -147,7 +147,7 @@ def test_a_stream_is_woken_through_the_broker(
     monkeypatch: pytest.MonkeyPatch,
 ):
     """Without the wake-up the stream would only look again after a minute."""
-    monkeypatch.setitem(bell._LOOK_SECONDS, True, 60.0)
+    monkeypatch.setitem(wakeups._POLL_SECONDS, True, 60.0)
     monkeypatch.setattr(events, "KEEP_ALIVE_SECONDS", 60.0)
     found, seconds = _watch(make_settings(broker_url=valkey_url), recipe, _work)
     _check(found)
@@ -216,7 +216,7 @@ def test_a_reader_who_leaves_leaves_nothing(
 
 
 def _readers() -> int:
-    """Return how many streams wait for a bell anywhere in this process."""
+    """Return how many streams wait for a wake-up in this process."""
     gc.collect()
-    bells = [found for found in gc.get_objects() if type(found) is bell.Bell]
-    return sum(len(waiting) for found in bells for waiting in found._waiting.values())
+    every = [one for one in gc.get_objects() if type(one) is wakeups.Wakeups]
+    return sum(len(waiting) for found in every for waiting in found._waiting.values())

@@ -93,7 +93,7 @@ def test_cancelling_may_be_repeated(client: TestClient, backend: Backend, merge_
 def test_a_running_merge_is_told_to_cancel(client: TestClient, backend: Backend, merge_id: str):
     lease = take(backend.engine, merge_id)
     assert client.post(f"/merges/{merge_id}/cancel").json()["status"] == "cancelling"
-    assert leases.look(backend.engine, lease) == "cancelling"
+    assert leases.status_of(backend.engine, lease) == "cancelling"
 
 
 def test_a_merge_that_ended_otherwise_cannot_be_cancelled(client: TestClient, finished: str):

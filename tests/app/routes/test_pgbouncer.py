@@ -61,7 +61,7 @@ def test_sessions_that_share_connections_never_meet(
         statuses = []
         for turn in range(8):
             worker = new_id("wrk")
-            fleet.seen(backend.engine, worker, "host")
+            fleet.heartbeat(backend.engine, worker, "host")
             made = client.post("/merges", json=recipe | {"name": f"{number}.{turn}"})
             merge_id = made.json()["id"]
             statuses.append(made.status_code)

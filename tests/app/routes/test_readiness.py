@@ -40,7 +40,7 @@ __all__ = ["spec"]
 def lacking(client: TestClient) -> dict[str, str]:
     """Return the details of the checks that failed, asked anew."""
     for check in client.app.state.backend.readiness._checks.values():
-        check._answered_at = -math.inf
+        check._finished_at = -math.inf
     answer = client.get("/readyz")
     document = answer.json()
     found = {name: c["detail"] for name, c in document["checks"].items() if not c["ok"]}
@@ -52,7 +52,7 @@ def lacking(client: TestClient) -> dict[str, str]:
 @pytest.fixture
 def ready(make_client: Callable[..., TestClient], valkey_url: str) -> TestClient:
     client = make_client(broker_url=valkey_url)
-    fleet.seen(client.app.state.backend.engine, "wrk_1", "host")
+    fleet.heartbeat(client.app.state.backend.engine, "wrk_1", "host")
     assert lacking(client) == {}
     return client
 
@@ -106,7 +106,7 @@ def test_a_worker_that_was_seen_long_ago_or_is_to_stop_takes_no_jobs(ready: Test
     engine = ready.app.state.backend.engine
     fleet.stop(engine, "wrk_1")
     assert "No worker" in lacking(ready)["worker"]
-    fleet.seen(engine, "wrk_2")
+    fleet.heartbeat(engine, "wrk_2")
     assert lacking(ready) == {}
     for seconds in (-60.0, 3600.0):
         with writing(engine) as connection:
@@ -142,7 +142,7 @@ def test_a_broker_says_why_it_takes_nothing(make_client: Callable[..., TestClien
         redis.Redis(port=server.port).config_set("requirepass", "right")
         client = make_client(broker_url=f"redis://:wrong@{server.host}:{server.port}/0")
         assert "refuses the service's user or password" in lacking(client)["broker"]
-    assert "does not answer" in lacking(client)["broker"]
+    assert "does not respond" in lacking(client)["broker"]
     assert "wrong" not in client.get("/readyz").text
 
 
@@ -160,7 +160,7 @@ def test_nobody_waits_for_what_hangs_and_it_is_not_asked_twice(
     ready.app.state.backend.readiness._checks["broker"] = health._Check(hang)
     for _ in range(2):
         began = time.monotonic()
-        assert "No answer" in lacking(ready)["broker"]
+        assert "No response" in lacking(ready)["broker"]
         assert time.monotonic() - began < 5
     assert len(asked) == 1
     over.set()
@@ -179,7 +179,7 @@ def test_a_stopped_broker_holds_up_neither_a_request_nor_readiness(
             answers = [client.post("/merges", json=recipe).status_code for _ in range(3)]
             assert answers == [202] * 3
             assert time.monotonic() - began < 8  # 2 s for the first of them
-            assert "does not answer" in lacking(client)["broker"]
+            assert "does not respond" in lacking(client)["broker"]
         finally:
             os.kill(pid, signal.SIGCONT)
 
@@ -211,7 +211,7 @@ def test_the_log_says_once_that_jobs_wait_and_once_that_they_do_not(
     assert "AFLUENTE_BROKER_URL" in line
     readiness: Readiness = client.app.state.backend.readiness
     for check in readiness._checks.values():
-        check._question = lambda: "fine"
+        check._check = lambda: "fine"
     assert lacking(client) == {}
     assert caplog.messages == [line, "ready again"]
 

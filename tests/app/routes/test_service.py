@@ -79,7 +79,7 @@ def test_readiness_with_everything_there(
 ):
     client = make_client(broker_url=valkey_url)
     backend: Backend = client.app.state.backend
-    fleet.seen(backend.engine, "wrk_1", "host")
+    fleet.heartbeat(backend.engine, "wrk_1", "host")
     answer = client.get("/readyz")
     assert answer.status_code == 200
     assert answer.json()["status"] == "ready"
@@ -241,7 +241,7 @@ def test_every_refused_method_says_which_are_taken(client: TestClient, path: str
     answer = client.put(path)
     document = refusal(answer, 405, "method_not_allowed")
     assert "GET" in answer.headers["allow"]
-    assert document["detail"].endswith(f"it takes {answer.headers['allow']}.")
+    assert document["detail"].endswith(f"use {answer.headers['allow']}.")
 
 
 def test_readiness_shows_no_path_to_those_without_a_key(

@@ -135,7 +135,7 @@ def test_what_an_expert_lacks_it_takes_from_the_reference_said_in_a_warning(
 ) -> None:
     (warning,) = prepared(three_files(), one_file(), {"merges.txt": b""}).warnings
     assert warning["code"] == "companions_from_base"
-    assert "model-2 lacks files and takes those of the base" in warning["message"]
+    assert "model-2 lacks files; those of the base are used" in warning["message"]
     assert all(name in warning["message"] for name in three_files())
 
 

@@ -11,11 +11,11 @@ from sqlalchemy import Engine, event
 
 from app.contract.errors import IdempotencyConflictError
 from app.storage import evaluations, events, fleet, idempotency, leases
+from app.storage.change_tracker import ChangeTracker
 from app.storage.database import clock, writing
 from app.storage.fleet import Election
 from app.storage.idempotency import IdempotencyKey, Reservation
 from app.storage.leases import JobKind
-from app.storage.observer import Observer
 from tests.app.storage.conftest import make_merge
 
 HOUR = 3600.0
@@ -52,16 +52,16 @@ def test_a_job_keeps_its_living_worker_and_is_taken_from_a_dead_one(
     lease = leases.take(engine, JobKind.MERGE, merge_id, "alive", 10)
     assert lease is not None
     leases.take(engine, JobKind.MERGE, dead, "dead", 10)
-    observer = Observer(10.0)
-    observer.unchanged(leases.held(engine))
+    tracker = ChangeTracker(10.0)
+    tracker.unchanged(leases.held(engine))
     jump(seconds)
     time.sleep(0.1)
     leases.renew(engine, lease, 10)
     held = leases.held(engine)
-    run_out = {job: held[job] for job, age in observer.unchanged(held).items() if age >= 0.1}
+    run_out = {job: held[job] for job, age in tracker.unchanged(held).items() if age >= 0.1}
     [found] = leases.recover(engine, 5, {}, {}, run_out)
     assert (found.id, found.status) == (dead, "queued")
-    assert leases.look(engine, lease) == "running"
+    assert leases.status_of(engine, lease) == "running"
 
 
 @jumps
@@ -104,10 +104,10 @@ def test_a_message_that_was_lost_is_sent_again(
 def test_a_dead_worker_is_not_alive_and_a_living_one_is_at_its_next_word(
     engine: Engine, jump: Callable[[float], None], seconds: float
 ):
-    fleet.seen(engine, "wrk_dead")
-    fleet.seen(engine, "wrk_alive")
+    fleet.heartbeat(engine, "wrk_dead")
+    fleet.heartbeat(engine, "wrk_alive")
     jump(seconds)
-    fleet.seen(engine, "wrk_alive")
+    fleet.heartbeat(engine, "wrk_alive")
     assert [row["id"] for row in fleet.alive(engine, 15)] == ["wrk_alive"]
 
 

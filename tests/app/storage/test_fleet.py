@@ -44,17 +44,17 @@ def test_the_role_of_one_that_is_known_to_be_dead_is_free(engine: Engine):
 
 def test_alive_are_those_seen_lately_that_were_not_told_to_stop(engine: Engine):
     for name in ("wrk_1", "wrk_2", "wrk_3"):
-        fleet.seen(engine, name, "host")
+        fleet.heartbeat(engine, name, "host")
     fleet.stop(engine, "wrk_2")
     fleet.dismiss(engine, "wrk_3")
-    fleet.seen(engine, "wrk_1")
+    fleet.heartbeat(engine, "wrk_1")
     assert [worker["id"] for worker in fleet.alive(engine, 15)] == ["wrk_1"]
     assert fleet.alive(engine, -1) == []
 
 
 def test_a_worker_that_was_forgotten_returns(engine: Engine):
-    fleet.seen(engine, "wrk_1", "host")
-    fleet.seen(engine, "wrk_2")
+    fleet.heartbeat(engine, "wrk_1", "host")
+    fleet.heartbeat(engine, "wrk_2")
     found = {worker["id"]: worker["host"] for worker in fleet.alive(engine, 15)}
     assert found == {"wrk_1": "host", "wrk_2": socket.gethostname()}
 
@@ -65,7 +65,7 @@ def test_a_worker_that_is_told_to_stop_before_it_was_seen_is_not_alive(engine: E
 
 
 def test_being_seen_changes_nothing_else(engine: Engine):
-    fleet.seen(engine, "wrk_1", "host")
+    fleet.heartbeat(engine, "wrk_1", "host")
     fleet.stop(engine, "wrk_1")
-    fleet.seen(engine, "wrk_1", "another")
+    fleet.heartbeat(engine, "wrk_1", "another")
     assert fleet.alive(engine, 15) == []

@@ -59,7 +59,7 @@ def test_an_attempt_that_lost_its_lease_changes_nothing(engine: Engine, merge_id
     assert new.attempt == 2
     attempts = (
         lambda: leases.renew(engine, old, 30),
-        lambda: leases.look(engine, old),
+        lambda: leases.status_of(engine, old),
         lambda: leases.give_back(engine, old),
         lambda: merges.set_phase(engine, old, "merging"),
         lambda: merges.set_progress(engine, old, 1, 2, "tensors"),
@@ -87,7 +87,7 @@ def test_a_lease_that_is_renewed_is_not_recovered(engine: Engine, merge_id: str)
     seen = leases.held(engine)
     leases.renew(engine, lease, 30)
     assert leases.recover(engine, 5, LOST, KILLED, seen) == []
-    assert leases.look(engine, lease) == "running"
+    assert leases.status_of(engine, lease) == "running"
     [found] = leases.recover(engine, 5, LOST, KILLED, leases.held(engine))
     assert (found.id, found.status) == (merge_id, "queued")
 
@@ -139,7 +139,7 @@ def test_cancelling_again_says_the_same(engine: Engine, merge_id: str):
     running = make_merge(engine)
     lease = take(engine, running)
     assert [cancel(engine, running) for _ in range(2)] == ["cancelling", "cancelling"]
-    assert leases.look(engine, lease) == "cancelling"
+    assert leases.status_of(engine, lease) == "cancelling"
     assert cancel(engine, "mrg_none") is None
 
 

@@ -65,9 +65,9 @@ def test_parts_of_one_lane_are_never_under_way_together(engine: Engine, lead: Le
     first = claim(engine, lead)
     assert claim(engine, lead).dataset == "set-2"
     assert parts.claim(engine, lead.id, "x", 30, "cpu") is None
-    assert parts.spare(engine) == []
+    assert parts.claimable(engine) == []
     parts.finish(engine, first, "succeeded", {}, [])
-    assert parts.spare(engine) == [lead.id]
+    assert parts.claimable(engine) == [lead.id]
     assert claim(engine, lead).dataset == "set-1"
 
 
@@ -84,7 +84,7 @@ def test_a_part_that_lost_its_worker_is_free_again_and_its_old_worker_is_shut_ou
         lambda: parts.finish(engine, old, "succeeded", {}, []),
         lambda: parts.set_progress(engine, old, 1),
         lambda: leases.renew(engine, old.lease, 30),
-        lambda: leases.look(engine, old.lease),
+        lambda: leases.status_of(engine, old.lease),
     ):
         with pytest.raises(LeaseLostError):
             attempt()
@@ -104,7 +104,7 @@ def test_a_part_that_killed_its_worker_is_left_to_the_lead_and_ends_nothing(
     assert other.dataset == "set-2"
     parts.finish(engine, other, "succeeded", {}, [])
     _check_that_only_the_lead_gets(engine, lead, "set-1")
-    assert leases.look(engine, first.lease) == "running"
+    assert leases.status_of(engine, first.lease) == "running"
 
 
 def test_a_part_that_its_worker_cannot_do_is_left_to_the_lead(engine: Engine, lead: Lease):
@@ -118,7 +118,7 @@ def test_a_part_that_its_worker_cannot_do_is_left_to_the_lead(engine: Engine, le
 
 
 def _check_that_only_the_lead_gets(engine: Engine, lead: Lease, dataset: str) -> None:
-    assert parts.spare(engine) == []
+    assert parts.claimable(engine) == []
     assert parts.claim(engine, lead.id, "wrk_other:x:2:2", 30, "cpu") is None
     part = parts.claim(engine, lead.id, lead.owner, 30, "cpu", leading=True)
     assert part is not None
@@ -139,7 +139,7 @@ def test_nothing_is_left_to_do_when_the_evaluation_has_ended(engine: Engine, lea
         with writing(engine) as connection:
             assert leases.request_cancel(connection, JobKind.EVALUATION, lead.id) == "cancelling"
         with pytest.raises(LeaseLostError):  # at once, before the evaluation's own worker has acted
-            leases.look(engine, other.lease)
+            leases.status_of(engine, other.lease)
         assert parts.claim(engine, lead.id, "x", 30, "cpu") is None
     with writing(engine) as connection:
         leases.finish(connection, lead, end)
@@ -157,7 +157,7 @@ def test_a_worker_that_stops_gives_back_its_parts_and_no_other(engine: Engine, l
     own, other = claim(engine, lead, owner=lead.owner), claim(engine, lead)
     leases.give_back(engine, lead)
     assert parts.statuses(engine, lead.id) == {"queued": 1, "running": 1}
-    assert leases.look(engine, other.lease) == "running"
+    assert leases.status_of(engine, other.lease) == "running"
     # Whoever is there goes on while the evaluation waits for another to lead it.
     assert claim(engine, lead).dataset == own.dataset
     again = leases.take(engine, JobKind.EVALUATION, lead.id, "b", 30)
@@ -265,9 +265,9 @@ def test_parts_are_no_jobs_that_messages_name(engine: Engine, lead: Lease):
 
 def test_parts_of_what_another_version_has_ended_go(engine: Engine, lead: Lease):
     parts.plan(engine, lead, "cpu", planned("a"))
-    parts.tidy(engine)
+    parts.delete_leftovers(engine)
     assert parts.statuses(engine, lead.id) == {"queued": 1}
     with writing(engine) as connection:
         connection.execute(update(evaluations_table).values(status="succeeded"))
-    parts.tidy(engine)
+    parts.delete_leftovers(engine)
     assert parts.statuses(engine, lead.id) == {}

@@ -63,7 +63,7 @@ def test_a_killed_queue_comes_back_on_its_port_with_what_it_held(valkey, server)
         while not any("again" in text and "ended" not in text for text in news):
             news += filter(None, [server.watch()])
             time.sleep(0.02)
-        assert news[0].startswith("valkey was ended by SIGKILL")
+        assert news[0].startswith("valkey was killed by SIGKILL")
     with _client(valkey) as client:
         assert client.lrange("queue", 0, -1) == [b"message"]
 

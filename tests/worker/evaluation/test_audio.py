@@ -57,7 +57,7 @@ def test_a_file_shorter_than_its_manifest_says_is_named(
 ) -> None:
     path = tmp_path / "sound.wav"
     soundfile.write(path, make_sound(1.0), 16_000)
-    with pytest.raises(AudioError, match=r"says 2\.00 s and there are 1\.00 s"):
+    with pytest.raises(AudioError, match=r"says 2\.00 s, but there are only 1\.00 s"):
         find_segment(path, None, 2.0)
     with pytest.raises(AudioError, match="past the file's end"):
         find_segment(path, 1.0, 0.5)
@@ -84,7 +84,7 @@ def test_missing_files_folders_and_empty_audio_are_named(tmp_path: Path) -> None
     with pytest.raises(AudioError, match="this is a folder"):
         find_segment(tmp_path)
     soundfile.write(tmp_path / "zero.wav", np.zeros(0, np.float32), 16_000)
-    with pytest.raises(AudioError, match="holds no audio"):
+    with pytest.raises(AudioError, match="contains no audio"):
         find_segment(tmp_path / "zero.wav")
 
 

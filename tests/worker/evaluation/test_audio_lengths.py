@@ -13,7 +13,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from worker.evaluation.audio import AudioError, find_segment, listen, read_segment
+from worker.evaluation.audio import AudioError, check_levels, find_segment, read_segment
 
 MakeSound = Callable[..., np.ndarray]
 RATE = 16_000
@@ -83,7 +83,7 @@ def test_compressed_recordings_that_are_joined_are_heard_whole_and_named(
     assert segment.seconds == pytest.approx(2.0, abs=0.2)
     assert len(samples) == pytest.approx(32_000, abs=3_200)
     assert np.sqrt(np.mean(samples[-12_000:-4_000] ** 2)) > 0.05
-    assert any("were heard" in note for note in segment.notes)
+    assert any("were decoded" in note for note in segment.notes)
     # An offset leads to the same samples as reading from the beginning.
     part = read_segment(find_segment(segment.sound.path, 1.25, 0.5))
     np.testing.assert_array_equal(part, samples[20_000:28_000] if kind != "opus" else part)
@@ -109,7 +109,7 @@ def test_each_joined_ogg_is_decoded_by_its_own_tables(
 def test_joined_recordings_of_unlike_rates_are_named(tmp_path: Path, make_sound: MakeSound) -> None:
     soundfile.write(tmp_path / "other.ogg", make_sound(1.0, rate=8_000), 8_000)
     content = encoded(tmp_path, make_sound(1.0), "vorbis")
-    with pytest.raises(AudioError, match="unlike sample rates"):
+    with pytest.raises(AudioError, match="different sample rates"):
         find_segment(write(tmp_path, content + (tmp_path / "other.ogg").read_bytes()))
 
 
@@ -138,7 +138,7 @@ def test_recordings_that_are_joined_and_cannot_be_heard_are_named(
     tmp_path: Path, make_sound: MakeSound, kind: str
 ) -> None:
     content = encoded(tmp_path, make_sound(1.0), kind)
-    with pytest.raises(AudioError, match="another recording is joined"):
+    with pytest.raises(AudioError, match="another recording is appended"):
         find_segment(write(tmp_path, content * 2))
 
 
@@ -146,7 +146,7 @@ def test_recordings_that_are_joined_and_cannot_be_heard_are_named(
 def test_nothing_is_said_of_a_whole_file(tmp_path: Path, make_sound: MakeSound, kind: str) -> None:
     segment = find_segment(write(tmp_path, encoded(tmp_path, make_sound(1.3), kind)))
     assert len(read_segment(segment)) == pytest.approx(20_800, abs=160)
-    assert (segment.notes, listen(segment)) == ((), ())
+    assert (segment.notes, check_levels(segment)) == ((), ())
 
 
 def patched(content: bytes, at: int, value: bytes) -> bytes:
@@ -185,7 +185,7 @@ def test_a_header_that_tells_of_less_than_follows_is_named(
     wav = patched(encoded(tmp_path, make_sound(1.0), "wav"), 40, half)
     au = patched(encoded(tmp_path, make_sound(1.0), "au"), 8, half[::-1])
     for content in (wav, au):
-        with pytest.raises(AudioError, match=r"tells of 0\.50 s, and 16,000 bytes follow"):
+        with pytest.raises(AudioError, match=r"says 0\.50 s, but 16,000 bytes follow"):
             find_segment(write(tmp_path, content))
 
 
@@ -233,7 +233,9 @@ def test_what_the_manifest_says_otherwise_than_the_file_is_named(
     path = write(tmp_path, encoded(tmp_path, make_sound(3.0), "wav"))
     short = find_segment(path, None, 2.0)
     assert short.seconds == 2.0
-    assert short.notes == ("the manifest says 2.00 s, the file has 3.00 s; the rest was not heard",)
+    assert short.notes == (
+        "the manifest says 2.00 s, the file has 3.00 s; the rest was not decoded",
+    )
     assert find_segment(path, None, 3.3).notes == ("the manifest says 3.30 s, the file has 3.00 s",)
     # A segment of a longer recording is what offset and duration are for.
     assert find_segment(path, 0.0, 2.0).notes == ()
@@ -270,7 +272,7 @@ def test_a_damaged_file_of_any_kind_is_audio_or_an_audio_error(
     try:
         segment = find_segment(write(tmp_path, bytes(content[: int(keep * len(content))])))
         samples = read_segment(segment)
-        listen(segment)
+        check_levels(segment)
     except AudioError:
         return
     assert np.isfinite(samples).all()

@@ -14,7 +14,7 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from app.contract.errors import EvaluationFailedError, InvalidCheckpointError
 from app.contract.evaluation import DecodingOptions
 from worker.evaluation.checkpoint import read_facts
-from worker.evaluation.decoding import Decoder
+from worker.evaluation.decoding import SpeechDecoder
 
 Sounds = list[np.ndarray]
 
@@ -24,8 +24,8 @@ def speech(make_sound: Callable[..., np.ndarray]) -> Sounds:
     return [make_sound(0.4 + 0.3 * n, pitch=110 + 60 * n) for n in range(5)]
 
 
-def decoder(checkpoint: Path, **options: object) -> Decoder:
-    return Decoder(checkpoint, "cpu", "float32", DecodingOptions.model_validate(options))
+def decoder(checkpoint: Path, **options: object) -> SpeechDecoder:
+    return SpeechDecoder(checkpoint, "cpu", "float32", DecodingOptions.model_validate(options))
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
@@ -155,7 +155,7 @@ def test_another_models_feature_extractor_is_refused(english: Path, tmp_path: Pa
     settings = json.loads((folder / "processor_config.json").read_text())
     settings["feature_extractor"]["feature_size"] = 80
     (folder / "processor_config.json").write_text(json.dumps(settings))
-    with pytest.raises(InvalidCheckpointError, match="80 mel bins and the model takes 40"):
+    with pytest.raises(InvalidCheckpointError, match="80 mel bins, but the model needs 40"):
         decoder(folder)
 
 

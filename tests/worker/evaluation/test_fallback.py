@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 
 from app.contract.evaluation import DecodingOptions, Fallback
 from worker.evaluation.cache import InMemoryTranscriptCache
-from worker.evaluation.decoding import Decoder, _until_cut
+from worker.evaluation.decoding import SpeechDecoder, _until_cut
 from worker.evaluation.fallback import until_end
 from worker.evaluation.runner import evaluate
 
@@ -20,10 +20,10 @@ SAMPLES = Path(__file__).parents[3] / "samples"
 FALLBACK = DecodingOptions(num_beams=1, search="temperature_fallback")
 
 
-def decoder(checkpoint: Path, **rules: float) -> Decoder:
-    one = Decoder(checkpoint, "cpu", "float32", FALLBACK)
-    assert one.reconsideration is not None
-    one.reconsideration.rules = Fallback.model_validate(rules)
+def decoder(checkpoint: Path, **rules: float) -> SpeechDecoder:
+    one = SpeechDecoder(checkpoint, "cpu", "float32", FALLBACK)
+    assert one.fallback is not None
+    one.fallback.rules = Fallback.model_validate(rules)
     return one
 
 
@@ -36,7 +36,7 @@ def test_what_is_neither_loop_nor_guess_stays_as_it_is() -> None:
     names = sorted((SAMPLES / "speech/telephone").rglob("*.flac"))[:4]
     digits = [soundfile.read(name, dtype="float32")[0] for name in names]
     checkpoint = SAMPLES / "checkpoints/telephone"
-    plain = Decoder(checkpoint, "cpu", "float32", DecodingOptions(num_beams=1)).decode(digits)
+    plain = SpeechDecoder(checkpoint, "cpu", "float32", DecodingOptions(num_beams=1)).decode(digits)
     assert decoder(checkpoint).decode(digits) == plain
 
 
@@ -45,7 +45,7 @@ def test_a_guess_is_sampled_again_the_same_way_in_any_batch(
 ) -> None:
     # Random weights guess: nothing reaches a mean of 0, and so the last temperature is taken.
     one = decoder(multilingual, logprob=0.0, no_speech=1.0)
-    plain = Decoder(multilingual, "cpu", "float32", DecodingOptions(num_beams=1))
+    plain = SpeechDecoder(multilingual, "cpu", "float32", DecodingOptions(num_beams=1))
     together = one.decode(speech, "pt")
     assert together != plain.decode(speech, "pt")
     torch.manual_seed(7)
@@ -61,7 +61,7 @@ def test_a_guess_in_silence_is_no_words(multilingual: Path, speech: list[np.ndar
 
 def test_a_loop_is_sampled_again(multilingual: Path, speech: list[np.ndarray]) -> None:
     one = decoder(multilingual, logprob=-1e9, compression_ratio=0.0)
-    plain = Decoder(multilingual, "cpu", "float32", DecodingOptions(num_beams=1))
+    plain = SpeechDecoder(multilingual, "cpu", "float32", DecodingOptions(num_beams=1))
     assert one.decode(speech, "en") != plain.decode(speech, "en")
 
 
@@ -78,7 +78,7 @@ def test_the_mean_log_probability_is_that_of_generates_own_scores(
     english: Path, speech: list[np.ndarray]
 ) -> None:
     one = decoder(english)
-    assert one.reconsideration is not None
+    assert one.fallback is not None
     inputs = one._features(speech[:1], max_length=one.window_samples, padding="max_length")
     config = GenerationConfig.from_dict(one.generation.to_dict())
     config.update(return_dict_in_generate=True, output_scores=True)
@@ -91,7 +91,7 @@ def test_the_mean_log_probability_is_that_of_generates_own_scores(
     encoded = one.model.get_encoder()(inputs.input_features)
     prompt = [one.facts.start, one.facts.no_timestamps]
     tokens = until_end(said, one.facts.ends)
-    measured = one.reconsideration._mean_logprob(encoded, prompt, tokens)
+    measured = one.fallback._mean_logprob(encoded, prompt, tokens)
     assert measured == pytest.approx(expected, abs=1e-4)
 
 

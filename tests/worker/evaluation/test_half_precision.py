@@ -14,7 +14,7 @@ from app.contract.errors import EvaluationFailedError
 from app.contract.evaluation import DecodingOptions, DecodingRecord, Dtype, Utterance
 from worker.evaluation.cache import InMemoryTranscriptCache, transcript_key
 from worker.evaluation.checkpoint import read_facts
-from worker.evaluation.decoding import Decoder
+from worker.evaluation.decoding import SpeechDecoder
 from worker.evaluation.jobs import DecodingSetup
 from worker.evaluation.loading import TRANSFORMERS, backend_of
 from worker.evaluation.runner import default_dtype, evaluate
@@ -34,26 +34,26 @@ def digits() -> list[np.ndarray]:
     return [soundfile.read(name, dtype="float32")[0] for name in names]
 
 
-def decoder(dtype: Dtype, num_beams: int = 1) -> Decoder:
-    return Decoder(BASE, "cpu", dtype, DecodingOptions(num_beams=num_beams))
+def decoder(dtype: Dtype, num_beams: int = 1) -> SpeechDecoder:
+    return SpeechDecoder(BASE, "cpu", dtype, DecodingOptions(num_beams=num_beams))
 
 
-def own(decoder: Decoder) -> Transcriber:
+def own(decoder: SpeechDecoder) -> Transcriber:
     return Transcriber(decoder.model, decoder.generation.to_dict())
 
 
-def features(decoder: Decoder, speech: list[np.ndarray]) -> torch.Tensor:
+def features(decoder: SpeechDecoder, speech: list[np.ndarray]) -> torch.Tensor:
     found = decoder._features(speech, max_length=decoder.window_samples, padding="max_length")
     inputs: torch.Tensor = found.input_features
     return inputs
 
 
 @torch.inference_mode()
-def logits(decoder: Decoder, speech: list[np.ndarray]) -> torch.Tensor:
+def logits(decoder: SpeechDecoder, speech: list[np.ndarray]) -> torch.Tensor:
     transcriber = own(decoder)
-    memory = transcriber._hear(features(decoder, speech))
-    prompts = transcriber._prompts(memory, None, None)
-    return transcriber.decoder.read(memory, prompts)
+    cache = transcriber._encode(features(decoder, speech))
+    prompts = transcriber._prompts(cache, None, None)
+    return transcriber.decoder.read(cache, prompts)
 
 
 @pytest.mark.parametrize("dtype", HALVES)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from app.contract.errors import InvalidCheckpointError
 from app.contract.evaluation import DecodingOptions
 from worker.evaluation.checkpoint import read_facts
-from worker.evaluation.decoding import Decoder
+from worker.evaluation.decoding import SpeechDecoder
 
 CHECKPOINT = Path(__file__).parents[3] / "samples/checkpoints/telephone"
 FILES = (
@@ -61,7 +61,7 @@ def refusal(name: str, content: bytes) -> InvalidCheckpointError | None:
                 (folder / path.name).symlink_to(path)
         (folder / name).write_bytes(content)
         try:
-            one = Decoder(folder, "cpu", "float32", DecodingOptions(num_beams=1))
+            one = SpeechDecoder(folder, "cpu", "float32", DecodingOptions(num_beams=1))
             one.decode([np.zeros(8000, np.float32)])
         except InvalidCheckpointError as error:
             return error

@@ -14,8 +14,8 @@ import torch
 from app.contract.evaluation import DecodingOptions
 from tests.worker.evaluation.conftest import build_checkpoint
 from tests.worker.evaluation.test_decoding import edit_json
-from worker.evaluation.decoding import Decoder
-from worker.evaluation.whisper.memory import Memory
+from worker.evaluation.decoding import SpeechDecoder
+from worker.evaluation.whisper.kv_cache import KeyValueCache
 
 SAMPLES = Path(__file__).parents[3] / "samples"
 Sounds = list[np.ndarray]
@@ -33,13 +33,13 @@ def speech(make_sound: Callable[..., np.ndarray]) -> Sounds:
     return [make_sound(0.3 + 0.25 * n, pitch=100 + 55 * n) for n in range(6)]
 
 
-def decoder(checkpoint: Path, num_beams: int, task: str = "transcribe") -> Decoder:
+def decoder(checkpoint: Path, num_beams: int, task: str = "transcribe") -> SpeechDecoder:
     options = DecodingOptions.model_validate({"num_beams": num_beams, "task": task})
-    return Decoder(checkpoint, "cpu", "float32", options)
+    return SpeechDecoder(checkpoint, "cpu", "float32", options)
 
 
 def both(
-    decoder: Decoder, speech: Sounds, language: str | None = None
+    decoder: SpeechDecoder, speech: Sounds, language: str | None = None
 ) -> tuple[list[list[int] | None], list[list[int]]]:
     """Return the own tokens and those of `generate`."""
     inputs = decoder._features(speech, max_length=decoder.window_samples, padding="max_length")
@@ -210,14 +210,14 @@ def test_the_encoder_hears_what_transformers_hears(english: Path, speech: Sounds
     torch.testing.assert_close(torch.stack(heard), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_memory_gives_up_slots_and_moves_little() -> None:
-    memory = Memory(slots=5, layers=1, heads=1, positions=2, size=3)
-    memory.heard[:] = torch.arange(5.0)[:, None, None, None]
-    memory.make_room(100)
-    memory.entries = 1
-    memory.said[..., 0, :] = torch.arange(5.0)[:, None, None]
-    assert memory.keep([0, 2, 4]) == [0, 4, 2]
-    assert memory.heard[0, 0, :3, 0, 0, 0].tolist() == [0, 4, 2]
-    assert memory.said[0, 1, :3, 0, 0, 0].tolist() == [0, 4, 2]
-    assert memory.keep([2]) == [2]
-    assert (memory.slots, memory.heard[0, 0, 0, 0, 0, 0].item()) == (1, 2)
+def test_selecting_slots_of_the_cache_moves_few_of_them() -> None:
+    cache = KeyValueCache(slots=5, layers=1, heads=1, positions=2, size=3)
+    cache.cross[:] = torch.arange(5.0)[:, None, None, None]
+    cache.reserve(100)
+    cache.entries = 1
+    cache.past[..., 0, :] = torch.arange(5.0)[:, None, None]
+    assert cache.select([0, 2, 4]) == [0, 4, 2]
+    assert cache.cross[0, 0, :3, 0, 0, 0].tolist() == [0, 4, 2]
+    assert cache.past[0, 1, :3, 0, 0, 0].tolist() == [0, 4, 2]
+    assert cache.select([2]) == [2]
+    assert (cache.slots, cache.cross[0, 0, 0, 0, 0, 0].item()) == (1, 2)

@@ -1,4 +1,4 @@
-"""The encoder of Whisper: one utterance's features to what the decoder listens to."""
+"""The encoder of Whisper: encodes one utterance's features."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch.nn import functional
 from worker.evaluation.whisper.products import linear
 from worker.evaluation.whisper.weights import SelfAttention, encoder_layers, norm_of
 
-# Rows of queries at once: their scores, with 1,500 positions 1.5 MB, stay in a core's cache.
+# Query rows at once: their scores (1.5 MB for 1,500 positions) stay in a core's cache.
 _QUERIES = 250
 
 
 class Encoder:
-    """A transformers WhisperEncoder's weights, run an utterance at a time.
+    """Runs a transformers WhisperEncoder's weights on one utterance at a time.
 
-    One utterance's activations fit a processor's cache, and a batch's do not.
+    One utterance's activations fit in a processor's cache; a batch's do not.
     """
 
     def __init__(self, module: Any) -> None:
-        """Take over the module's weights; it stays usable."""
+        """Share the module's weights."""
         self.convolutions = (module.conv1, module.conv2)
         self.positions = module.embed_positions.weight.data
         self.layers = encoder_layers(module)
@@ -30,9 +30,9 @@ class Encoder:
         self.heads = module.config.encoder_attention_heads
 
     def encode(self, features: Tensor) -> Tensor:
-        """Return (positions, width) of one utterance's log-mel features, (bins, frames).
+        """Return the encoding, (positions, width), of log-mel features, (bins, frames).
 
-        In the weights' dtype, whatever that of the features.
+        The result has the weights' dtype.
         """
         x = features[None].to(self.positions.dtype)
         for convolution in self.convolutions:
@@ -52,11 +52,11 @@ class Encoder:
             for part in (queries * size**-0.5, keys)
         )
         values = values.t().contiguous()
-        heard = torch.empty_like(hidden)
+        attended = torch.empty_like(hidden)
         for head in range(self.heads):
             columns = slice(head * size, (head + 1) * size)
             for start in range(0, positions, _QUERIES):
                 rows = slice(start, start + _QUERIES)
                 weights = torch.softmax(linear(queries[head, rows], keys[head]), dim=-1)
-                heard[rows, columns] = linear(weights, values[columns])
-        return attention.out(heard)
+                attended[rows, columns] = linear(weights, values[columns])
+        return attention.out(attended)

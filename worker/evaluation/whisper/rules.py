@@ -1,4 +1,4 @@
-"""What a search must obey, as a generation config says it, and whether this package can."""
+"""The constraints of a search from a generation config, and whether this package supports them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-# What the searches here obey; a checkpoint with any other constraint is left to transformers.
-_OBEYED = {
+# The supported constraints; transformers decodes checkpoints with any other.
+_SUPPORTED = {
     "begin_suppress_tokens",
     "early_stopping",
     "length_penalty",
@@ -21,7 +21,7 @@ _OBEYED = {
 
 @dataclass(frozen=True)
 class Rules:
-    """What a search may not say, when it ends, and how hypotheses of any length compare."""
+    """The suppressed tokens of a search, when it ends, and how it scores hypotheses."""
 
     end: int
     max_length: int
@@ -31,37 +31,37 @@ class Rules:
     suppressed: Tensor
     suppressed_at_begin: Tensor
 
-    def silence(self, scores: Tensor, *, first: bool) -> Tensor:
-        """Return the scores, (rows, vocabulary), with minus infinity put where it is forbidden."""
+    def suppress(self, scores: Tensor, *, first: bool) -> Tensor:
+        """Return the scores, (rows, vocabulary), set to minus infinity for suppressed tokens."""
         scores.index_fill_(1, self.suppressed, -torch.inf)
         if first:
             scores.index_fill_(1, self.suppressed_at_begin, -torch.inf)
         return scores
 
 
-def why_not(
+def unsupported(
     constraints: Mapping[str, Any], activation: str, vocabulary: int, num_beams: int
 ) -> str | None:
-    """Return what keeps this package from a search under these constraints, if anything.
+    """Return why this package cannot search with these constraints; None if it can.
 
-    `activation` and `vocabulary` (its size) are the model's. What it can: utterances of one window,
-    without timestamps, greedily or with beams.
+    `activation` and `vocabulary` (its size) are the model's. Supported are utterances of one
+    window, without timestamps, greedily or with beams.
     """
     if activation != "gelu":
         return f"activation_function is {activation}"
-    other = sorted(constraints.keys() - _OBEYED)
+    other = sorted(constraints.keys() - _SUPPORTED)
     if other:
         return f"{other[0]} is {constraints[other[0]]}"
-    silent = sum(
+    suppressed = sum(
         len(constraints.get(key, ())) for key in ("suppress_tokens", "begin_suppress_tokens")
     )
-    if vocabulary - silent < 2 * num_beams:
+    if vocabulary - suppressed < 2 * num_beams:
         return "the vocabulary is too small for so many beams"
     return None
 
 
 def rules_of(settings: Mapping[str, Any], config: Any, prompt_length: int) -> Rules:
-    """Return the rules of a search that goes on from a prompt of that many tokens."""
+    """Return the rules of a search after a prompt of `prompt_length` tokens."""
     limit = int(config.max_target_positions)
 
     def tokens(key: str) -> Tensor:

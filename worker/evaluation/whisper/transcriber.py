@@ -1,4 +1,4 @@
-"""Whisper by this package: the same hypotheses as transformers' `generate`, in less time."""
+"""Our Whisper decoder: finds the hypotheses of transformers' `generate` in less time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worker.evaluation.whisper.beams import search_beams
 from worker.evaluation.whisper.decoder import Decoder
 from worker.evaluation.whisper.encoder import Encoder
 from worker.evaluation.whisper.greedy import search_greedily
-from worker.evaluation.whisper.memory import Memory
+from worker.evaluation.whisper.kv_cache import KeyValueCache
 from worker.evaluation.whisper.rules import rules_of
 
 
@@ -22,7 +22,7 @@ class Transcriber:
     """A loaded Whisper and the settings of its search."""
 
     def __init__(self, model: Any, settings: Mapping[str, Any]) -> None:
-        """Take over the weights of a transformers model on a CPU; `why_not` must be None."""
+        """Share the weights of a transformers model on a CPU; `unsupported` must return None."""
         self.config = model.config
         self.settings = settings
         self.encoder = Encoder(model.model.encoder)
@@ -31,47 +31,47 @@ class Transcriber:
     def transcribe(
         self, features: Tensor, language: str | None, task: str | None
     ) -> list[list[int] | None]:
-        """Return the tokens that each utterance says, without prompt and end token.
+        """Return the tokens of each utterance, without prompt and end token.
 
-        `features` is (utterances, bins, frames), one window each. `language` None is left to the
-        model, if it knows any. None stands for an utterance that the model divided by time stamps:
-        what is to follow is for `generate` to say.
+        `features` is (utterances, bins, frames), one window each. If `language` is None, a
+        multilingual model detects it. The result is None for an utterance that the model divided by
+        timestamps, which `generate` has to decode.
         """
-        memory = self._hear(features)
-        prompts = self._prompts(memory, language, task)
+        cache = self._encode(features)
+        prompts = self._prompts(cache, language, task)
         rules = rules_of(self.settings, self.config, prompts.shape[1])
         search = search_greedily if rules.num_beams == 1 else search_beams
-        hypotheses = search(self.decoder, memory, prompts, rules)
-        return [None if self._is_divided(said) else said for said in hypotheses]
+        hypotheses = search(self.decoder, cache, prompts, rules)
+        return [None if self._is_divided(tokens) else tokens for tokens in hypotheses]
 
-    def _is_divided(self, said: list[int]) -> bool:
+    def _is_divided(self, tokens: list[int]) -> bool:
         plain = self.settings.get("no_timestamps_token_id")
-        return plain is not None and any(first > plain < then for first, then in pairwise(said))
+        return plain is not None and any(first > plain < then for first, then in pairwise(tokens))
 
-    def _hear(self, features: Tensor) -> Memory:
-        memory = self.decoder.new_memory(len(features), self.config.max_source_positions)
+    def _encode(self, features: Tensor) -> KeyValueCache:
+        cache = self.decoder.new_cache(len(features), self.config.max_source_positions)
 
-        def hear(slot: int) -> None:
+        def encode(slot: int) -> None:
             with torch.inference_mode():
-                self.decoder.listen(memory, slot, self.encoder.encode(features[slot]))
+                self.decoder.add(cache, slot, self.encoder.encode(features[slot]))
 
-        # An utterance a thread, not a product over all threads: nobody waits for another.
+        # One utterance per thread scales better than each product over all threads.
         threads = torch.get_num_threads()
         at_once = min(threads, len(features))
         each = (threads // at_once,)
         try:
-            with ThreadPoolExecutor(at_once, "hear", torch.set_num_threads, each) as pool:
-                list(pool.map(hear, range(len(features))))
+            with ThreadPoolExecutor(at_once, "encode", torch.set_num_threads, each) as pool:
+                list(pool.map(encode, range(len(features))))
         finally:
-            # In OpenMP the number is a thread's own, in MKL everyone's.
+            # The number of threads is per thread in OpenMP, but global in MKL.
             torch.set_num_threads(threads)
-        return memory
+        return cache
 
-    def _prompts(self, memory: Memory, language: str | None, task: str | None) -> Tensor:
-        start = torch.full((memory.slots, 1), self.settings["decoder_start_token_id"])
+    def _prompts(self, cache: KeyValueCache, language: str | None, task: str | None) -> Tensor:
+        start = torch.full((cache.slots, 1), self.settings["decoder_start_token_id"])
         columns = [start]
         if language or self.settings.get("lang_to_id"):
-            columns.append(self._languages(memory, start, language))
+            columns.append(self._languages(cache, start, language))
         if task or language:
             columns.append(
                 start.new_full(start.shape, self.settings["task_to_id"][task or "transcribe"])
@@ -80,11 +80,11 @@ class Transcriber:
             columns.append(start.new_full(start.shape, self.settings["no_timestamps_token_id"]))
         return torch.cat(columns, dim=1)
 
-    def _languages(self, memory: Memory, start: Tensor, language: str | None) -> Tensor:
+    def _languages(self, cache: KeyValueCache, start: Tensor, language: str | None) -> Tensor:
         known = self.settings["lang_to_id"]
         if language:
             return start.new_full(start.shape, known[f"<|{language}|>"])
         tokens = torch.tensor(sorted(known.values()))
-        likeliest = self.decoder.read(memory, start)[:, tokens].argmax(dim=-1, keepdim=True)
-        memory.forget()
+        likeliest = self.decoder.read(cache, start)[:, tokens].argmax(dim=-1, keepdim=True)
+        cache.clear_past()
         return tokens[likeliest]

@@ -1,4 +1,4 @@
-"""A loaded Whisper's weights, laid out for few and large products; nothing is held twice."""
+"""A loaded Whisper's weights, combined for few large products, without copies in memory."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ class Norm:
 
 @dataclass(frozen=True)
 class FeedForward:
-    """The two products of a layer's end, with their normalisation."""
+    """A layer's feed-forward part, with its normalisation."""
 
     norm: Norm
     inner: Linear
     outer: Linear
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return what is added to the rows x."""
+        """Return the residual to add to the rows x."""
         return self.outer(linear_gelu(self.norm(x), self.inner.weight, self.inner.bias))
 
 
 @dataclass(frozen=True)
 class SelfAttention:
-    """Attention to oneself: `qkv` gives queries, keys and values side by side."""
+    """Self-attention; `qkv` computes queries, keys and values side by side."""
 
     norm: Norm
     qkv: Linear
@@ -61,7 +61,7 @@ class SelfAttention:
 
 @dataclass(frozen=True)
 class CrossAttention:
-    """Attention to the encoder's output: `kv` gives keys and values side by side."""
+    """Attention to the encoder's output; `kv` computes keys and values side by side."""
 
     norm: Norm
     query: Linear
@@ -92,12 +92,12 @@ def norm_of(module: Any) -> Norm:
 
 
 def encoder_layers(encoder: Any) -> list[EncoderLayer]:
-    """Return the layers of a transformers WhisperEncoder, which shares their memory from now on."""
+    """Return the layers of a transformers WhisperEncoder, sharing its memory."""
     return [EncoderLayer(_self_attention(layer), _feed_forward(layer)) for layer in encoder.layers]
 
 
 def decoder_layers(decoder: Any) -> list[DecoderLayer]:
-    """Return the layers of a transformers WhisperDecoder, which shares their memory from now on."""
+    """Return the layers of a transformers WhisperDecoder, sharing its memory."""
     return [
         DecoderLayer(_self_attention(layer), _cross_attention(layer), _feed_forward(layer))
         for layer in decoder.layers
@@ -132,7 +132,7 @@ def _linear(module: nn.Linear) -> Linear:
 
 
 def _side_by_side(*modules: nn.Linear) -> Linear:
-    """Return one product for several of the same input; the modules become views of its weight."""
+    """Return one layer for several with the same input; the modules become views of its weight."""
     weight = torch.cat([module.weight.data for module in modules])
     bias = torch.cat(
         [

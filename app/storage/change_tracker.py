@@ -1,8 +1,8 @@
-"""Tells which leases have not been renewed, by the observer's own monotonic clock.
+"""Detects leases that are not renewed, by the tracker's own monotonic clock.
 
-The times in rows are the database's wall clock, which may be set back or forward by hours: a holder
-that is dead would keep its lease until the old time comes again, and one that is alive would lose
-it. So whoever waits for a lease watches whether it changes.
+The times in rows come from the database's wall clock. If it were set back by hours, dead holders
+would keep their leases; if it were set forward, live ones would lose theirs. So whoever waits for
+a lease watches whether its row changes.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import TypeVar
 K = TypeVar("K", bound=Hashable)
 
 
-class Observer:
-    """For how long each of some values has not changed; called once a round with all of them."""
+class ChangeTracker:
+    """Measures for how long values have not changed; call `unchanged` in each round with all."""
 
     def __init__(
         self, longest_round_seconds: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Count no round for longer than this: if this process stood still, so may the holders."""
+        """Count at most this time per round: if this process was suspended, holders may be too."""
         self._longest = longest_round_seconds
         self._clock = clock
         self._looked_at: float | None = None
         self._values: dict[Hashable, tuple[object, float]] = {}
 
     def unchanged(self, values: Mapping[K, object]) -> dict[K, float]:
-        """Return for how many seconds each value has been as it is; forget those that are gone."""
+        """Return for how many seconds each value has not changed; forget values not given."""
         now = self._clock()
         passed = 0.0 if self._looked_at is None else min(now - self._looked_at, self._longest)
         self._looked_at = now

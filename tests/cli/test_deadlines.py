@@ -14,7 +14,7 @@ import uvicorn
 
 from app.contract.settings import Settings
 from app.main import create_app
-from cli.punctual import punctual
+from cli.deadlines import with_deadline
 
 SECONDS = 0.6
 
@@ -24,7 +24,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     data: Path = tmp_path_factory.mktemp("data")
     app = create_app(Settings(data_dir=data, request_seconds=SECONDS))
     server = uvicorn.Server(
-        uvicorn.Config(app, port=0, log_level="critical", http=punctual(SECONDS))
+        uvicorn.Config(app, port=0, log_level="critical", http=with_deadline(SECONDS))
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
