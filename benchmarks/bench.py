@@ -1,37 +1,49 @@
-"""`make bench`: every method against its peer, interleaved, as ratios with median and spread."""
+"""Every method against its peer, interleaved, as ratios with median and spread (`make bench`)."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import shutil
 import statistics
-import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from app.contract.catalogue import CATALOGUE
-from benchmarks.inputs import SHAPES, WEIGHTS, make_inputs
-from benchmarks.measure import WITHOUT_BASE, Measurement, run_child, timed
-from benchmarks.peers import FUSION_BENCH, MERGEKIT, fusion_bench_python, mergekit_python
-from worker.merging.engine.run import default_threads
+from benchmarks import peers
+from benchmarks.inputs import SHAPES, WEIGHTS, copy_samples, make_inputs
+from benchmarks.measure import (
+    WITHOUT_BASE,
+    Process,
+    measure_command,
+    measure_merge,
+    names,
+    recipe_of,
+    run_process,
+    spread,
+)
 
-_HERE = Path(__file__).parent
 _BLOCK = 2**22
+# A peer that took longer is not run again.
+_LONG_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Contest:
-    """A method with its parameters (JSON), its peer, and the ratios that it should reach."""
+    """A method, its peer with its parameters (JSON), and the ratios that it should reach."""
 
     method: str
-    parameters: str = "{}"
     peer: str | None = None
     peer_method: str = ""
     peer_parameters: str = "{}"
     wanted_faster: float | None = None
     wanted_of_floor: float | None = None
+    in_minutes: bool = False
+    """The peer is run only where the method is named."""
 
 
 _WEIGHT = '{"each": {"weight": 1.0}}'
@@ -40,135 +52,153 @@ _CRUMBS = '{"each": {"weight": 1.0, "density": 0.9, "gamma": 0.01}}'
 _HALF = '{"select_topk": 0.5}'
 
 CONTESTS = (
-    Contest("soup", "{}", "mergekit", "linear", _WEIGHT, 1.3, 2.0),
-    Contest("task_arithmetic", "{}", "mergekit", "task_arithmetic", _WEIGHT, 1.3, 2.0),
-    Contest("model_stock", "{}", "mergekit", "model_stock", "{}", 3.0, 2.5),
-    Contest("multi_slerp", "{}", "mergekit", "multislerp", _WEIGHT, 3.0, 2.5),
-    Contest("karcher", "{}", "mergekit", "karcher", "{}", 3.0, 2.5),
-    Contest("ties", "{}", "mergekit", "ties", _TIES, 10.0, 6.0),
-    Contest("sce", _HALF, "mergekit", "sce", _HALF, 10.0, 6.0),
-    Contest("breadcrumbs", "{}", "mergekit", "breadcrumbs", _CRUMBS, 10.0, 6.0),
-    Contest("pcb", wanted_of_floor=6.0),
-    Contest("iso_c", "{}", "fusion_bench", "iso_c", "2", 3.0),
-    Contest("tsv_m", "{}", "fusion_bench", "tsv_m", "2", 3.0),
-    Contest("boosted_tsv_m", "{}", "fusion_bench", "tsv_m", "2", 3.0),
-    Contest("iso_cts", "{}", "fusion_bench", "iso_cts", "2", 25.0),
+    Contest("soup", "mergekit", "linear", _WEIGHT, 1.3, 2.0),
+    Contest("task_arithmetic", "mergekit", "task_arithmetic", _WEIGHT, 1.3, 2.0),
+    Contest("model_stock", "mergekit", "model_stock", "{}", 3.0, 2.5),
+    Contest("multi_slerp", "mergekit", "multislerp", _WEIGHT, 3.0, 2.5),
+    Contest("karcher", "mergekit", "karcher", "{}", 3.0, 2.5),
+    Contest("ties", "mergekit", "ties", _TIES, 10.0, 6.0),
+    Contest("sce", "mergekit", "sce", _HALF, 10.0, 7.0),
+    Contest("breadcrumbs", "mergekit", "breadcrumbs", _CRUMBS, 10.0, 6.0),
+    Contest("pcb", wanted_of_floor=7.0),
+    Contest("iso_c", "fusion_bench", "iso_c", wanted_faster=2.7),
+    Contest("tsv_m", "fusion_bench", "tsv_m", wanted_faster=3.0),
+    Contest("boosted_tsv_m", "fusion_bench", "tsv_m", wanted_faster=3.0),
+    Contest("iso_cts", "fusion_bench", "iso_cts", wanted_faster=20.0, in_minutes=True),
 )
 _COLUMNS = (
     "method", "ours, s", "floor, s", "ours / floor", "peer", "peer, s", "peer / ours",
     "its functions alone, s and / ours",
-    "hash in + out, s", "peak MiB", "peer's", "peer's / ours",
+    "before + after, s", "peak MiB", "peer's", "peer's / ours",
 )  # fmt: skip
+# Those whose commands are compared, and how many times as fast ours should be.
+_COMMANDS, _WANTED_OF_COMMANDS = ("soup", "task_arithmetic", "ties"), 2.0
 
 
 def main() -> None:
-    """Run the contests and print one row each."""
+    """Print a row a method."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=list(SHAPES), default="tiny")
     parser.add_argument("--experts", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--methods", nargs="*", help="all by default")
-    parser.add_argument("--slow-peers", action="store_true", help="also peers that take minutes")
+    parser.add_argument("--methods", type=names, help="iso_c,iso_cts; by default all")
+    parser.add_argument(
+        "--commands",
+        action="store_true",
+        help="the commands afluente merge and mergekit-pytorch, with the sample checkpoints",
+    )
     parser.add_argument("--cache", type=Path, default=Path(".cache/bench"))
     options = parser.parse_args()
     cache = options.cache.absolute()
-    folders = make_inputs(cache / "inputs", SHAPES[options.shape], options.experts)
-    _describe(options)
-    for contest in CONTESTS:
-        chosen = not options.methods or contest.method in options.methods
-        if chosen and contest.method in CATALOGUE:
-            print(_row(contest, folders, cache, options), flush=True)
+    if unknown := set(options.methods or ()) - {contest.method for contest in CONTESTS}:
+        parser.error(f"--methods: there is no contest of {', '.join(unknown)}")
+    chosen = options.methods or (_COMMANDS if options.commands else CATALOGUE)
+    contests = [contest for contest in CONTESTS if contest.method in chosen]
+    if options.commands:
+        _print_commands(contests, cache, options.repeats)
+    else:
+        _print_merges(contests, cache, options)
     shutil.rmtree(cache / "out", ignore_errors=True)
 
 
-def _describe(options: argparse.Namespace) -> None:
-    import torch
-
+def _print_merges(contests: Sequence[Contest], cache: Path, options: argparse.Namespace) -> None:
+    folders = make_inputs(cache / "inputs", SHAPES[options.shape], options.experts)
     print(
-        f"Whisper-{options.shape}, float32, base and {options.experts} experts; median of "
-        f"{options.repeats} interleaved runs (lowest-highest). {_processor()}, "
-        f"{default_threads()} cores, torch {torch.__version__}, {MERGEKIT}, {FUSION_BENCH}.\n"
+        f"Whisper-{options.shape}, {SHAPES[options.shape].dtype}, base and {options.experts} "
+        f"experts; median of {options.repeats} interleaved runs (lowest-highest). {_processor()}, "
+        f"{len(os.sched_getaffinity(0))} cores, torch {version('torch')}, {peers.MERGEKIT}, "
+        f"{peers.FUSION_BENCH}.\n"
         "`floor` is reading the inputs and writing one output; hashing is told apart.\n"
     )
     print(f"| {' | '.join(_COLUMNS)} |\n|{' --- |' * len(_COLUMNS)}")
+    for contest in contests:
+        peer = None
+        if contest.peer and (options.methods or not contest.in_minutes):
+            peer = _peer(contest, folders, cache)
+        print(_row(contest, folders, cache, peer, options.repeats), flush=True)
 
 
 def _row(
-    contest: Contest, folders: Sequence[Path], cache: Path, options: argparse.Namespace
+    contest: Contest,
+    folders: Sequence[Path],
+    cache: Path,
+    peer: Callable[[], Process] | None,
+    repeats: int,
 ) -> str:
-    peer = _peer(contest, folders, cache, slow=options.slow_peers)
-    ours: list[Measurement] = []
-    theirs: list[Measurement] = []
-    floors: list[float] = []
-    for _ in range(options.repeats):
-        floors.append(_floor(contest, folders, cache))
-        ours.append(_ours(contest, folders, cache))
-        if peer is not None and (len(theirs) < 1 or theirs[0].seconds < 60):
+    recipe, out = recipe_of(contest.method, folders), cache / "out" / "ours"
+    # Once uncounted: transformers has then looked at the base, and the inputs' digests are known.
+    measure_merge(recipe, out)
+    ours, theirs, floors = [], [], []
+    for _ in range(repeats):
+        floors.append(_floor(contest, folders, cache / "out" / "floor"))
+        ours.append(measure_merge(recipe, out))
+        if peer is not None and (not theirs or theirs[0].printed["seconds"] < _LONG_SECONDS):
             theirs.append(peer())
     median = statistics.median
-    mine, floor = median(m.seconds for m in ours), median(floors)
-    hashing = (
-        median(m.more["hash_inputs"] for m in ours),
-        median(m.more["hash_outputs"] for m in ours),
-    )
-    peak = median(m.peak_mib for m in ours)
-    cells = [contest.method, _spread([m.seconds for m in ours]), f"{floor:.2f}"]
+    seconds, peak = [merge.merging for merge in ours], median(merge.peak_mib for merge in ours)
+    mine, floor = median(seconds), median(floors)
+    around = f"{median(m.before for m in ours):.2f} + {median(m.after for m in ours):.2f}"
+    cells = [contest.method, spread(seconds), f"{floor:.2f}"]
     cells.append(_judged(mine / floor, contest.wanted_of_floor, lower=True))
     if theirs:
-        other, other_peak = median(m.seconds for m in theirs), median(m.peak_mib for m in theirs)
-        cells += [f"{contest.peer} {contest.peer_method}", _spread([m.seconds for m in theirs])]
-        cells.append(_judged(other / mine, contest.wanted_faster, lower=False))
-        alone = [m.more["in_memory"] for m in theirs if "in_memory" in m.more]
-        cells.append(f"{median(alone):.2f}, {median(alone) / mine:.1f}" if alone else "")
-        cells += [f"{hashing[0]:.2f} + {hashing[1]:.2f}", f"{peak:.0f}", f"{other_peak:.0f}"]
-        cells.append(f"{other_peak / peak:.1f}")
+        seconds = [run.printed["seconds"] for run in theirs]
+        cells += [f"{contest.peer} {contest.peer_method}", spread(seconds)]
+        cells.append(_judged(median(seconds) / mine, contest.wanted_faster, lower=False))
+        alone = median(run.printed.get("in_memory", 0.0) for run in theirs)
+        cells.append(f"{alone:.2f}, {alone / mine:.1f}" if alone else "")
+        other_peak = median(run.peak_mib for run in theirs)
+        cells += [around, f"{peak:.0f}", f"{other_peak:.0f}", f"{other_peak / peak:.1f}"]
     else:
-        cells += ["", "", "", "", f"{hashing[0]:.2f} + {hashing[1]:.2f}", f"{peak:.0f}", "", ""]
+        cells += ["", "", "", "", around, f"{peak:.0f}", "", ""]
     return f"| {' | '.join(cells)} |"
 
 
-def _ours(contest: Contest, folders: Sequence[Path], cache: Path) -> Measurement:
-    out = str(cache / "out" / "ours")
-    arguments = [contest.method, contest.parameters, out, *map(str, folders)]
-    return run_child(Path(sys.executable), _HERE / "run_afluente.py", arguments)
+def _peer(contest: Contest, folders: Sequence[Path], cache: Path) -> Callable[[], Process]:
+    named = {"mergekit": peers.mergekit_python, "fusion_bench": peers.fusion_bench_python}
+    python, out = named[contest.peer](cache), cache / "out" / contest.peer
+    command = [python, "-P", peers.__file__, contest.peer, contest.peer_method]
+    return lambda: run_process([*command, contest.peer_parameters, out, *folders])
 
 
-def _peer(
-    contest: Contest, folders: Sequence[Path], cache: Path, *, slow: bool
-) -> Callable[[], Measurement] | None:
-    paths = list(map(str, folders))
-    if contest.peer == "mergekit":
-        python, out = mergekit_python(cache), str(cache / "out" / "mergekit")
-        arguments = [contest.peer_method, contest.peer_parameters, out, *paths]
-        return lambda: run_child(python, _HERE / "run_mergekit.py", arguments)
-    if contest.peer == "fusion_bench" and (slow or contest.method != "iso_cts"):
-        python = fusion_bench_python(cache)
-        out = str(cache / "out" / "fusion_bench")
-        arguments = [contest.peer_method, contest.peer_parameters, out, *paths]
-        return lambda: run_child(python, _HERE / "run_fusionbench.py", arguments)
-    return None
-
-
-def _floor(contest: Contest, folders: Sequence[Path], cache: Path) -> float:
+def _floor(contest: Contest, folders: Sequence[Path], target: Path) -> float:
     """Return the seconds for reading the inputs and writing one output, in blocks."""
     read = folders[1:] if contest.method in WITHOUT_BASE else folders
-    target = cache / "out" / "floor"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
-
-    def work() -> None:
-        buffer = bytearray(_BLOCK)
-        for number, folder in enumerate(read):
-            with (folder / WEIGHTS).open("rb", buffering=0) as source, target.open("ab") as sink:
-                while count := source.readinto(buffer):
-                    if number == 0:
-                        sink.write(memoryview(buffer)[:count])
-
-    return timed(work)
+    begun = time.perf_counter()
+    buffer = bytearray(_BLOCK)
+    for number, folder in enumerate(read):
+        with (folder / WEIGHTS).open("rb", buffering=0) as source, target.open("ab") as sink:
+            while count := source.readinto(buffer):
+                if number == 0:
+                    sink.write(memoryview(buffer)[:count])
+    return time.perf_counter() - begun
 
 
-def _spread(seconds: Sequence[float]) -> str:
-    return f"{statistics.median(seconds):.2f} ({min(seconds):.2f}-{max(seconds):.2f})"
+def _print_commands(contests: Sequence[Contest], cache: Path, repeats: int) -> None:
+    folders, out = copy_samples(cache / "inputs", 4), cache / "out"
+    mergekit = peers.mergekit_python(cache).with_name("mergekit-pytorch")
+    print("| method | afluente merge, s | mergekit-pytorch, s | theirs / ours |")
+    print("| --- | --- | --- | --- |")
+    for contest in contests:
+        recipe, config = recipe_of(contest.method, folders), out / "mergekit.yaml"
+        measure_command(recipe, out / "ours")  # uncounted: transformers looks at the base once
+        peers.write_mergekit_config(
+            config, contest.peer_method, contest.peer_parameters, *_paths(folders)
+        )
+        ours, theirs = [], []
+        for _ in range(repeats):
+            ours.append(measure_command(recipe, out / "ours").seconds)
+            shutil.rmtree(out / "theirs", ignore_errors=True)
+            theirs.append(run_process([mergekit, config, out / "theirs"]).seconds)
+        ratio = statistics.median(theirs) / statistics.median(ours)
+        judged = _judged(ratio, _WANTED_OF_COMMANDS, lower=False)
+        print(f"| {contest.method} | {spread(ours)} | {spread(theirs)} | {judged} |", flush=True)
+
+
+def _paths(folders: Sequence[Path]) -> tuple[str, list[str]]:
+    base, *experts = map(str, folders)
+    return base, experts
 
 
 def _judged(ratio: float, wanted: float | None, *, lower: bool) -> str:

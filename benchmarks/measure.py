@@ -1,68 +1,214 @@
-"""One measured run in a fresh process: seconds inside the merge, and the process's peak memory."""
+"""Measures programs in fresh processes; run as a script, it is such a process, and merges once.
+
+The script imports nothing else of benchmarks/, and of the project only what every commit has:
+compare.py runs it on the code of other commits.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
+from threading import Event, Thread
 from typing import Any
 
-_MARK = "MEASURED "
-# Merged without a base on both sides, by either's name. mergekit's multislerp would take one, but
-# raises on every tensor that the experts left as it was, which Whisper always has.
-WITHOUT_BASE = frozenset({"soup", "linear", "karcher", "multi_slerp", "multislerp"})
+ROOT = Path(__file__).parents[1]
+# Merged without a base.
+WITHOUT_BASE = frozenset({"soup", "karcher", "multi_slerp"})
+# They would keep a BLAS from the instructions that it finds.
+_PINS = ("OPENBLAS_CORETYPE", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS")
+_SAMPLE_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """Seconds inside the merge, seconds of the whole process, peak MiB, and what else was told."""
+class Process:
+    """What a process took, and the JSON that it printed last.
 
+    `ready` has pairs: a time of the clock (time.monotonic), how many threads had something to
+    compute then. Threads that wait for a core count, so that other programs do not lower it.
+    """
+
+    begun: float
     seconds: float
-    process_seconds: float
     peak_mib: float
-    more: dict[str, Any]
+    ready: Sequence[tuple[float, int]]
+    printed: dict[str, Any]
 
 
-def report(seconds: float, **more: Any) -> None:
-    """Tell the parent what this process measured (called in the child)."""
-    # Not getrusage's: that goes back to before exec, when the process was its parent's twin.
-    status = Path("/proc/self/status").read_text()
-    peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
-    print(_MARK + json.dumps({"seconds": seconds, "peak_mib": peak, **more}), flush=True)
+@dataclass(frozen=True)
+class Merge:
+    """One merge. Times are in seconds.
+
+    `whole` and `whole_cpu` are those of the call, files to file, which begins with hashing the
+    inputs. `merging` is from when the first tensor is taken up until the last is written; `before`
+    and `after` are the rest of `whole`. `first_tensor` is from the start of the process until the
+    first tensor is finished. While merging, `cores` is the CPU time of a second, and `ready` the
+    mean number of threads with something to compute.
+    """
+
+    whole: float
+    whole_cpu: float
+    merging: float
+    merging_cpu: float
+    before: float
+    after: float
+    first_tensor: float
+    cores: float
+    ready: float
+    peak_mib: float
 
 
-def timed(work: Callable[[], Any]) -> float:
-    """Return the seconds that `work` took."""
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
+def run_process(command: Sequence[str | Path], root: Path = ROOT, **environment: str) -> Process:
+    """Run a command that imports this project's packages from `root`; exit if it fails."""
+    kept = {name: value for name, value in os.environ.items() if name not in _PINS}
+    kept |= {"PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1", **environment}
+    ready: list[tuple[float, int]] = []
+    ended = Event()
+    with TemporaryFile("w+") as stdout, TemporaryFile("w+") as stderr:
+        begun = time.monotonic()
+        process = subprocess.Popen(list(map(str, command)), env=kept, stdout=stdout, stderr=stderr)
+        watcher = Thread(target=_watch, args=(process.pid, ready, ended))
+        watcher.start()
+        # A process begins with the peak memory of its parent, so the parent must not import torch.
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.monotonic() - begun
+        process.returncode = os.waitstatus_to_exitcode(status)
+        ended.set()
+        watcher.join()
+        stdout.seek(0)
+        stderr.seek(0)
+        lines = stdout.read().splitlines()
+        if process.returncode:
+            said = "\n".join([*lines, stderr.read()])
+            sys.exit(f"{' '.join(map(str, command))} failed, with the code of {root}:\n{said}")
+    printed = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
+    return Process(begun, seconds, usage.ru_maxrss / 1024, ready, printed)
 
 
-def run_child(python: Path, script: Path, arguments: list[str], **environment: str) -> Measurement:
-    """Run a script with an interpreter in a fresh process and return what it reported."""
-    root = str(Path(__file__).parents[1])
-    begun = time.perf_counter()
-    done = subprocess.run(
-        [str(python), str(script), *arguments],
-        env={**_unpinned(), "PYTHONPATH": root, "HF_HUB_OFFLINE": "1", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
+def recipe_of(
+    method: str, folders: Sequence[Path], parameters: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the recipe that merges the experts of [base, expert, ...] by a method."""
+    base, *experts = map(str, folders)
+    document = {"method": method, "checkpoints": experts, "parameters": dict(parameters or {})}
+    return document if method in WITHOUT_BASE else {**document, "base": base}
+
+
+def measure_merge(
+    recipe: Mapping[str, Any],
+    output: Path,
+    root: Path = ROOT,
+    swept: Mapping[str, Sequence[float]] | None = None,
+    **environment: str,
+) -> Merge:
+    """Merge by `merge_recipe`, or by `sweep_recipe` where a parameter has several values."""
+    script = [sys.executable, "-P", __file__, _written(recipe, output), output, json.dumps(swept)]
+    process = _run_merge(script, output, root, environment)
+    called, begun, first, ended, returned = (
+        process.printed["wall"][name] for name in ("called", "begun", "first", "ended", "returned")
     )
-    process_seconds = time.perf_counter() - begun
-    lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
-    if done.returncode or not lines:
-        sys.exit(f"{script.name} {' '.join(arguments)} failed:\n{done.stdout}\n{done.stderr}")
-    found = json.loads(lines[-1].removeprefix(_MARK))
-    return Measurement(found.pop("seconds"), process_seconds, found.pop("peak_mib"), found)
+    cpu = process.printed["cpu"]
+    merging, merging_cpu = ended - begun, cpu["ended"] - cpu["begun"]
+    ready = [count for moment, count in process.ready if begun <= moment <= ended]
+    return Merge(
+        whole=returned - called,
+        whole_cpu=cpu["returned"] - cpu["called"],
+        merging=merging,
+        merging_cpu=merging_cpu,
+        before=begun - called,
+        after=returned - ended,
+        first_tensor=first - process.begun,
+        cores=merging_cpu / merging,
+        ready=statistics.fmean(ready or [0]),
+        peak_mib=process.peak_mib,
+    )
 
 
-def _unpinned() -> dict[str, str]:
-    """Return the environment without what would keep a BLAS from the instructions that it finds."""
-    pins = ("OPENBLAS_CORETYPE", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS")
-    return {name: value for name, value in os.environ.items() if name not in pins}
+def measure_command(
+    recipe: Mapping[str, Any], output: Path, root: Path = ROOT, **environment: str
+) -> Process:
+    """Merge by the command `afluente merge`."""
+    afluente = Path(sys.executable).with_name("afluente")
+    command = [afluente, "merge", _written(recipe, output), "--output", output]
+    return _run_merge(command, output, root, environment)
+
+
+def names(text: str) -> list[str]:
+    """Return the names of a comma-separated list."""
+    return text.split(",")
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return the median (least-most)."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+
+
+def _written(recipe: Mapping[str, Any], output: Path) -> Path:
+    path = output.with_name(f"{output.name}.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(recipe))
+    return path
+
+
+def _run_merge(
+    command: Sequence[str | Path], output: Path, root: Path, environment: Mapping[str, str]
+) -> Process:
+    shutil.rmtree(output, ignore_errors=True)
+    settings = {"AFLUENTE_DATA_DIR": str(output.parent / "data"), "AFLUENTE_DEVICE": "cpu"}
+    process = run_process(command, root, **{**settings, **environment})
+    # At once, so that it is not written to the disk during the next measurement.
+    shutil.rmtree(output)
+    return process
+
+
+def _watch(pid: int, ready: list[tuple[float, int]], ended: Event) -> None:
+    while not ended.wait(_SAMPLE_SECONDS):
+        states = []
+        for task in Path(f"/proc/{pid}/task").glob("*/stat"):
+            with suppress(OSError):  # the thread has ended
+                states.append(task.read_text().rpartition(") ")[2][0])
+        ready.append((time.monotonic(), states.count("R")))
+
+
+def _merge_once() -> None:
+    recipe, output, swept = sys.argv[1:]
+    from app.contract.settings import Settings
+    from worker.merging import local, sweep
+
+    if not Path(local.__file__).is_relative_to(os.environ["PYTHONPATH"]):
+        sys.exit(f"{local.__file__} was imported, which is of another tree.")
+    document, values = json.loads(Path(recipe).read_text()), json.loads(swept)
+    wall: dict[str, float] = {}
+    cpu: dict[str, float] = {}
+
+    def note(moment: str) -> None:
+        wall[moment], cpu[moment] = time.monotonic(), time.process_time()
+
+    def progress(done: int, total: int, unit: str) -> None:
+        if unit == "tensors":
+            if "begun" not in wall:
+                note("begun")
+            if done and "first" not in wall:
+                note("first")
+            note("ended")
+
+    note("called")
+    if values:
+        sweep.sweep_recipe(document, values, Path(output), Settings(), progress)
+    else:
+        local.merge_recipe(document, Path(output), Settings(), progress)
+    note("returned")
+    print(json.dumps({"wall": wall, "cpu": cpu}))
+
+
+if __name__ == "__main__":
+    _merge_once()
