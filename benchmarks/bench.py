@@ -1,12 +1,12 @@
-"""Every method against its peer, interleaved, as ratios with median and spread (`make bench`)."""
+"""Every method against its peer, by turns, as ratios of the quickest runs (`make bench`)."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import shutil
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ _LONG_SECONDS = 60
 
 @dataclass(frozen=True)
 class Contest:
-    """A method, its peer with its parameters (JSON), and the ratios that it should reach."""
+    """A method, its peer, either's parameters (JSON), and the ratios that it should reach."""
 
     method: str
     peer: str | None = None
@@ -42,8 +42,9 @@ class Contest:
     peer_parameters: str = "{}"
     wanted_faster: float | None = None
     wanted_of_floor: float | None = None
-    in_minutes: bool = False
-    """The peer is run only where the method is named."""
+    parameters: str = "{}"
+    slow_peer: bool = False
+    """The peer takes minutes, and is run only where the method is named."""
 
 
 _WEIGHT = '{"each": {"weight": 1.0}}'
@@ -58,13 +59,13 @@ CONTESTS = (
     Contest("multi_slerp", "mergekit", "multislerp", _WEIGHT, 3.0, 2.5),
     Contest("karcher", "mergekit", "karcher", "{}", 3.0, 2.5),
     Contest("ties", "mergekit", "ties", _TIES, 10.0, 6.0),
-    Contest("sce", "mergekit", "sce", _HALF, 10.0, 7.0),
+    Contest("sce", "mergekit", "sce", _HALF, 10.0, 7.0, parameters=_HALF),
     Contest("breadcrumbs", "mergekit", "breadcrumbs", _CRUMBS, 10.0, 6.0),
     Contest("pcb", wanted_of_floor=7.0),
     Contest("iso_c", "fusion_bench", "iso_c", wanted_faster=2.7),
     Contest("tsv_m", "fusion_bench", "tsv_m", wanted_faster=3.0),
     Contest("boosted_tsv_m", "fusion_bench", "tsv_m", wanted_faster=3.0),
-    Contest("iso_cts", "fusion_bench", "iso_cts", wanted_faster=20.0, in_minutes=True),
+    Contest("iso_cts", "fusion_bench", "iso_cts", wanted_faster=20.0, slow_peer=True),
 )
 _COLUMNS = (
     "method", "ours, s", "floor, s", "ours / floor", "peer", "peer, s", "peer / ours",
@@ -105,7 +106,7 @@ def _print_merges(contests: Sequence[Contest], cache: Path, options: argparse.Na
     folders = make_inputs(cache / "inputs", SHAPES[options.shape], options.experts)
     print(
         f"Whisper-{options.shape}, {SHAPES[options.shape].dtype}, base and {options.experts} "
-        f"experts; median of {options.repeats} interleaved runs (lowest-highest). {_processor()}, "
+        f"experts; the least of {options.repeats} runs (the most). {_processor()}, "
         f"{len(os.sched_getaffinity(0))} cores, torch {version('torch')}, {peers.MERGEKIT}, "
         f"{peers.FUSION_BENCH}.\n"
         "`floor` is reading the inputs and writing one output; hashing is told apart.\n"
@@ -113,7 +114,7 @@ def _print_merges(contests: Sequence[Contest], cache: Path, options: argparse.Na
     print(f"| {' | '.join(_COLUMNS)} |\n|{' --- |' * len(_COLUMNS)}")
     for contest in contests:
         peer = None
-        if contest.peer and (options.methods or not contest.in_minutes):
+        if contest.peer and (options.methods or not contest.slow_peer):
             peer = _peer(contest, folders, cache)
         print(_row(contest, folders, cache, peer, options.repeats), flush=True)
 
@@ -125,7 +126,8 @@ def _row(
     peer: Callable[[], Process] | None,
     repeats: int,
 ) -> str:
-    recipe, out = recipe_of(contest.method, folders), cache / "out" / "ours"
+    recipe = recipe_of(contest.method, folders, json.loads(contest.parameters))
+    out = cache / "out" / "ours"
     # Once uncounted: transformers has then looked at the base, and the inputs' digests are known.
     measure_merge(recipe, out)
     ours, theirs, floors = [], [], []
@@ -134,19 +136,18 @@ def _row(
         ours.append(measure_merge(recipe, out))
         if peer is not None and (not theirs or theirs[0].printed["seconds"] < _LONG_SECONDS):
             theirs.append(peer())
-    median = statistics.median
-    seconds, peak = [merge.merging for merge in ours], median(merge.peak_mib for merge in ours)
-    mine, floor = median(seconds), median(floors)
-    around = f"{median(m.before for m in ours):.2f} + {median(m.after for m in ours):.2f}"
+    seconds, peak = [merge.merging for merge in ours], min(merge.peak_mib for merge in ours)
+    mine, floor = min(seconds), min(floors)
+    around = f"{min(m.before for m in ours):.2f} + {min(m.after for m in ours):.2f}"
     cells = [contest.method, spread(seconds), f"{floor:.2f}"]
     cells.append(_judged(mine / floor, contest.wanted_of_floor, lower=True))
     if theirs:
         seconds = [run.printed["seconds"] for run in theirs]
         cells += [f"{contest.peer} {contest.peer_method}", spread(seconds)]
-        cells.append(_judged(median(seconds) / mine, contest.wanted_faster, lower=False))
-        alone = median(run.printed.get("in_memory", 0.0) for run in theirs)
+        cells.append(_judged(min(seconds) / mine, contest.wanted_faster, lower=False))
+        alone = min(run.printed.get("in_memory", 0.0) for run in theirs)
         cells.append(f"{alone:.2f}, {alone / mine:.1f}" if alone else "")
-        other_peak = median(run.peak_mib for run in theirs)
+        other_peak = min(run.peak_mib for run in theirs)
         cells += [around, f"{peak:.0f}", f"{other_peak:.0f}", f"{other_peak / peak:.1f}"]
     else:
         cells += ["", "", "", "", around, f"{peak:.0f}", "", ""]
@@ -181,24 +182,18 @@ def _print_commands(contests: Sequence[Contest], cache: Path, repeats: int) -> N
     print("| method | afluente merge, s | mergekit-pytorch, s | theirs / ours |")
     print("| --- | --- | --- | --- |")
     for contest in contests:
-        recipe, config = recipe_of(contest.method, folders), out / "mergekit.yaml"
+        recipe = recipe_of(contest.method, folders, json.loads(contest.parameters))
+        config = out / "mergekit.yaml"
         measure_command(recipe, out / "ours")  # uncounted: transformers looks at the base once
-        peers.write_mergekit_config(
-            config, contest.peer_method, contest.peer_parameters, *_paths(folders)
-        )
+        peers.write_mergekit_config(config, contest.peer_method, contest.peer_parameters, folders)
         ours, theirs = [], []
         for _ in range(repeats):
             ours.append(measure_command(recipe, out / "ours").seconds)
             shutil.rmtree(out / "theirs", ignore_errors=True)
             theirs.append(run_process([mergekit, config, out / "theirs"]).seconds)
-        ratio = statistics.median(theirs) / statistics.median(ours)
+        ratio = min(theirs) / min(ours)
         judged = _judged(ratio, _WANTED_OF_COMMANDS, lower=False)
         print(f"| {contest.method} | {spread(ours)} | {spread(theirs)} | {judged} |", flush=True)
-
-
-def _paths(folders: Sequence[Path]) -> tuple[str, list[str]]:
-    base, *experts = map(str, folders)
-    return base, experts
 
 
 def _judged(ratio: float, wanted: float | None, *, lower: bool) -> str:

@@ -50,7 +50,7 @@ _COLUMNS = (
 
 
 def main() -> None:
-    """Print a row a merge, and of the command `afluente merge` one for every shape."""
+    """Print the command `afluente merge`, with the samples and the first shape; then all merges."""
     options = _options()
     cache = options.cache.absolute()
     commits = [_commit(name) for name in (options.base, options.head)]
@@ -71,8 +71,8 @@ def main() -> None:
     )
     _print_row("shape", "afluente merge", "BASE → HEAD, s")
     _print_row("---", "---", "---")
-    for shape, folders in inputs.items():
-        _print_commands(shape, folders, _Turns(trees, folders, out, options.repeats, settings))
+    for shape in ("samples", options.shapes[0]):
+        _print_commands(shape, _Turns(trees, inputs[shape], out, options.repeats, settings))
     print()
     _print_row("shape", "method", *(column.title for column in _COLUMNS))
     _print_row(*["---"] * (2 + len(_COLUMNS)))
@@ -134,7 +134,7 @@ class _Turns(NamedTuple):
         return found
 
 
-def _print_commands(shape: str, folders: Sequence[Path], turns: _Turns) -> None:
+def _print_commands(shape: str, turns: _Turns) -> None:
     for first_use in (True, False):
         what = f"{_METHOD_OF_COMMANDS}{', first use' if first_use else ''}"
         _print_row(shape, what, _compared(turns.commands(first_use=first_use)))

@@ -148,8 +148,8 @@ def names(text: str) -> list[str]:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return the median (least-most)."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+    """Return the least, and the most in parentheses."""
+    return f"{min(values):.2f} ({max(values):.2f})"
 
 
 def _written(recipe: Mapping[str, Any], output: Path) -> Path:

@@ -63,38 +63,37 @@ def _environment(folder: Path, steps: list[list[str]]) -> Path:
 
 
 def write_mergekit_config(
-    path: Path, method: str, parameters: str, base: str, experts: Sequence[str]
+    path: Path, method: str, parameters: str, folders: Sequence[Path]
 ) -> None:
     """Write mergekit-pytorch's recipe; `each` of the parameters goes to every expert."""
     given = json.loads(parameters)
+    base, *experts = [str(folder / "model.safetensors") for folder in folders]
     each = given.pop("each", {})
     config = {
         "merge_method": method,
-        "models": [{"model": f"{e}/model.safetensors", "parameters": each} for e in experts],
+        "models": [{"model": expert, "parameters": each} for expert in experts],
         "parameters": given,
         "dtype": "float32",
     }
     if method not in _WITHOUT_BASE:
-        config["base_model"] = f"{base}/model.safetensors"
+        config["base_model"] = base
     path.write_text(json.dumps(config))
 
 
 def _mergekit(
-    method: str, parameters: str, output: Path, base: str, experts: Sequence[str]
+    method: str, parameters: str, output: Path, folders: Sequence[Path]
 ) -> dict[str, float]:
     """Return the seconds of the command's function; imports are not counted."""
     from mergekit.scripts.merge_raw_pytorch import main
 
     path = output / "recipe.yaml"
-    write_mergekit_config(path, method, parameters, base, experts)
+    write_mergekit_config(path, method, parameters, folders)
     begun = time.perf_counter()
     main.main([str(path), str(output / "out")], standalone_mode=False)
     return {"seconds": time.perf_counter() - begun}
 
 
-def _fusion_bench(
-    method: str, _: str, output: Path, base: str, experts: Sequence[str]
-) -> dict[str, float]:
+def _fusion_bench(method: str, _: str, output: Path, folders: Sequence[Path]) -> dict[str, float]:
     """Return the seconds from files to file, and those of the functions alone, in memory."""
     import torch
     from safetensors.torch import load_file, save_file
@@ -109,10 +108,10 @@ def _fusion_bench(
         options = {"common_space_fraction": 0.8} if method == "iso_cts" else {}
     with torch.no_grad():
         begun = time.perf_counter()
-        pretrained = load_file(f"{base}/model.safetensors")
+        pretrained = load_file(folders[0] / "model.safetensors")
         vectors = []
-        for expert in experts:
-            loaded = load_file(f"{expert}/model.safetensors")
+        for expert in folders[1:]:
+            loaded = load_file(expert / "model.safetensors")
             # In place, each page would be copied from the file first: ten times as slow.
             vectors.append({name: loaded.pop(name) - x for name, x in pretrained.items()})
         read = time.perf_counter()
@@ -136,12 +135,12 @@ def _load(path: str) -> types.ModuleType:
 
 
 def _main() -> None:
-    peer, method, parameters, output, base, *experts = sys.argv[1:]
-    folder = Path(output)
+    peer, method, parameters, *paths = sys.argv[1:]
+    folder, *folders = map(Path, paths)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     merge = {"mergekit": _mergekit, "fusion_bench": _fusion_bench}[peer]
-    print(json.dumps(merge(method, parameters, folder, base, experts)))
+    print(json.dumps(merge(method, parameters, folder, folders)))
 
 
 if __name__ == "__main__":
