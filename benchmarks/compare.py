@@ -21,7 +21,15 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from benchmarks.inputs import SHAPES, copy_samples, forget_digests, make_inputs
-from benchmarks.measure import ROOT, Merge, measure_command, measure_merge, names, recipe_of
+from benchmarks.measure import (
+    ROOT,
+    Merge,
+    Process,
+    measure_command,
+    measure_merge,
+    names,
+    recipe_of,
+)
 from benchmarks.peers import build_python
 
 T = TypeVar("T")
@@ -43,6 +51,7 @@ _COLUMNS = (
     Column("whole, s", lambda merge: merge.whole),
     Column("its CPU, s", lambda merge: merge.whole_cpu),
     Column("first tensor, s", lambda merge: merge.first_tensor),
+    Column("its CPU, s", lambda merge: merge.first_tensor_cpu),
     Column("CPU s a second", lambda merge: merge.cores, more_is_better=True),
     Column("threads ready", lambda merge: merge.ready, more_is_better=True),
     Column("peak MiB", lambda merge: merge.peak_mib, 0),
@@ -69,15 +78,15 @@ def main() -> None:
         f"BASE {commits[0][:10]}, HEAD {commits[1][:10]}; base and {options.experts} experts; best "
         f"of {options.repeats}; {len(os.sched_getaffinity(0))} cores {settings or ''}\n"
     )
-    _print_row("shape", "afluente merge", "BASE → HEAD, s")
-    _print_row("---", "---", "---")
+    _print_header("shape", "afluente merge", "from start to exit, s", "its CPU, s")
     for shape in ("samples", options.shapes[0]):
         _print_commands(shape, _Turns(trees, inputs[shape], out, options.repeats, settings))
     print()
-    _print_row("shape", "method", *(column.title for column in _COLUMNS))
-    _print_row(*["---"] * (2 + len(_COLUMNS)))
+    _print_header("shape", "method", *(column.title for column in _COLUMNS))
     for shape in options.shapes:
         turns = _Turns(trees, inputs[shape], out, options.repeats, settings)
+        # Uncounted: transformers looks at the base once, and the inputs are in memory then.
+        turns._replace(repeats=1).merges(_METHOD_OF_COMMANDS)
         for method in options.methods:
             _print_merges(shape, method, turns)
     shutil.rmtree(out)
@@ -114,16 +123,16 @@ class _Turns(NamedTuple):
         recipe = recipe_of(method, self.folders)
         return self._each(lambda tree, out: measure_merge(recipe, out, tree, **self.settings))
 
-    def commands(self, *, first_use: bool) -> list[list[float]]:
-        """Return the seconds of each tree's commands."""
+    def commands(self, *, first_use: bool) -> list[list[Process]]:
+        """Return each tree's commands."""
         recipe = recipe_of(_METHOD_OF_COMMANDS, self.folders)
 
-        def seconds(tree: Path, out: Path) -> float:
+        def measure(tree: Path, out: Path) -> Process:
             if first_use:
                 shutil.rmtree(out.with_name("data"), ignore_errors=True)
-            return measure_command(recipe, out, tree, **self.settings).seconds
+            return measure_command(recipe, out, tree, **self.settings)
 
-        return self._each(seconds)
+        return self._each(measure)
 
     def _each(self, measure: Callable[[Path, Path], T]) -> list[list[T]]:
         found: list[list[T]] = [[], []]
@@ -137,7 +146,10 @@ class _Turns(NamedTuple):
 def _print_commands(shape: str, turns: _Turns) -> None:
     for first_use in (True, False):
         what = f"{_METHOD_OF_COMMANDS}{', first use' if first_use else ''}"
-        _print_row(shape, what, _compared(turns.commands(first_use=first_use)))
+        sides = turns.commands(first_use=first_use)
+        wall = _compared([[run.seconds for run in runs] for runs in sides])
+        cpu = _compared([[run.cpu_seconds for run in runs] for runs in sides])
+        _print_row(shape, what, wall, cpu)
 
 
 def _print_merges(shape: str, method: str, turns: _Turns) -> None:
@@ -162,6 +174,11 @@ def _compared(
     ratio = head / base
     mark = "**" if (1 / ratio if more_is_better else ratio) > _WORSE else ""
     return f"{base:.{digits}f} → {head:.{digits}f} ({mark}{ratio:.2f}{mark} ± {spread:.2f})"
+
+
+def _print_header(*titles: str) -> None:
+    _print_row(*titles)
+    _print_row(*["---"] * len(titles))
 
 
 def _print_row(*cells: str) -> None:

@@ -93,7 +93,8 @@ def forget_digests(folders: Sequence[Path]) -> None:
             os.utime(path)
 
 
-def _make(shape: Shape, folders: Sequence[Path]) -> None:
+def make_checkpoints(shape: Shape, folders: Sequence[Path]) -> None:
+    """Make a base and its experts in the folders that have no weights yet."""
     from safetensors.torch import save_file
 
     base = _base(shape)
@@ -147,4 +148,4 @@ def _task_vector(name: str, tensor: torch.Tensor, generator: torch.Generator) ->
 
 
 if __name__ == "__main__":
-    _make(SHAPES[sys.argv[1]], [Path(argument) for argument in sys.argv[2:]])
+    make_checkpoints(SHAPES[sys.argv[1]], [Path(argument) for argument in sys.argv[2:]])

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 WITHOUT_BASE = frozenset({"soup", "karcher", "multi_slerp"})
 # They would keep a BLAS from the instructions that it finds.
 _PINS = ("OPENBLAS_CORETYPE", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS")
-_SAMPLE_SECONDS = 0.05
+_SAMPLE_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Process:
 
     begun: float
     seconds: float
+    cpu_seconds: float
     peak_mib: float
     ready: Sequence[tuple[float, int]]
     printed: dict[str, Any]
@@ -50,9 +51,9 @@ class Merge:
 
     `whole` and `whole_cpu` are those of the call, files to file, which begins with hashing the
     inputs. `merging` is from when the first tensor is taken up until the last is written; `before`
-    and `after` are the rest of `whole`. `first_tensor` is from the start of the process until the
-    first tensor is finished. While merging, `cores` is the CPU time of a second, and `ready` the
-    mean number of threads with something to compute.
+    and `after` are the rest of `whole`. `first_tensor` and `first_tensor_cpu` are from the start of
+    the process until the first tensor is finished. While merging, `cores` is the CPU time of a
+    second, and `ready` the mean number of threads with something to compute.
     """
 
     whole: float
@@ -62,6 +63,7 @@ class Merge:
     before: float
     after: float
     first_tensor: float
+    first_tensor_cpu: float
     cores: float
     ready: float
     peak_mib: float
@@ -91,7 +93,8 @@ def run_process(command: Sequence[str | Path], root: Path = ROOT, **environment:
             said = "\n".join([*lines, stderr.read()])
             sys.exit(f"{' '.join(map(str, command))} failed, with the code of {root}:\n{said}")
     printed = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
-    return Process(begun, seconds, usage.ru_maxrss / 1024, ready, printed)
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    return Process(begun, seconds, cpu_seconds, usage.ru_maxrss / 1024, ready, printed)
 
 
 def recipe_of(
@@ -127,6 +130,7 @@ def measure_merge(
         before=begun - called,
         after=returned - ended,
         first_tensor=first - process.begun,
+        first_tensor_cpu=cpu["first"],
         cores=merging_cpu / merging,
         ready=statistics.fmean(ready or [0]),
         peak_mib=process.peak_mib,
