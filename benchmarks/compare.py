@@ -3,7 +3,8 @@
 Each commit is exported and compiled once, under the cache. Every merge is a fresh process that
 hashes its inputs, and the commits take turns. Other programs on the machine only ever add to a
 time, so the best of the repeats is compared; ± is how far the repeats of one commit are apart. What
-is worse by more than 15 % is bold. A commit compared with itself shows the noise.
+is worse by more than 15 %, and than every repeat of BASE, is bold. A commit compared with itself
+shows the noise.
 """
 
 from __future__ import annotations
@@ -169,10 +170,13 @@ def _compared(
     sides: Sequence[Sequence[float]], digits: int = 2, *, more_is_better: bool = False
 ) -> str:
     """Return "BASE → HEAD (ratio ± spread)" of the best repeats."""
-    base, head = (max(values) if more_is_better else min(values) for values in sides)
+    best, worst = (max, min) if more_is_better else (min, max)
+    base, head = map(best, sides)
     spread = max(max(values) / min(values) - 1 for values in sides)
     ratio = head / base
-    mark = "**" if (1 / ratio if more_is_better else ratio) > _WORSE else ""
+    worse = (1 / ratio if more_is_better else ratio) > _WORSE
+    apart = best(head, worst(sides[0])) != head
+    mark = "**" if worse and apart else ""
     return f"{base:.{digits}f} → {head:.{digits}f} ({mark}{ratio:.2f}{mark} ± {spread:.2f})"
 
 
