@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
-# Two images of one project: `--target api` (slim, no torch) and `--target worker` (torch; CUDA as
-# PyPI's wheels bring it, so that the host needs only NVIDIA's driver and container toolkit).
+# Two images: `--target api` (small, without torch) and `--target worker` (torch with the CUDA of
+# PyPI's wheels, so that the host needs only NVIDIA's driver and container toolkit).
 ARG PYTHON_VERSION=3.11
 
 FROM python:${PYTHON_VERSION}-slim AS source
@@ -48,8 +48,8 @@ CMD ["worker"]
 FROM runtime AS api
 COPY --from=build-api /opt/afluente /opt/afluente
 EXPOSE 8000
-# -I: nothing in the working directory, the volume, is taken for Python's own.
+# -I: do not import from the working directory, which is the volume.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s \
     CMD ["python", "-I", "-c", "import http.client as http; c = http.HTTPConnection('127.0.0.1', 8000, timeout=8); c.request('GET', '/readyz'); raise SystemExit(c.getresponse().status != 200)"]
-# Others can reach it: it starts once there is an API key (`docker compose run --rm api keys create`).
+# Reachable from outside, so it needs an API key first (`docker compose run --rm api keys create`).
 CMD ["api", "--host", "0.0.0.0", "--port", "8000"]

@@ -1,4 +1,4 @@
-# Everything a developer or a first-time user needs. `make` alone lists the targets.
+# Targets for users and developers. `make` alone lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -13,11 +13,11 @@ BENCH_ARGS ?=
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(STAMP) ## Put the project and everything it needs into .venv, at the lock's versions
+install: $(STAMP) ## Install the project and its dependencies into .venv, at the lock's versions
 
 $(STAMP): pyproject.toml setup.py requirements/lock.txt $(wildcard worker/merging/kernels/native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "Python 3.11 or newer is needed; say which: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	  || { echo "Python 3.11 or newer is required: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/lock.txt -e '.[worker,embedded,dev]'
 	@touch $@
@@ -31,21 +31,21 @@ up: $(STAMP) ## Run the service: queue, worker and API, until Ctrl-C
 test: $(STAMP) ## Run every test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-check: $(STAMP) ## What CI runs: format, lint, types, import arrows, tests
+check: $(STAMP) ## Run what CI runs: format, lint, types, import rules, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-format: $(STAMP) ## Format, and mend what the linter can
+format: $(STAMP) ## Format, and fix what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(STAMP) ## Write docs/settings.md and docs/methods.md anew from the code
+docs: $(STAMP) ## Generate docs/settings.md and docs/methods.md from the code
 	$(BIN)/python scripts/docs.py
 
-lock: ## Renew requirements/lock.txt from pyproject.toml in a clean environment
+lock: ## Regenerate requirements/lock.txt from pyproject.toml in a clean environment
 	$(PYTHON) scripts/lock.py
 
 bench: $(STAMP) ## Every method against its peer, as ratios (BENCH_ARGS="--methods soup --repeats 5")

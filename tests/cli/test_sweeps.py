@@ -49,7 +49,7 @@ def test_values_are_a_list_a_range_or_both(text: str, values: list[object]) -> N
         (["beta=0:inf:1"], "finite"),
         (["beta=1:0:0.1"], "lead away"),
         (["beta=0:1:0.000001"], "more than 100"),
-        (["beta=0.1", "beta=0.2"], "swept twice"),
+        (["beta=0.1", "beta=0.2"], "given twice"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_an_example(options: list[str], says: str) -> None:

@@ -120,7 +120,7 @@ def test_a_merge_that_was_never_evaluated_does_not_pass(afluente, make_settings,
 @pytest.mark.parametrize(
     ("end_of_the_newest", "said"),
     [
-        ("partial", "set: its newest evaluation ({}) is partial; the rate is of an earlier one"),
+        ("partial", "set: its newest evaluation ({}) is partial; the rate is from an earlier one"),
         ("failed", "set: its newest evaluation ({}) failed"),
         ("queued", "set: its newest evaluation ({}) has not ended"),
         ("running", "set: its newest evaluation ({}) has not ended"),
