@@ -1,4 +1,4 @@
-"""`make demo`: merges the sample experts over HTTP and prints one table of word error rates."""
+"""`make demo`: merges the sample experts over HTTP and prints a table of word error rates."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cli.progress import ProgressReport
 from cli.stack.lock import lock
 
 _SAMPLES = Path(__file__).resolve().parents[1] / "samples"
-# Everything at its default but λ of task arithmetic, for which a half is a common first choice.
+# Defaults, except for task arithmetic, for which λ = 0.5 is a common first choice.
 _METHODS: dict[str, dict[str, Any]] = {
     "task_arithmetic": {"scaling_coefficient": 0.5},
     "tsv_m": {},
@@ -60,20 +60,20 @@ def _demonstrate(folder: Path, *, keep: bool) -> None:
         posted = {method: _post(client, method) for method in _METHODS}
         merges = {method: _finish(client, method, merge) for method, merge in posted.items()}
         results = [client.get(f"/merges/{merge['id']}/wer") for merge in merges.values()]
-        print("\nWord error rates in percent (averages over domains: each counts once)\n")
+        print("\nWord error rates in percent (in averages, each domain counts once)\n")
         print(render_table(*results, labels=[_label(method) for method in merges]))
         for method, merge in merges.items():
             target = _download(client, merge, folder / "merged" / method)
             print(f"{method:<16} {target}  sha256 {_weights_digest(merge)}")
-    print(f"\nFrom nothing to this table: {time.monotonic() - began:.0f} s.")
+    print(f"\nTotal time: {time.monotonic() - began:.0f} s.")
     if keep:
         print(f"Still running: {url}, API docs at {url}/docs; `kill {_pid(folder)}` stops it.")
     else:
-        print("The service has stopped. `make up` runs it for you: API docs at its /docs.")
+        print("The service has stopped. `make up` starts it again, with API docs at /docs.")
 
 
 def _recipe(method: str) -> dict[str, Any]:
-    """Return the body of `POST /merges`: every sample expert, every sample set."""
+    """Return the body of `POST /merges` with all sample experts and datasets."""
     experts = sorted(
         path
         for path in (_SAMPLES / "checkpoints").iterdir()
@@ -104,7 +104,7 @@ def _recipe(method: str) -> dict[str, Any]:
 
 
 def _group(dataset: str, experts: set[str]) -> str:
-    """Return where a set counts: the base's own domain is neither an expert's nor unheard."""
+    """Return a dataset's group; the base's own domain is neither in nor out of domain."""
     if dataset in experts:
         return "in_domain"
     return "other" if dataset == "clean" else "out_of_domain"
@@ -147,7 +147,7 @@ def _weights_digest(merge: Mapping[str, Any]) -> str:
 
 
 def _empty(folder: Path) -> None:
-    """Remove an earlier demo, unless it still runs."""
+    """Delete an earlier demo, unless it is still running."""
     folder.mkdir(parents=True, exist_ok=True)
     lock(folder)
     shutil.rmtree(folder)

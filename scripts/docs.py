@@ -1,4 +1,4 @@
-"""Writes the generated pages of docs/ anew."""
+"""Generates docs/settings.md and docs/methods.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes requirements/lock.txt: what pip chooses for pyproject.toml in a clean environment."""
+"""Writes requirements/lock.txt: pip's choice for pyproject.toml in a clean environment."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[1]
 _LOCK = _ROOT / "requirements" / "lock.txt"
-# Chosen by hand: merges are byte-identical for one build of torch only, so it moves on purpose.
+# Pinned by hand, since merges have the same bytes only with one build of torch.
 _PINS = ("torch==2.13.0",)
-# What torch's CUDA builds bring along: another machine's build needs others, or none.
+# Dependencies of torch's CUDA builds; other builds need others, or none.
 _OF_ONE_BUILD = re.compile(r"(nvidia|cuda|triton|pytorch-triton)[-_a-z0-9]*==", re.IGNORECASE)
 _HEADER = """\
 # The exact versions that Afluente is tested with; `make install` uses them as constraints:
@@ -28,7 +28,7 @@ _HEADER = """\
 
 
 def main() -> int:
-    """Install everything the project asks for into a temporary environment and freeze it."""
+    """Install all dependencies into a temporary environment, and freeze it."""
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         pip = [f"{folder}/bin/python", "-m", "pip", "--disable-pip-version-check"]
@@ -40,14 +40,14 @@ def main() -> int:
 
 
 def _requirements() -> list[str]:
-    """Return what the project needs at run time, in every extra."""
+    """Return the project's dependencies with those of all extras."""
     project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"].values()
     return [*project["dependencies"], *(need for extra in extras for need in extra)]
 
 
 def _lines(frozen: str) -> list[str]:
-    """Return `name==version` lines, without local versions and without one build's own parts."""
+    """Return `name==version` lines, without local versions and dependencies of CUDA builds."""
     lines = []
     for line in frozen.splitlines():
         name, found, version = line.partition("==")

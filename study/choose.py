@@ -1,4 +1,4 @@
-"""`python -m study.choose`: sweeps λ of each method that has one, and judges by the dev sets."""
+"""`python -m study.choose`: sweeps each method's λ and measures the dev sets."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def _sweep(folder: Path, method: str) -> dict[str, dict[str, float]]:
-    """Return the dev rates at every λ; the swept checkpoints are removed again."""
+    """Return the dev rates for every λ; deletes the checkpoints of the sweep."""
     output = folder / "sweep" / method
     shutil.rmtree(output, ignore_errors=True)
     swept = {COEFFICIENT: list(COEFFICIENTS)}
@@ -69,7 +69,7 @@ def _write(found: dict[str, Any], file: Path) -> None:
 
 
 def best_coefficient(rates: dict[str, dict[str, float]]) -> float:
-    """Return the λ with the lowest dev average; of equals the one nearest to the base."""
+    """Return the λ with the lowest dev average; among equals the smallest."""
     return min(map(float, rates), key=lambda value: (rates[str(value)]["average"], value))
 
 

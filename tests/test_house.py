@@ -117,7 +117,7 @@ def test_the_files_and_links_that_pages_name_exist(page):
     assert not missing
 
 
-def test_the_map_for_newcomers_is_short():
+def test_the_architecture_page_is_short():
     assert len((ROOT / "ARCHITECTURE.md").read_text().splitlines()) < 200
 
 

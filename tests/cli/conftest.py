@@ -1,4 +1,4 @@
-"""The `afluente` command as its users run it: a process of its own."""
+"""The `afluente` command in its own process, as users run it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line's HTTP client: whom it calls, and what it does with an API key."""
+"""The command line's HTTP client: which hosts it calls, and where it sends an API key."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_this_machine_is_called_directly_whatever_the_environment_says(
 
 
 @pytest.mark.parametrize("url", ["http://[::1]:9", "http://127.1.2.3:9", "http://app.localhost:9"])
-def test_no_form_of_this_machine_goes_to_the_proxy(proxy: Server, url: str):
+def test_loopback_addresses_never_use_the_proxy(proxy: Server, url: str):
     with Client(url, "afl_secret") as client, pytest.raises(NotReadyError):
         client.get("/merges")
     assert proxy.seen == []
@@ -125,17 +125,17 @@ def test_netrc_is_never_read(service: Server, monkeypatch: pytest.MonkeyPatch, t
 
 
 @pytest.mark.parametrize("url", ["http://[", "http://a b", "nowhere", "ftp://x", "http://:0x/"])
-def test_a_url_that_is_none_is_told(url: str):
+def test_an_invalid_url_is_reported(url: str):
     with pytest.raises(AfluenteError), Client(url) as client:
         client.get("/merges")
 
 
-def test_a_key_that_cannot_be_one_is_told(service: Server):
+def test_an_invalid_key_is_reported(service: Server):
     with pytest.raises(AfluenteError, match="API key"):
         Client(f"http://127.0.0.1:{service.port}", "afl_ü—")
 
 
-def test_something_else_that_answers_is_told(service: Server):
+def test_another_service_at_the_url_is_reported(service: Server):
     service.body = b"<html>"
     with (
         Client(f"http://127.0.0.1:{service.port}") as client,

@@ -1,4 +1,4 @@
-"""Connections that clients hold without sending: over real sockets."""
+"""Idle client connections are closed, over real sockets."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ JSON = b"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: 10
         (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea", b"200"),
     ],
 )
-def test_a_client_that_does_not_send_is_left(port: int, head: bytes, status: bytes, drip: bytes):
+def test_a_client_that_does_not_send_is_disconnected(
+    port: int, head: bytes, status: bytes, drip: bytes
+):
     answer = dripping(port, head, drip)
     assert answer[9:12] == status
 

@@ -1,4 +1,4 @@
-"""`afluente evaluate` ends well only if everything was decoded."""
+"""`afluente evaluate` exits with status 0 only if everything was decoded."""
 
 from __future__ import annotations
 
@@ -38,14 +38,12 @@ def manifest(tmp_path: Path) -> Path:
     return path
 
 
-def test_it_ends_well_where_everything_was_decoded(monkeypatch, capsys, manifest: Path) -> None:
+def test_the_status_is_0_if_everything_was_decoded(monkeypatch, capsys, manifest: Path) -> None:
     assert evaluate(monkeypatch, CHECKPOINT, manifest) == 0
     assert "set" in capsys.readouterr().out
 
 
-def test_paths_may_lead_upwards_and_hold_what_urls_give_a_meaning(
-    monkeypatch, capsys, manifest: Path
-) -> None:
+def test_paths_may_contain_dots_and_url_characters(monkeypatch, capsys, manifest: Path) -> None:
     here = manifest.parent / "runs?a#b%41"
     here.mkdir()
     shutil.copytree(CHECKPOINT, manifest.parent / "a model#1")
@@ -55,7 +53,7 @@ def test_paths_may_lead_upwards_and_hold_what_urls_give_a_meaning(
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
-def test_it_ends_with_1_where_something_was_skipped_and_still_shows_the_rest(
+def test_the_status_is_1_if_utterances_were_skipped(
     monkeypatch, capsys, manifest: Path, options: tuple[str, ...]
 ) -> None:
     gone = {"audio_filepath": "gone.wav", "text": "um"}
@@ -95,7 +93,7 @@ def test_a_file_beyond_its_limit_is_not_read(
 
 
 @pytest.mark.parametrize("kept", [(), ("vocab.json",), ("tokenizer_config.json",)])
-def test_no_tokenizer_is_ever_made_up(
+def test_a_missing_tokenizer_is_refused(
     monkeypatch, capsys, manifest: Path, tmp_path: Path, kept: tuple[str, ...]
 ) -> None:
     bare = tmp_path / "checkpoint-1000"

@@ -41,7 +41,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(afluente, place):
     assert "Traceback" in done.stderr
 
 
-def test_a_setting_that_cannot_be_read_is_named_as_one_sets_it(afluente):
+def test_an_invalid_setting_is_named_by_its_variable(afluente):
     done = afluente("worker", AFLUENTE_LEASE_SECONDS="-3", AFLUENTE_THREADS="many")
     assert done.returncode == 1
     assert "AFLUENTE_LEASE_SECONDS" in done.stderr
@@ -71,7 +71,7 @@ def test_settings_lists_every_variable(afluente):
         assert f"AFLUENTE_{name.upper()} " in done.stdout
 
 
-def test_what_kubernetes_sets_for_a_service_of_this_name_stops_nothing(afluente, tmp_path):
+def test_kubernetes_service_variables_are_ignored(afluente, tmp_path):
     service = {
         "AFLUENTE_SERVICE_HOST": "10.0.0.1",
         "AFLUENTE_SERVICE_PORT": "8000",
@@ -92,7 +92,7 @@ def test_what_kubernetes_sets_for_a_service_of_this_name_stops_nothing(afluente,
     "wrong",
     [{"AFLUENTE_PORT": "http"}, {"AFLUENTE_LEASE_SECONDS": "inf"}, {"AFLUENTE_DEVICE": ""}],
 )
-def test_a_command_does_not_die_of_a_setting_that_it_does_not_need(afluente, tmp_path, wrong):
+def test_a_command_ignores_settings_it_does_not_need(afluente, tmp_path, wrong):
     done = afluente("keys", "list", "--data-dir", str(tmp_path), **wrong)
     assert done.returncode == 0
     for variable, value in wrong.items():

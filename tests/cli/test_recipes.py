@@ -32,7 +32,7 @@ def test_json_and_yaml_say_the_same(tmp_path, name):
         ("r.yaml", "method: soup\nmethod: tsv_m", "twice"),
     ],
 )
-def test_what_is_no_recipe_is_refused_by_name_and_line(tmp_path, name, text, says):
+def test_an_invalid_recipe_is_refused_with_file_and_line(tmp_path, name, text, says):
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(MalformedBodyError, match=says) as caught:
@@ -70,7 +70,7 @@ _JSON = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["base", "checkpoints", "evaluation", "x"]), _JSON))
-def test_whatever_a_recipe_holds_is_left_for_the_service_to_refuse(document):
+def test_invalid_fields_of_a_recipe_reach_the_service(document):
     assert with_absolute_paths(document).keys() == document.keys()
 
 

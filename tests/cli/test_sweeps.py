@@ -1,4 +1,4 @@
-"""How `--sweep` is written."""
+"""The syntax of `--sweep`."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def test_values_are_a_list_a_range_or_both(text: str, values: list[object]) -> N
         (["beta=0.1", "beta=0.2"], "given twice"),
     ],
 )
-def test_what_cannot_be_read_is_refused_with_an_example(options: list[str], says: str) -> None:
+def test_invalid_values_are_refused_with_an_example(options: list[str], says: str) -> None:
     with pytest.raises(InvalidRequestError, match=says) as caught:
         read_sweeps(options)
     assert caught.value.param == "--sweep"
 
 
 @given(st.text(max_size=20))
-def test_whatever_is_written_is_read_or_refused(text: str) -> None:
+def test_any_option_is_parsed_or_refused(text: str) -> None:
     try:
         swept = read_sweeps([f"beta={text}"])
     except InvalidRequestError:
@@ -67,7 +67,7 @@ def test_whatever_is_written_is_read_or_refused(text: str) -> None:
     assert 1 <= len(swept["beta"]) <= 100 * (text.count(",") + 1)
 
 
-def test_a_sweep_by_the_command_line_is_one_folder_a_point(afluente, tmp_path: Path) -> None:
+def test_a_sweep_has_one_folder_per_point(afluente, tmp_path: Path) -> None:
     base = make_base(tmp_path / "base")
     experts = [variant(base, tmp_path / f"e{k}", noisy(k)) for k in (1, 2)]
     recipe = {

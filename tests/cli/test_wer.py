@@ -1,4 +1,4 @@
-"""`afluente wer` against a served API: what it prints, and how it ends."""
+"""`afluente wer` against a running API: its output and exit status."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def measure(url: str, backend: Backend, recipe: dict, spec: dict) -> str:
     return merge_id
 
 
-def test_the_table_calls_merges_by_name(afluente, make_settings, recipe, spec):
+def test_the_table_has_the_merges_names(afluente, make_settings, recipe, spec):
     with serve(make_settings()) as (url, backend):
         first = measure(url, backend, recipe | {"name": "first"}, spec)
         named = afluente("wer", first, "--url", url).stdout
@@ -62,7 +62,7 @@ def test_the_table_calls_merges_by_name(afluente, make_settings, recipe, spec):
     assert f"\ntask_arithmetic λ=0.4 …{unnamed[-4:]} " in ended
 
 
-def test_a_merge_that_is_gone_is_called_by_its_id(make_settings, recipe, spec):
+def test_a_deleted_merge_is_shown_by_its_id(make_settings, recipe, spec):
     gone = f"mrg_{'0' * 26}"
     with serve(make_settings()) as (url, backend), Client(url) as client:
         merge_id = measure(url, backend, recipe | {"name": "still here"}, spec)

@@ -1,4 +1,4 @@
-"""Checkpoints for the stack to merge: some that can be decoded, some that take their time."""
+"""Checkpoints for the stack: some that can be decoded, some that are slow to merge."""
 
 from __future__ import annotations
 

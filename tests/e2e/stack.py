@@ -1,4 +1,4 @@
-"""The embedded stack as its users run it: `afluente up` in a process of its own, over HTTP."""
+"""The embedded stack as users run it: `afluente up` in its own process, over HTTP."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Stack:
         return merge
 
     def get(self, path: str) -> Any:
-        """Get a document; while the API is being started again, wait for it."""
+        """Get a document; wait while the API restarts."""
         deadline = time.monotonic() + 20
         while True:
             try:

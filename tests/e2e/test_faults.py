@@ -1,4 +1,4 @@
-"""Whatever is killed, whenever: every accepted merge ends well, byte for byte the same."""
+"""Whatever is killed, whenever: every accepted merge succeeds with the same bytes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_merge_posted_while_the_queue_is_down_is_not_forgotten(stack, heavy, u
     assert digests(stack.finish(merge_id)) == undisturbed
 
 
-def test_a_message_that_comes_again_and_again_is_one_attempt(stack, heavy, undisturbed):
+def test_a_redelivered_message_starts_one_attempt(stack, heavy, undisturbed):
     merge_id = stack.post(heavy_recipe(heavy))["id"]
     for _ in range(3):
         Queue(_broker_url(stack)).send(JobKind.MERGE, merge_id)
@@ -123,7 +123,7 @@ def _broker_url(stack: Stack) -> str:
     return psutil.Process(pid).environ()["AFLUENTE_BROKER_URL"]
 
 
-def test_a_stopped_and_then_a_killed_service_goes_on(heavy, undisturbed, tmp_path):
+def test_a_service_continues_after_a_stop_and_a_kill(heavy, undisturbed, tmp_path):
     data = tmp_path / "data"
     settings = {"AFLUENTE_FILE_ROOTS": str(heavy), "AFLUENTE_THREADS": "1"}
     with running(data, **settings) as first:
@@ -158,7 +158,7 @@ def test_a_second_up_on_the_same_folder_is_refused(stack):
     assert stack.get("/healthz") == {"status": "ok"}
 
 
-def test_a_port_that_is_taken_is_one_line(stack, tmp_path):
+def test_a_used_port_is_reported_in_one_line(stack, tmp_path):
     port = stack.url.rpartition(":")[2]
     done = afluente("up", "--port", port, "--data-dir", str(tmp_path / "other"))
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""One evaluation on several workers: at the same time, whatever is killed, with the same result."""
+"""One evaluation on several workers: in parallel, with the same result, whatever is killed."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_two_workers_decode_two_sets_at_once_and_find_what_one_finds(service, un
 
 
 @pytest.mark.parametrize("victim", ["lead", "helper"])
-def test_a_killed_workers_set_is_taken_up_by_the_other(service, undisturbed, victim):
+def test_a_killed_workers_part_is_taken_over(service, undisturbed, victim):
     path = service.evaluate()
     begun = service.wait_for_two()
     lead = _lead(service)
@@ -192,7 +192,7 @@ def test_a_killed_workers_set_is_taken_up_by_the_other(service, undisturbed, vic
     assert service.stack.get(path)["attempt"] == (2 if victim == "lead" else 1)
 
 
-def test_a_worker_that_is_told_to_stop_gives_its_set_back(service, undisturbed):
+def test_a_stopping_worker_gives_its_part_back(service, undisturbed):
     path = service.evaluate()
     begun = service.wait_for_two()
     owner = next(one for one in begun if one != _lead(service))

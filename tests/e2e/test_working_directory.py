@@ -1,4 +1,4 @@
-"""Whatever lies where the user stands, none of it is taken for the service's own code."""
+"""Nothing in the working directory is imported instead of the service's own code."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def strangers(folder: Path, names: Iterable[str]) -> Path:
     return note
 
 
-def test_a_merge_is_made_in_a_folder_full_of_strangers(heavy: Path, tmp_path: Path) -> None:
+def test_a_merge_works_in_a_folder_with_conflicting_modules(heavy: Path, tmp_path: Path) -> None:
     folder = tmp_path / "project"
     installed = [name for name in packages_distributions() if name.isidentifier()]
     note = strangers(folder, {*OWN, *installed, *sys.stdlib_module_names})
@@ -70,7 +70,7 @@ def test_a_merge_is_made_in_a_folder_full_of_strangers(heavy: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("path", [":/nowhere", ".", "{folder}"])
-def test_a_command_takes_nothing_from_there_by_pythons_own_path(tmp_path: Path, path: str) -> None:
+def test_a_command_imports_nothing_from_there_by_pythonpath(tmp_path: Path, path: str) -> None:
     folder = tmp_path / "project"
     note = strangers(folder, ["numpy", "torch", "typer", "pydantic", "sqlalchemy"])
     here = Path.cwd()
@@ -83,7 +83,7 @@ def test_a_command_takes_nothing_from_there_by_pythons_own_path(tmp_path: Path, 
     assert not note.exists(), note.read_text()
 
 
-def test_uvicorn_takes_nothing_from_there_but_what_it_imports_itself(tmp_path: Path) -> None:
+def test_uvicorn_imports_nothing_else_from_there(tmp_path: Path) -> None:
     folder = tmp_path / "project"
     installed = {name for name in packages_distributions() if name.isidentifier()}
     note = strangers(folder, {*installed, "worker", "cli"} - UVICORNS - {"app", "yaml"})

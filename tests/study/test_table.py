@@ -1,4 +1,4 @@
-"""The study's tables can be made again from what is stored, and docs/study.md shows them."""
+"""docs/study.md shows the tables that the stored results give."""
 
 from __future__ import annotations
 

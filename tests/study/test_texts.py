@@ -1,4 +1,4 @@
-"""The study's sentences: the same on every run, and none that two splits share."""
+"""The study's sentences: the same on every run, and disjoint splits."""
 
 from __future__ import annotations
 

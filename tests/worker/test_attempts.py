@@ -1,4 +1,4 @@
-"""What the end of an attempt may touch, and what it may not."""
+"""What the end of an attempt may delete and record."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_failure_is_recorded_though_the_scratch_has_filled_the_databases_disk_
     assert row["status"] == "failed"
 
 
-def test_a_job_that_is_cancelled_ends_so_though_its_work_says_that_the_lease_is_lost(
+def test_a_cancelled_job_ends_as_cancelled_even_if_a_lease_is_lost(
     settings: Settings, engine: Engine, store: ArtifactStore
 ) -> None:
     """As the lead of an evaluation does, whose part stores nothing any more."""

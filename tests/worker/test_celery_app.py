@@ -1,4 +1,4 @@
-"""A worker goes on to its next job at once, also where the machine is busy."""
+"""A worker continues with its next job at once, also on a busy machine."""
 
 from __future__ import annotations
 

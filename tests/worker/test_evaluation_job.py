@@ -1,4 +1,4 @@
-"""What is decoded once is never decoded again: the API's merges, the worker's real work."""
+"""Nothing is decoded twice: the API's merges with the worker's real work."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_a_second_merge_is_all_that_a_second_evaluation_decodes(
     assert service.decoded() == 5 * UTTERANCES
 
 
-def test_nobody_hashes_what_was_just_published(service: Service) -> None:
+def test_published_files_are_not_hashed_again(service: Service) -> None:
     uri = f"merge://{service.merge('soup')}"
     engine = connect(service.settings.database)
     policy = source_policy(service.settings, engine)
@@ -201,7 +201,7 @@ def begun(service: Service, spec: dict[str, Any]) -> Iterator[Begun]:
     engine.dispose()
 
 
-def test_what_others_have_done_is_not_done_again(service: Service, begun: Begun) -> None:
+def test_finished_parts_are_not_repeated(service: Service, begun: Begun) -> None:
     [done] = evaluations.results(begun.engine, begun.show(service)["merge_id"])
     assert begun.show(service)["progress"]["done"] == UTTERANCES
     leases.recover(begun.engine, 5, {}, {})
@@ -213,7 +213,7 @@ def test_what_others_have_done_is_not_done_again(service: Service, begun: Begun)
 
 
 @pytest.mark.parametrize(("lacks", "has"), [("audio", "speech"), ("speech", "audio")])
-def test_a_worker_that_may_not_read_what_the_lead_may_spoils_nothing(
+def test_a_worker_without_access_leaves_its_part_to_the_lead(
     service: Service, begun: Begun, tmp_path: Path, lacks: str, has: str
 ) -> None:
     assert any((tmp_path / lacks).iterdir())
@@ -234,7 +234,7 @@ def test_a_worker_that_may_not_read_what_the_lead_may_spoils_nothing(
     assert begun.show(service)["status"] == "succeeded"
 
 
-def test_a_manifest_that_changes_half_way_is_not_mixed_with_what_it_was(
+def test_a_manifest_that_changes_fails_the_evaluation(
     service: Service, begun: Begun, tmp_path: Path
 ) -> None:
     leases.recover(begun.engine, 5, {}, {})
@@ -246,9 +246,7 @@ def test_a_manifest_that_changes_half_way_is_not_mixed_with_what_it_was(
     assert "manifest changed" in found["error"]["message"]
 
 
-def test_a_database_that_does_not_answer_for_a_while_ends_no_evaluation(
-    service: Service, begun: Begun
-) -> None:
+def test_an_evaluation_survives_a_pause_of_the_database(service: Service, begun: Begun) -> None:
     leases.recover(begun.engine, 5, {}, {})
     with ThreadPoolExecutor(1) as pool:
         led = _lead_without(service, begun, pool)
@@ -275,7 +273,7 @@ def test_a_database_that_does_not_answer_for_a_while_ends_no_evaluation(
         (evaluation_job, "decide", "evaluations"),
     ],
 )
-def test_a_database_that_is_away_while_a_job_writes_does_not_end_it(
+def test_a_job_survives_a_pause_of_the_database_while_writing(
     service: Service,
     spec: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -344,7 +342,7 @@ def test_a_job_that_cannot_go_on_without_the_database_is_let_go_and_not_failed(
     engine.dispose()
 
 
-def test_what_was_published_and_not_recorded_is_taken_over(
+def test_published_but_unrecorded_files_are_adopted(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     merge_id = str(service.client.post("/merges", json=service.recipe("soup")).json()["id"])
@@ -371,7 +369,7 @@ def test_what_was_published_and_not_recorded_is_taken_over(
     engine.dispose()
 
 
-def test_a_part_whose_answer_was_lost_is_not_the_end_of_its_evaluation(
+def test_a_part_with_a_lost_response_does_not_fail_its_evaluation(
     service: Service, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, lost = parts.finish, []

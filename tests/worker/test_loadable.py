@@ -1,4 +1,4 @@
-"""What an artifact has besides tensors is loaded by transformers before anything is merged."""
+"""Before merging, transformers loads all files of the artifact except tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an attempt at a merge leaves behind."""
+"""The files that an attempt at a merge keeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process of this machine that is gone is known to be; of any other, nothing is claimed."""
+"""Dead processes of this machine are recognised; others are never declared dead."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_live_process_is_not_known_dead_and_a_dead_one_is() -> None:
         assert is_known_dead(owner)
 
 
-def test_a_process_that_got_the_number_of_a_dead_one_is_told_from_it() -> None:
+def test_a_reused_pid_is_recognised() -> None:
     worker, place, pid, started = describe_process("wrk_1").split(":")
     assert is_known_dead(f"{worker}:{place}:{pid}:{int(started) - 1}")
 
@@ -37,5 +37,5 @@ def test_a_process_that_got_the_number_of_a_dead_one_is_told_from_it() -> None:
 @pytest.mark.parametrize(
     "owner", ["", "wrk_1", "wrk_1:elsewhere/4:1:1", "wrk_1::1:1", "wrk_1:a:b:c:d"]
 )
-def test_nothing_is_claimed_of_processes_elsewhere(owner: str) -> None:
+def test_processes_of_other_machines_are_not_known_dead(owner: str) -> None:
     assert not is_known_dead(owner)

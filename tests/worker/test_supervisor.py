@@ -1,4 +1,4 @@
-"""A worker counts as there only while its Celery takes jobs, and leaves no dead process behind."""
+"""A worker counts as alive only while its Celery takes jobs, and leaves no zombies."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_killed_celery_is_replaced_and_leaves_no_zombie(broker: str, tmp_path:
     assert alive(data) == []
 
 
-def test_a_worker_whose_celery_cannot_start_is_not_there(broker: str, tmp_path: Path) -> None:
+def test_a_worker_whose_celery_cannot_start_is_not_alive(broker: str, tmp_path: Path) -> None:
     data, broken = tmp_path / "data", tmp_path / "broken"
     broken.mkdir()
     (broken / "torch.py").write_text("raise ImportError('no torch here')")
@@ -121,7 +121,7 @@ def test_a_check_names_the_password_that_the_queue_refuses(tmp_path: Path) -> No
     assert "wrong" not in refused.stderr
 
 
-def test_silence_is_said_once_and_its_end_too(
+def test_missing_heartbeats_and_their_return_are_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(supervisor, "_SILENT_SECONDS", 0.2)

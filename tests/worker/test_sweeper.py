@@ -1,4 +1,4 @@
-"""A sweep sends what waits, revives what lost its worker, and deletes nothing unknown."""
+"""A sweep sends missing messages, requeues lost jobs, and keeps unknown folders."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_job_whose_workers_all_die_fails_and_says_why(sweeper: Sweeper, engine
     assert (row["status"], row["error"]["code"]) == ("failed", "worker_lost")
 
 
-def test_idle_workers_are_called_to_an_evaluation_that_has_parts_to_spare(
+def test_idle_workers_are_invited_to_free_parts(
     sweeper: Sweeper, engine: Engine, queue: Queue
 ) -> None:
     merge_id = queued(engine)
@@ -150,7 +150,7 @@ def folders(store: ArtifactStore, merge_id: str) -> tuple[Path, Path]:
     return made
 
 
-def test_what_belongs_to_an_ended_merge_and_is_not_published_is_removed(
+def test_unpublished_folders_of_ended_merges_are_deleted(
     sweeper: Sweeper, engine: Engine, store: ArtifactStore
 ) -> None:
     merge_id = queued(engine)

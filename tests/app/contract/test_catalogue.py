@@ -1,4 +1,4 @@
-"""The catalogue's methods describe themselves, and its refusals say what to do."""
+"""The catalogue describes all methods, and its errors say what to do."""
 
 import json
 from typing import get_args
@@ -88,7 +88,7 @@ def test_a_whole_number_is_a_number():
     ("typed", "meant"),
     [("tsvm", "tsv_m"), ("boosted_tsvm", "boosted_tsv_m"), ("taskarithmetic", "task_arithmetic")],
 )
-def test_a_mistyped_method_is_answered_with_the_nearest(typed, meant):
+def test_a_mistyped_method_gets_a_suggestion(typed, meant):
     with pytest.raises(InvalidRequestError, match=f'Did you mean "{meant}"') as caught:
         parse_method(typed, param="rules[0].method")
     assert caught.value.param == "rules[0].method"
@@ -113,14 +113,14 @@ def test_another_methods_parameter_is_recognised():
     )
 
 
-def test_a_list_is_refused_with_what_makes_sweeps():
+def test_a_list_is_refused_with_a_hint_at_sweeps():
     message = problems_of("ties", {"density": [0.1, 0.2]})["parameters.density"]
     assert message.startswith("Must be a number, not [0.1, 0.2]. ")
     assert "afluente merge --sweep" in message
 
 
 @pytest.mark.parametrize("given", [None, [], "beta=0.3", 3])
-def test_parameters_that_are_no_object_are_refused(given):
+def test_parameters_must_be_an_object(given):
     assert "Must be an object" in problems_of("soup", given)["parameters"]
 
 
@@ -151,7 +151,7 @@ def test_a_weight_not_given_counts_as_one():
 
 
 @pytest.mark.parametrize("weights", [None, [], [None, None], [1.0, 2.0], [-1.0, 3.0]])
-def test_ordinary_weights_are_taken(weights):
+def test_ordinary_weights_are_accepted(weights):
     for name in (name for name, method in CATALOGUE.items() if method.uses_weights):
         assert validate_weights(parse_parameters(name, {}), weights) == []
 

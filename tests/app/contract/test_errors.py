@@ -1,4 +1,4 @@
-"""What every error keeps to, whatever strangers wrote into it."""
+"""Errors are bounded and valid Unicode, whatever untrusted text they quote."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from app.contract.recipe import parse_request
 
 
 @given(st.text(st.characters(exclude_categories=[])), st.text(st.characters()))
-def test_any_text_makes_an_error_that_can_be_stored_and_sent(message: str, param: str):
+def test_errors_with_any_text_can_be_stored_and_sent(message: str, param: str):
     error = InvalidRequestError.of([Problem(message, param)])
     text = json.dumps([error.as_record(), *[p.as_dict() for p in error.problems]])
     json.dumps(json.loads(text), ensure_ascii=False).encode()
     assert "\\u0000" not in text
 
 
-def test_what_an_error_quotes_is_bounded():
+def test_quotes_in_errors_are_bounded():
     error = AfluenteError("x" * 10**6, param="y" * 10**6, problems=[Problem("z" * 10**6)] * 10**4)
     told = json.dumps([error.as_record(), *[p.as_dict() for p in error.as_problems()]])
     assert len(told) < 150_000

@@ -42,21 +42,21 @@ def test_defaults_are_the_papers_setting() -> None:
         {"beams": 5},
     ],
 )
-def test_what_is_out_of_bounds_is_refused(fields: dict[str, object]) -> None:
+def test_values_out_of_bounds_are_refused(fields: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         spec(**fields)
 
 
-def test_comparisons_are_kept_once_in_their_order() -> None:
+def test_duplicate_comparisons_are_removed_in_order() -> None:
     assert spec(compare_with=[MERGE, "base", MERGE]).compare_with == (MERGE, "base")
 
 
-def test_a_region_is_no_language_of_its_own() -> None:
+def test_regions_are_removed_from_language_codes() -> None:
     assert spec(language="pt-PT").language == "pt"
     assert spec(language="PT_br").language == "pt"
 
 
-def test_the_datasets_settings_come_first_then_the_manifests() -> None:
+def test_a_datasets_language_precedes_its_manifests() -> None:
     evaluation = spec(
         language="pt",
         datasets=[DATASET, DATASET | {"name": "b", "language": "en", "normalizer": "english"}],

@@ -33,18 +33,18 @@ from app.contract.languages import WHISPER_LANGUAGES, language_code
         ("ell gre el", "el"),
     ],
 )
-def test_codes_of_iso_639_and_regions_become_whispers(tags: str, code: str) -> None:
+def test_iso_639_codes_and_regions_become_whispers_codes(tags: str, code: str) -> None:
     assert {language_code(tag) for tag in tags.split()} == {code}
 
 
 @pytest.mark.parametrize("code", ["gsw", "xx", "und", "mul", "ckb", "zxx"])
-def test_codes_that_whisper_has_no_language_for_stay(code: str) -> None:
+def test_unknown_language_codes_are_unchanged(code: str) -> None:
     assert language_code(code) == code
     assert code not in WHISPER_LANGUAGES
 
 
 @given(st.text(max_size=8) | st.from_regex(r"[a-z]{2,3}", fullmatch=True))
-def test_any_text_is_a_code_once_and_for_all_or_no_code(text: str) -> None:
+def test_converting_a_code_twice_changes_nothing(text: str) -> None:
     try:
         code = language_code(text)
     except ValueError:
@@ -52,7 +52,7 @@ def test_any_text_is_a_code_once_and_for_all_or_no_code(text: str) -> None:
     assert language_code(code) == code
 
 
-def test_the_list_is_whispers() -> None:
+def test_the_languages_are_whispers() -> None:
     whisper = pytest.importorskip("transformers.models.whisper.tokenization_whisper")
     assert set(whisper.LANGUAGES) == WHISPER_LANGUAGES
     for name, code in whisper.TO_LANGUAGE_CODE.items():

@@ -1,4 +1,4 @@
-"""A mergekit configuration becomes the request that means the same, or is refused by name."""
+"""A mergekit configuration becomes an equivalent request, or is refused by name."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ out_dtype: float16
 """
 
 
-def test_names_places_and_weights_are_carried_over() -> None:
+def test_names_and_weights_are_converted() -> None:
     assert from_mergekit(yaml.safe_load(TIES)) == {
         "base": "hf://openai/whisper-small",
         "checkpoints": [
@@ -67,13 +67,13 @@ def document(method: str, **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("method", list(_METHODS))
-def test_every_method_that_both_have_makes_a_valid_recipe(method: str) -> None:
+def test_every_shared_method_makes_a_valid_recipe(method: str) -> None:
     recipe = parse_request(document(method)).recipe
     assert recipe.method == _METHODS[method].name
 
 
 @pytest.mark.parametrize("method", ["ties", "breadcrumbs", "dare_linear"])
-def test_what_the_file_leaves_out_has_mergekits_default(method: str) -> None:
+def test_missing_parameters_have_mergekits_defaults(method: str) -> None:
     assert parse_request(document(method)).recipe.parameters["density"] == 1.0
 
 
@@ -92,7 +92,7 @@ def test_what_the_file_leaves_out_has_mergekits_default(method: str) -> None:
         ),
     ],
 )
-def test_what_cannot_be_taken_over_is_named(changes: dict[str, Any], param: str) -> None:
+def test_what_cannot_be_converted_is_named(changes: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         parse_request(document("ties") | changes)
     assert [problem.param for problem in caught.value.as_problems()] == [param]
@@ -129,7 +129,7 @@ def test_linear_and_karcher_average_a_base_that_is_not_listed() -> None:
 
 
 @pytest.mark.parametrize("method", ["ties", "task_arithmetic", "model_stock", "multislerp", "sce"])
-def test_elsewhere_a_base_that_is_listed_is_the_base_alone(method: str) -> None:
+def test_other_methods_do_not_merge_a_listed_base(method: str) -> None:
     models = [{"model": name} for name in ("/a", "/base", "/b")]
     found = from_mergekit({"merge_method": method, "base_model": "/base", "models": models})
     assert [entry["uri"] for entry in found["checkpoints"]] == ["/a", "/b"]
@@ -179,7 +179,7 @@ def models(*parameters: dict[str, Any]) -> list[dict[str, Any]]:
         ("linear", {"models": [{"model": f"/{n}"} for n in range(40)]}, ["models"]),
     ],
 )
-def test_what_mergekit_would_read_in_another_way_is_refused(
+def test_ambiguous_parameters_are_refused(
     method: str, changes: dict[str, Any], params: list[str]
 ) -> None:
     assert refused(document(method) | changes) == params
@@ -191,7 +191,7 @@ def test_breadcrumbs_that_keep_everything_keep_the_largest_too() -> None:
     assert found["parameters"] == {"density": 0.5, "gamma": 0.01}
 
 
-def test_what_says_nothing_or_what_is_done_anyway_is_taken() -> None:
+def test_parameters_without_effect_are_accepted() -> None:
     config = document("multislerp", parameters={"eps": "1e-8", "normalize_weights": True})
     config |= {"slices": None, "tokenizer_source": None, "dtype": "torch.bfloat16"}
     recipe = parse_request(config | {"parameters": {"int8_mask": True}}).recipe

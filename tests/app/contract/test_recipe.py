@@ -1,4 +1,4 @@
-"""A request becomes a recipe with nothing left open, or one error that lists all that is wrong."""
+"""A request becomes a complete recipe, or one error with all problems."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_everything_that_is_wrong_is_listed_at_once() -> None:
     }
 
 
-def test_an_unknown_method_is_told_even_where_fields_are_misspelt() -> None:
+def test_an_unknown_method_is_reported_together_with_misspelt_fields() -> None:
     assert params(request(method="tsvm", parametrs={})) == ["parametrs", "method"]
 
 
@@ -99,7 +99,7 @@ def test_weights_that_sum_to_zero_are_refused_where_they_are_normalised() -> Non
     )
 
 
-def test_requests_that_say_the_same_have_the_same_fingerprint() -> None:
+def test_equivalent_requests_have_equal_fingerprints() -> None:
     short = parse_request(request())
     long = parse_request(
         request(
@@ -130,7 +130,7 @@ def test_requests_that_say_the_same_have_the_same_fingerprint() -> None:
         max_leaves=12,
     )
 )
-def test_no_document_ends_in_anything_but_a_recipe_or_a_list_of_problems(document: Any) -> None:
+def test_any_document_gives_a_recipe_or_a_list_of_problems(document: Any) -> None:
     with suppress(InvalidRequestError):
         parse_request(document)
 
@@ -143,7 +143,7 @@ def test_sizes_are_read_with_their_unit(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("uri", ["https://[x/y", "https://]x/y", "//[", "https://[::1"])
-def test_a_uri_that_cannot_be_taken_apart_has_a_name_all_the_same(uri: str) -> None:
+def test_an_invalid_uri_still_has_a_name(uri: str) -> None:
     [first, _] = parse_request(request(checkpoints=[uri, "/b"])).recipe.checkpoints
     assert first.name == "checkpoint"
 

@@ -1,4 +1,4 @@
-"""What a sweep's points are, and what is refused of one."""
+"""The points of a sweep, and invalid sweeps."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_grid_has_every_combination_in_order_and_each_point_is_a_recipe_of_i
         assert point.recipe == alone
 
 
-def test_words_and_truths_are_swept_too() -> None:
+def test_strings_and_booleans_are_swept() -> None:
     assert names(RECIPE, orthogonalization=["polar", "svd"]) == [
         "orthogonalization=polar",
         "orthogonalization=svd",
@@ -89,7 +89,7 @@ def test_what_cannot_be_swept_is_refused_by_name_and_point(
     assert re.search(says, refusal(RECIPE, **swept))
 
 
-def test_what_is_wrong_with_the_recipe_itself_is_said_once() -> None:
+def test_a_problem_at_every_point_is_reported_once() -> None:
     said = refusal(RECIPE | {"base": None}, beta=[0.1, 0.2, 0.3])
     assert said.count("\n") == 0
     assert "needs the base" in said

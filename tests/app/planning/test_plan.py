@@ -1,4 +1,4 @@
-"""A plan places every tensor once, within the files' limits, as the format wants it."""
+"""A plan places every tensor once, within the files' limits and the format's rules."""
 
 from __future__ import annotations
 

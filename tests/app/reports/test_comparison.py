@@ -33,7 +33,7 @@ def test_a_system_against_itself_is_no_better_and_no_worse(make_dataset) -> None
     assert found["delta_ci95"] == {"low": 0.0, "high": 0.0}
 
 
-def test_what_cannot_be_said_is_none(make_dataset) -> None:
+def test_undefined_values_are_none(make_dataset) -> None:
     one = score_dataset(make_dataset("set", ("um", "um")))
     other = score_dataset(make_dataset("set", ("um", "dois")))
     found = difference(one, other)
@@ -54,7 +54,7 @@ def test_what_cannot_be_said_is_none(make_dataset) -> None:
         ({"skip": (0, 1, 2)}, "no utterance was decoded by both systems"),
     ],
 )
-def test_only_like_is_compared_with_like_and_why_not_is_said(
+def test_only_comparable_results_are_compared_and_reasons_are_given(
     make_dataset, other: dict, reason: str
 ) -> None:
     scored = score_dataset(make_dataset("set", *PAIRS))
@@ -64,7 +64,7 @@ def test_only_like_is_compared_with_like_and_why_not_is_said(
     assert (differences, reasons) == ({}, {"base": reason})
 
 
-def test_the_newest_that_is_alike_is_compared(make_dataset) -> None:
+def test_the_newest_comparable_result_is_compared(make_dataset) -> None:
     scored = score_dataset(make_dataset("set", *PAIRS))
     results = [
         score_dataset(make_dataset("set", *PAIRS)),
@@ -112,7 +112,7 @@ def why_not(make_dataset, one: dict[str, object], other: dict[str, object]) -> s
     ],
     ids=["backend", "before the search was noted", "noted and not", "own settings"],
 )
-def test_what_decides_no_hypothesis_makes_nothing_unlike(make_dataset, one, other) -> None:
+def test_settings_without_effect_on_hypotheses_are_ignored(make_dataset, one, other) -> None:
     assert why_not(make_dataset, one, other) is None
 
 
@@ -142,7 +142,7 @@ def test_what_decides_no_hypothesis_makes_nothing_unlike(make_dataset, one, othe
     ],
     ids=["limit", "suppressed", "search", "not recorded"],
 )
-def test_what_decides_hypotheses_makes_unlike_by_name(make_dataset, one, other, said) -> None:
+def test_settings_that_change_hypotheses_are_named(make_dataset, one, other, said) -> None:
     found = why_not(make_dataset, one, other)
     assert found is not None
     assert found.startswith(said)

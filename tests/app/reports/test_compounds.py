@@ -1,4 +1,4 @@
-"""Compounds cost nothing, as on the Open ASR Leaderboard, and all else what it did."""
+"""Compounds cost nothing, as on the Open ASR Leaderboard; other errors are unchanged."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def checks(document: dict, gate: dict, asked: tuple[str, ...] = ASKED) -> list[t
     return [(failure["dataset"], failure["check"]) for failure in verdict["failures"]]
 
 
-def test_a_limit_that_is_met_to_the_digit_is_kept(document: dict) -> None:
+def test_a_rate_equal_to_its_limit_passes(document: dict) -> None:
     assert checks(document, {"max_wer": 0.2, "max_regression": 0.2}) == []
     assert checks(document, {"max_wer": {"set": 0.2}}) == []
 
@@ -63,7 +63,7 @@ def test_a_set_by_name_goes_before_every_set(document: dict) -> None:
     assert checks(document, {"max_wer": {"other": 0.1}}) == [("other", "complete")]
 
 
-def test_what_is_missing_partial_or_open_never_passes(document: dict, make_dataset) -> None:
+def test_missing_partial_or_unfinished_sets_never_pass(document: dict, make_dataset) -> None:
     loose = {"max_wer": 1.0}
     assert checks(document, loose, ("set", "gone")) == [("gone", "complete")]
     for status in ("queued", "running", "failed", "cancelled", "none"):
@@ -104,13 +104,13 @@ def test_a_set_without_reference_words_never_passes(make_dataset) -> None:
         {"max_wer": 10},
     ],
 )
-def test_a_gate_that_means_nothing_is_refused(gate: dict) -> None:
+def test_an_empty_gate_is_refused(gate: dict) -> None:
     with pytest.raises(ValidationError):
         GateSpec.model_validate(gate)
 
 
 @pytest.mark.parametrize("status", ["succeeded", "partial", "failed", "cancelled"])
-def test_what_ended_without_a_verdict_never_passes(status: str) -> None:
+def test_an_evaluation_without_a_verdict_never_passes(status: str) -> None:
     found = unfinished(GateSpec(max_wer=0.1), status)
     assert found["passed"] is False
     assert found["failures"]
@@ -140,7 +140,7 @@ def test_loops_and_words_on_silence_are_counted_and_limited(make_dataset) -> Non
     assert words["message"] == "set: 3 words were transcribed in 2 silent utterances, 0 are allowed"
 
 
-def test_what_normalises_to_nothing_is_silence(make_dataset) -> None:
+def test_a_reference_that_normalises_to_nothing_is_silence(make_dataset) -> None:
     noise = make_dataset("set", ("[ruído]", "obrigado a todos"), ("(música) ...", ""))
     [dataset] = build_wer("mrg_1", "succeeded", [noise], {})["datasets"]
     assert dataset["wer"] is None
@@ -148,7 +148,7 @@ def test_what_normalises_to_nothing_is_silence(make_dataset) -> None:
     assert (found["silent_utterances"], found["words_on_silence"]) == (2, 3)
 
 
-def test_hallucinations_are_told_in_the_table_and_the_spreadsheet(make_dataset) -> None:
+def test_hallucinations_are_in_the_table_and_the_csv(make_dataset) -> None:
     loud = [make_dataset("set", *MADE_UP)]
     document = build_wer("mrg_1", "succeeded", loud, {"base": loud})
     told = "set: 1 transcripts repeat themselves (25.00 %), 3 words in 2 silent utterances"
@@ -163,6 +163,6 @@ def test_hallucinations_are_told_in_the_table_and_the_spreadsheet(make_dataset) 
     "gate",
     [{"max_loops": 10}, {"max_loops": -0.1}, {"max_words_on_silence": 0.5}, {"max_loops": {}}],
 )
-def test_limits_that_mean_nothing_are_refused(gate: dict) -> None:
+def test_invalid_limits_are_refused(gate: dict) -> None:
     with pytest.raises(ValidationError):
         GateSpec.model_validate(gate)

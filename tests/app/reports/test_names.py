@@ -1,4 +1,4 @@
-"""What merges are called in tables and charts."""
+"""Display names of merges in tables and charts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_merge_is_labelled_by_method_and_coefficient(parameters, label):
     assert label_of("ties", parameters) == label
 
 
-def test_names_are_peoples_own_and_no_two_are_alike():
+def test_names_are_kept_and_made_distinct():
     merges = {
         "mrg_1aaaa": merge("nightly"),
         "mrg_2bbbb": merge("nightly"),
@@ -45,7 +45,7 @@ def test_names_are_peoples_own_and_no_two_are_alike():
     names=st.lists(st.sampled_from([None, "", " ", "x", "x …1bbb", "x …2bbb", "base"]), max_size=6),
     ends=st.lists(st.sampled_from(["1bbb", "2bbb", "21bbb"]), min_size=6, max_size=6),
 )
-def test_no_two_are_alike_whatever_people_call_them(names, ends):
+def test_any_names_become_distinct(names, ends):
     merges = {
         f"mrg_{number}{end}": merge(name)
         for number, (name, end) in enumerate(zip(names, ends, strict=False))
@@ -58,7 +58,7 @@ def test_no_two_are_alike_whatever_people_call_them(names, ends):
     assert len(lines) == 2 + len(merges) + 1
 
 
-def test_a_name_cannot_lead_a_terminal_astray():
+def test_control_characters_are_removed_from_names():
     (called,) = names_of(
         {"mrg_1aaaa": merge("\x1b[31mred\n\u202eevil " + "long " * 40)}, {}
     ).values()

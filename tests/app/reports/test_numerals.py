@@ -1,4 +1,4 @@
-"""Right answers in digits and signs are right answers in words, in every language."""
+"""Digits and signs equal the same numbers in words, in every language."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ UNLIKE = ("20", "20%", "20 €", "$20", "-20", "20 °C", "20‰", "20,5", "¥20"
     ("name", "spoken", "written"),
     [(name, *pair) for name, pairs in PAIRS.items() for pair in pairs],
 )
-def test_what_is_said_and_what_is_written_are_the_same(
+def test_spoken_and_written_forms_are_equal(
     name: NormalizerName, spoken: str, written: str
 ) -> None:
     normalizer = find_normalizer(name)

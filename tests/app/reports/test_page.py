@@ -97,7 +97,7 @@ def page_of(scored: ScoredSystems, **changes: Any) -> str:
     return render_page(document, scored, subject(**changes))
 
 
-def test_what_people_wrote_stays_text(scored: ScoredSystems) -> None:
+def test_html_in_names_and_transcripts_is_escaped(scored: ScoredSystems) -> None:
     page = page_of(scored, peers=[Point(HOSTILE, 0.1, 0.2, "other")])
     outline = Outline(page)
     assert "script" not in outline.tags
@@ -249,7 +249,7 @@ def test_a_transcript_without_end_is_cut(make_dataset) -> None:
     assert len(render_page(document, scored, subject())) < 60_000
 
 
-def test_warnings_and_what_is_not_compared_are_told(scored: ScoredSystems) -> None:
+def test_warnings_and_uncompared_systems_are_listed(scored: ScoredSystems) -> None:
     text = " ".join(Outline(page_of(scored)).text.split())
     assert "1.wav: the file is empty" in text
     assert "it was decoded with num_beams 1 instead of 5" in text

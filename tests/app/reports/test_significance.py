@@ -1,4 +1,4 @@
-"""MAPSSWE against an example by hand, a second way to segment, and NIST's own program."""
+"""MAPSSWE against a hand-worked example, another segmentation, and NIST's program."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_insertions_at_the_ends_and_empty_references_count() -> None:
     assert list(segments(*align("a b c", "a b c", "a b c"))) == []
 
 
-def test_without_a_difference_or_a_spread_there_is_no_verdict_to_invent() -> None:
+def test_without_difference_or_variance_there_is_no_p_value() -> None:
     worse, better = align("a", "b", "a")
     assert mapsswe([(better, better)]) == MatchedPairs(0, 0.0, 0.0, 0.0, 1.0)
     assert mapsswe([(worse, worse)] * 3) == MatchedPairs(3, 0.0, 0.0, 0.0, 1.0)

@@ -94,7 +94,7 @@ def test_another_normaliser_scores_everything_again(make_dataset) -> None:
     assert document["datasets"][0]["compared_with"]["base"]["delta"] == 0.0
 
 
-def test_what_one_system_skipped_favours_nobody(make_dataset) -> None:
+def test_only_utterances_that_both_decoded_count(make_dataset) -> None:
     pairs = (("um dois", "um dois"), ("três quatro", "nada disto"))
     document = build_wer(
         "mrg_1",

@@ -28,11 +28,11 @@ def bearer(backend: Backend, *scopes: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {keys.create(backend.engine, 'k', scopes)[1]}"}
 
 
-def test_without_keys_nobody_is_asked_for_one(client: TestClient):
+def test_without_keys_no_key_is_required(client: TestClient):
     assert {client.get(path).status_code for path in (*OPEN, "/merges", "/metrics")} == {200}
 
 
-def test_from_the_first_key_on_everyone_is(
+def test_from_the_first_key_on_everyone_needs_one(
     client: TestClient, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(access, "_REMEMBER_SECONDS", 0.0)
@@ -54,7 +54,7 @@ def test_keys_can_be_required_before_there_is_one(make_client: Callable[..., Tes
 
 
 @pytest.mark.parametrize("given", ["Bearer afl_wrong", "Bearer x", "bearer afl_"])
-def test_an_unknown_key_is_refused_even_where_none_is_needed(client: TestClient, given: str):
+def test_an_unknown_key_is_refused_even_if_none_is_required(client: TestClient, given: str):
     refusal(client.get("/merges", headers={"Authorization": given}), 401, "unauthorized")
 
 
@@ -78,7 +78,7 @@ def test_reading_keys_cannot_write(client: TestClient, backend: Backend, recipe:
     assert client.get("/merges", headers=writing).status_code == 200
 
 
-def test_who_may_not_call_learns_nothing_of_the_body_or_the_merge(
+def test_a_refused_caller_learns_nothing_about_body_or_merge(
     client: TestClient, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(access, "_REMEMBER_SECONDS", 0.0)
@@ -88,13 +88,13 @@ def test_who_may_not_call_learns_nothing_of_the_body_or_the_merge(
 
 
 @pytest.mark.parametrize("host", ["evil.example", "192.168.0.9", "localhost.evil.example"])
-def test_a_name_that_was_made_to_point_here_is_refused(client: TestClient, host: str):
+def test_a_rebound_dns_name_is_refused(client: TestClient, host: str):
     """DNS rebinding: a web page's own name may resolve to 127.0.0.1."""
     refusal(client.get("/merges", headers={"Host": host}), 403, "forbidden")
 
 
 @pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1:8000", "127.8.8.8", "[::1]:8000"])
-def test_this_machine_goes_by_several_names(client: TestClient, host: str):
+def test_all_loopback_names_are_accepted(client: TestClient, host: str):
     assert client.get("/merges", headers={"Host": host}).status_code == 200
 
 
@@ -161,7 +161,7 @@ def test_only_plain_names_of_this_machine_are_local(client: TestClient, host: st
 
 
 @given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=30))
-def test_whatever_the_host_only_local_names_are_answered(wire: Any, host: str):
+def test_any_host_header_is_refused_unless_local(wire: Any, host: str):
     status = wire(f"GET /merges HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
     name = re.sub(r":\d{1,5}$", "", host).strip("[]").rstrip(".").lower()
     local = re.fullmatch(r"(.*\.)?localhost|127(\.\d+){3}|[0:]+1", name)
@@ -199,7 +199,7 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], i
         ("GET /healthz HTTP/1.0\r\n", 200),
     ],
 )  # fmt: skip
-def test_a_request_says_once_and_clearly_whom_it_is_for(wire: Any, head: str, status: int):
+def test_a_request_needs_exactly_one_valid_host(wire: Any, head: str, status: int):
     assert wire(f"{head}Connection: close\r\n\r\n") == status
 
 
@@ -215,7 +215,7 @@ def test_a_request_says_once_and_clearly_whom_it_is_for(wire: Any, head: str, st
         {"Forwarded": "host=afluente.example"},
     ],
 )
-def test_a_stranger_whom_a_local_proxy_passes_on_is_not_local(
+def test_a_remote_client_behind_a_local_proxy_is_not_local(
     client: TestClient, headers: dict[str, str]
 ):
     refusal(client.get("/merges", headers=headers), 403, "forbidden")
@@ -229,7 +229,7 @@ def test_a_stranger_whom_a_local_proxy_passes_on_is_not_local(
         {"Forwarded": "for=127.0.0.1;proto=http"},
     ],
 )
-def test_a_proxy_of_the_user_stays_local(client: TestClient, headers: dict[str, str]):
+def test_a_local_client_behind_a_local_proxy_is_local(client: TestClient, headers: dict[str, str]):
     assert client.get("/merges", headers=headers).status_code == 200
 
 
@@ -248,7 +248,7 @@ OTHER_SITES: list[dict[str, str]] = [
 
 
 @pytest.mark.parametrize("keyed", [False, True])
-def test_a_page_of_another_origin_changes_nothing(
+def test_pages_of_other_origins_cannot_change_anything(
     client: TestClient, backend: Backend, merge_id: str, keyed: bool
 ):
     key = bearer(backend, "admin") if keyed else {}
@@ -264,13 +264,13 @@ def test_a_page_of_another_origin_changes_nothing(
     [{}, {"Origin": "http://localhost"}, {"Sec-Fetch-Site": "same-origin"},
      {"Sec-Fetch-Site": "none"}, {"Sec-Fetch-Site": "same-origin", "Origin": "https://public"}],
 )  # fmt: skip
-def test_programs_and_the_own_pages_change_things(
+def test_programs_and_pages_of_the_service_can_change_things(
     client: TestClient, merge_id: str, headers: dict[str, str]
 ):
     assert client.post(f"/merges/{merge_id}/cancel", headers=headers).status_code == 202
 
 
-def test_revoking_the_last_key_opens_nothing(
+def test_keys_are_required_after_the_last_one_is_revoked(
     client: TestClient, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(access, "_REMEMBER_SECONDS", 0.0)

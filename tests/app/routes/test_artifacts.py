@@ -47,7 +47,7 @@ def test_there_are_no_artifacts_before_the_end(client: TestClient, merge_id: str
         assert "is queued" in document["detail"]
 
 
-def test_a_download_says_what_it_is(client: TestClient, url: str):
+def test_a_download_has_its_headers(client: TestClient, url: str):
     answer = client.get(url)
     assert answer.content == CONTENT
     assert answer.headers["etag"] == f'"{DIGEST}"'
@@ -130,7 +130,7 @@ def test_a_download_resumes_only_if_it_is_the_same_file(client: TestClient, url:
 
 
 @pytest.mark.parametrize("path", ["artifacts/model.safetensors", "artifacts.tar"])
-def test_what_the_client_has_is_not_sent_again(client: TestClient, finished: str, path: str):
+def test_an_unmodified_file_is_not_sent_again(client: TestClient, finished: str, path: str):
     url = f"/merges/{finished}/{path}"
     etag = client.head(url).headers["etag"]
     for given in (etag, f'"x", {etag}', f"W/{etag}", "*"):
@@ -192,7 +192,9 @@ def test_a_file_of_other_bytes_is_not_served_under_the_old_digest(
         assert client.get(url).status_code == 200
 
 
-def test_a_deletion_cuts_no_download(client: TestClient, backend: Backend, finished: str):
+def test_a_download_survives_the_deletion_of_its_merge(
+    client: TestClient, backend: Backend, finished: str
+):
     whole = client.get(f"/merges/{finished}/artifacts.tar").content
     download = archive.open_archive(backend, finished)
     first = download.read(0, 1000)
@@ -202,7 +204,7 @@ def test_a_deletion_cuts_no_download(client: TestClient, backend: Backend, finis
     refusal(client.get(f"/merges/{finished}/artifacts.tar"), 404, "not_found")
 
 
-def test_no_answer_leaves_a_file_open(client: TestClient, finished: str):
+def test_every_response_closes_its_files(client: TestClient, finished: str):
     def open_files() -> int:
         return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
@@ -246,9 +248,7 @@ def test_the_tar_resumes_at_any_byte(client: TestClient, finished: str):
     assert (answer.status_code, answer.content) == (200, whole)
 
 
-def test_a_store_that_is_away_is_worth_another_try(
-    client: TestClient, backend: Backend, finished: str
-):
+def test_an_unreachable_store_is_retryable(client: TestClient, backend: Backend, finished: str):
     published = backend.store.root / "published"
     published.rename(published.with_name("elsewhere"))
     for path in (f"artifacts/{NAME}", "artifacts.tar"):

@@ -57,7 +57,7 @@ def test_a_request_becomes_a_queued_merge(
     assert leases.waiting(backend.engine, unsent_seconds=60)
 
 
-def test_yaml_says_the_same_as_json(client: TestClient, recipe: dict[str, Any]):
+def test_yaml_and_json_requests_are_equivalent(client: TestClient, recipe: dict[str, Any]):
     headers = {"Idempotency-Key": "same"}
     first = client.post("/merges", json=recipe, headers=headers)
     second = client.post(
@@ -120,7 +120,9 @@ def test_a_misspelt_field_gets_a_suggestion(client: TestClient, recipe: dict[str
     assert 'Did you mean "checkpoints"?' in str(document["errors"])
 
 
-def test_everything_wrong_is_said_at_once(client: TestClient, recipe: dict[str, Any], models: Path):
+def test_all_problems_are_reported_at_once(
+    client: TestClient, recipe: dict[str, Any], models: Path
+):
     recipe["base"] = f"file://{models}/nowhere"
     recipe["checkpoints"].append("file:///etc")
     recipe["evaluation"] = {
@@ -221,7 +223,7 @@ def test_another_shape_is_refused_by_tensor(
         (b"{}", "", 415, "unsupported_media_type"),
     ],
 )
-def test_a_body_that_is_no_request_is_refused(
+def test_an_invalid_body_is_refused(
     client: TestClient, body: bytes, media_type: str, status: int, code: str
 ):
     headers = {"Content-Type": media_type} if media_type else {}
@@ -283,9 +285,7 @@ def test_an_evaluation_that_was_asked_for_is_queued_with_the_merge(
 
 
 @pytest.mark.parametrize("uri", ["https://[x/y", "https://]x/y", "https://[::1"])
-def test_a_uri_that_cannot_be_taken_apart_is_refused(
-    client: TestClient, recipe: dict[str, Any], uri: str
-):
+def test_an_invalid_uri_is_refused(client: TestClient, recipe: dict[str, Any], uri: str):
     recipe["checkpoints"][0] = uri
     answer = client.post("/merges", json=recipe)
     document = refusal(answer, 422, answer.json()["code"])
@@ -300,7 +300,7 @@ def test_a_misspelt_dry_run_queues_nothing(client: TestClient, recipe: dict[str,
     assert client.get("/merges").json()["data"] == []
 
 
-def test_a_merge_is_accepted_though_its_message_cannot_be_noted(
+def test_a_merge_is_accepted_although_its_message_cannot_be_recorded(
     make_client: Callable[..., TestClient], recipe: dict[str, Any], valkey_url: str
 ):
     client = make_client(broker_url=valkey_url)

@@ -1,4 +1,4 @@
-"""What an evaluation would fail on is told before the merge: audio and languages."""
+"""Audio and languages that would make an evaluation fail are reported before the merge."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def post(client: TestClient, recipe: dict[str, Any], models: Path) -> Post:
     return ask
 
 
-def test_a_set_of_which_no_audio_is_there_is_refused_by_name(post: Post) -> None:
+def test_a_dataset_without_any_audio_is_refused(post: Post) -> None:
     document = refusal(post(line("0.wav"), line("no/1.wav")), 422, "invalid_manifest")
     assert "none of its audio is there" in document["detail"]
     assert [error["message"] for error in document["errors"]] == [
@@ -49,13 +49,13 @@ def test_a_set_of_which_no_audio_is_there_is_refused_by_name(post: Post) -> None
     assert document["errors"][0]["param"] == "evaluation.datasets[0].uri"
 
 
-def test_audio_outside_the_roots_is_not_there(post: Post, tmp_path: Path) -> None:
+def test_audio_outside_the_roots_counts_as_missing(post: Post, tmp_path: Path) -> None:
     (tmp_path / "secret.wav").write_bytes(WAV)
     refusal(post(line(str(tmp_path / "secret.wav"))), 422, "invalid_manifest")
     refusal(post(line("../secret.wav")), 422, "invalid_manifest")
 
 
-def test_some_missing_audio_is_said_in_the_plan(post: Post, models: Path) -> None:
+def test_missing_audio_is_a_warning_in_the_plan(post: Post, models: Path) -> None:
     (models / "0.wav").write_bytes(WAV)
     answer = post(line("0.wav"), line("1.wav"), line("x" * 300 + ".wav"))
     assert answer.status_code == 200, answer.text
@@ -64,7 +64,7 @@ def test_some_missing_audio_is_said_in_the_plan(post: Post, models: Path) -> Non
     assert "2 of 3 audio files are not there and will be skipped: 1.wav" in warning["message"]
 
 
-def test_evaluations_of_a_finished_merge_say_it_too(
+def test_missing_audio_is_a_warning_of_an_evaluation(
     client: TestClient, finished: str, models: Path
 ) -> None:
     (models / "0.wav").write_bytes(WAV)
@@ -76,7 +76,7 @@ def test_evaluations_of_a_finished_merge_say_it_too(
     assert "1.wav" in answer.json()["warnings"][0]["message"]
 
 
-def test_a_kind_of_file_that_cannot_be_decoded_is_refused_or_said(post: Post, models: Path) -> None:
+def test_unsupported_audio_is_refused_or_a_warning(post: Post, models: Path) -> None:
     (models / "0.m4a").write_bytes(b"\0\0\0\x20ftypM4A ")
     document = refusal(post(line("0.m4a")), 422, "invalid_manifest")
     assert "0.m4a is not wav, flac" in document["detail"]
@@ -99,11 +99,11 @@ def test_a_kind_of_file_that_cannot_be_decoded_is_refused_or_said(post: Post, mo
         (b"\x1aE\xdf\xa3", None), (b"#EXTM3U", None), (b"ffconcat version 1.0", None),
     ],
 )  # fmt: skip
-def test_the_first_bytes_tell_the_kind(head: bytes, kind: str | None) -> None:
+def test_the_first_bytes_determine_the_format(head: bytes, kind: str | None) -> None:
     assert container_of(head) == kind
 
 
-def test_many_lines_are_looked_at_quickly(tmp_path: Path) -> None:
+def test_many_lines_are_checked_quickly(tmp_path: Path) -> None:
     names = [f"{index}.wav" for index in range(20_000)]
     (tmp_path / "set.jsonl").write_text("\n".join(json.dumps(line(name)) for name in names))
     (tmp_path / "5.wav").write_bytes(WAV)
@@ -142,12 +142,14 @@ def test_languages_that_the_checkpoint_does_not_know_are_refused_by_name(
     assert document["errors"][0]["param"] == "evaluation.datasets[0].language"
 
 
-def test_an_english_only_checkpoint_is_never_told_a_language(post: Post, models: Path) -> None:
+def test_an_english_only_checkpoint_accepts_any_language(post: Post, models: Path) -> None:
     (models / "0.wav").write_bytes(WAV)
     assert post(line("0.wav", language="pt"), language="pt").status_code == 200
 
 
-def test_another_language_for_whispers_english_models_is_said(post: Post, models: Path) -> None:
+def test_another_language_for_whispers_english_models_is_a_warning(
+    post: Post, models: Path
+) -> None:
     (models / "0.wav").write_bytes(WAV)
     config = {"vocab_size": 51_864}
     tensors = whisper_tensors(**config)

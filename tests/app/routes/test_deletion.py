@@ -1,4 +1,4 @@
-"""A merge that is named by what is being asked for is not deleted under it, nor forgotten."""
+"""A merge that a request refers to cannot be deleted during the request."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def ask(
     return lambda: client.post(f"/merges/{other}/evaluations", json=compared)
 
 
-def test_what_was_deleted_while_a_request_was_checked_is_refused(
+def test_a_merge_deleted_during_a_request_is_refused(
     client: TestClient, named: str, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ):
     def then_delete(check: Callable[..., Any]) -> Callable[..., Any]:
@@ -88,7 +88,7 @@ def test_what_was_deleted_while_a_request_was_checked_is_refused(
     assert f"The merge {named}" in document["detail"]
 
 
-def test_what_is_named_by_a_request_that_is_being_written_is_not_deleted(
+def test_a_merge_named_by_an_open_request_cannot_be_deleted(
     client: TestClient, named: str, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ):
     deleting: list[Any] = []

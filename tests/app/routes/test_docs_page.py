@@ -1,4 +1,4 @@
-"""The API's docs page works in a network without the internet."""
+"""The API's docs page works without internet access."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def test_only_a_finished_merge_is_evaluated(
     refusal(answer, 409, "conflict")
 
 
-def test_what_is_wrong_with_an_evaluation_is_said_at_once(
+def test_all_problems_with_an_evaluation_are_reported_at_once(
     client: TestClient, finished: str, spec: dict[str, Any], models: Path
 ):
     url = f"/merges/{finished}/evaluations"
@@ -197,7 +197,7 @@ def test_an_evaluation_belongs_to_its_merge(
     refusal(client.get(f"/merges/{other}/wer?evaluation={evaluation_id}"), 404, "not_found")
 
 
-def test_error_rates_are_answered_from_the_first_moment(client: TestClient, merge_id: str):
+def test_error_rates_are_available_at_once(client: TestClient, merge_id: str):
     document = client.get(f"/merges/{merge_id}/wer").json()
     assert (document["merge_id"], document["status"]) == (merge_id, "none")
     assert document["datasets"] == []
@@ -350,7 +350,7 @@ def test_the_model_card_leaves_out_what_is_not_comparable(
     assert "| macro average: in_domain |  |  | 33.33 |  | 33.33 |" in card
 
 
-def test_what_a_get_has_computed_is_kept_until_results_change(
+def test_computed_rates_are_cached_until_results_change(
     client: TestClient, backend: Backend, finished: str, spec: dict[str, Any]
 ):
     evaluate(client, backend, finished, spec, {"merge": result(WORSE), "base": result(WORSE)})

@@ -85,13 +85,13 @@ def test_a_stream_resumes_after_the_last_event_seen(client: TestClient, finished
 
 
 @pytest.mark.parametrize("last", ["x", "-1", "1.5", "9" * 30, "9" * 5000, "0" * 5000, "²", "é"])
-def test_an_id_that_is_none_is_refused(client: TestClient, finished: str, last: str):
+def test_an_invalid_event_id_is_refused(client: TestClient, finished: str, last: str):
     headers = {**STREAM, "Last-Event-ID": last.encode()}
     answer = client.get(f"/merges/{finished}/events", headers=headers)
     assert refusal(answer, 422, "invalid_request")["errors"][0]["param"] == "Last-Event-ID"
 
 
-def test_the_stream_of_no_merge_is_not_found(client: TestClient):
+def test_the_stream_of_an_unknown_merge_is_not_found(client: TestClient):
     refusal(client.get("/merges/mrg_x/events", headers=STREAM), 404, "not_found")
 
 
@@ -201,7 +201,7 @@ def test_many_idle_streams_hold_no_connection(
                 assert "event: end" in answer.read().decode()
 
 
-def test_a_reader_who_leaves_leaves_nothing(
+def test_a_disconnected_reader_is_removed(
     make_settings: Callable[..., Settings], recipe: dict[str, Any]
 ):
     with serve(make_settings()) as (url, _backend):

@@ -60,7 +60,7 @@ def test_the_verdict_is_open_until_the_evaluation_has_ended(
     assert (asked["datasets"], asked["sets"]) == (["set"], [standing])
 
 
-def test_a_merge_that_keeps_to_its_limits_passes(
+def test_a_merge_within_its_limits_passes(
     client: TestClient, backend: Backend, finished: str, spec: dict[str, Any]
 ):
     asked = spec | {"gate": {"max_wer": 0.1, "max_regression": {"set": 0}, "against": "two"}}

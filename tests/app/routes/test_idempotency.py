@@ -49,7 +49,7 @@ def test_the_key_of_a_deleted_merge_is_gone(client: TestClient, recipe: dict[str
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "a\tb"])
-def test_a_key_that_cannot_be_one_is_refused(client: TestClient, recipe: dict[str, Any], key: str):
+def test_an_invalid_key_is_refused(client: TestClient, recipe: dict[str, Any], key: str):
     answer = client.post("/merges", json=recipe, headers={"Idempotency-Key": key})
     assert refusal(answer, 422, "invalid_request")["errors"][0]["param"] == "Idempotency-Key"
 

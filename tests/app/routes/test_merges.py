@@ -64,7 +64,7 @@ def test_filters_narrow_the_list(client: TestClient, recipe: dict[str, Any]):
         "name=%00",
     ],
 )
-def test_a_query_that_makes_no_sense_is_refused_by_parameter(client: TestClient, query: str):
+def test_an_invalid_query_is_refused_by_parameter(client: TestClient, query: str):
     document = refusal(client.get(f"/merges?{query}"), 422, "invalid_request")
     assert document["errors"][0]["param"] == query.split("=")[0]
 
@@ -173,7 +173,7 @@ PATHS = (
 
 @pytest.mark.parametrize(("method", "path"), PATHS)
 @pytest.mark.parametrize("merge_id", ["x", "mrg_", "%00", "..%2f..", "mrg_" + "é" * 26, "new"])
-def test_what_is_not_there_is_not_found(client: TestClient, method: str, path: str, merge_id: str):
+def test_unknown_merges_are_not_found(client: TestClient, method: str, path: str, merge_id: str):
     known = new_id("mrg") if merge_id == "new" else merge_id
     answer = getattr(client, method)(path.replace("{id}", known))
     assert answer.status_code in {404, 405}

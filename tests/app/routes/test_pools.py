@@ -1,4 +1,4 @@
-"""One slow thing does not stop the others: the hub, SQLite's write lock, a computation."""
+"""One kind of slow work does not block the others: the hub, SQLite's write lock, scoring."""
 
 from __future__ import annotations
 

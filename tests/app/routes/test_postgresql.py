@@ -1,4 +1,4 @@
-"""The API over a real PostgreSQL, where one is installed: each room once, through the front."""
+"""The API over a real PostgreSQL, where one is installed."""
 
 from __future__ import annotations
 

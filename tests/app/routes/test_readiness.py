@@ -1,4 +1,4 @@
-"""The service says ready when jobs can be taken, done and stored; else what it lacks, and why."""
+"""The service is ready if jobs can be accepted, run and stored; otherwise it says why not."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def ready(make_client: Callable[..., TestClient], valkey_url: str) -> TestClient
     return client
 
 
-def test_a_database_that_was_cut_short_is_damaged_everywhere(ready: TestClient, recipe: Any):
+def test_a_truncated_database_is_reported_as_damaged(ready: TestClient, recipe: Any):
     for _ in range(20):
         assert ready.post("/merges", json={**recipe, "name": "x" * 200}).status_code == 202
     backend: Backend = ready.app.state.backend
@@ -73,7 +73,7 @@ def test_a_database_that_was_cut_short_is_damaged_everywhere(ready: TestClient, 
         assert (answer.status_code, answer.json()["detail"]) == (503, DAMAGED)
 
 
-def test_damage_that_a_request_met_counts_though_no_check_meets_it(ready: TestClient):
+def test_damage_found_by_a_request_makes_the_service_not_ready(ready: TestClient):
     backend: Backend = ready.app.state.backend
 
     def fail(*_: Any) -> None:
@@ -102,7 +102,7 @@ def test_a_table_that_is_gone_is_not_ready(ready: TestClient):
     assert "lacks a table" in lacking(ready)["database"]
 
 
-def test_a_worker_that_was_seen_long_ago_or_is_to_stop_takes_no_jobs(ready: TestClient):
+def test_silent_and_stopping_workers_do_not_count(ready: TestClient):
     engine = ready.app.state.backend.engine
     fleet.stop(engine, "wrk_1")
     assert "No worker" in lacking(ready)["worker"]
@@ -114,14 +114,14 @@ def test_a_worker_that_was_seen_long_ago_or_is_to_stop_takes_no_jobs(ready: Test
         assert "No worker" in lacking(ready)["worker"]
 
 
-def test_a_disk_on_which_nothing_can_be_written_is_named(ready: TestClient, tmp_path: Path):
+def test_an_unwritable_disk_is_named(ready: TestClient, tmp_path: Path):
     settings: Settings = ready.app.state.backend.settings
     settings.cache.rename(tmp_path / "away")
     settings.cache.write_text("a file where the folder should be")
     assert lacking(ready) == {"artifact_store": "The disk of AFLUENTE_CACHE_DIR cannot be written."}
 
 
-def test_a_full_disk_is_one_on_which_a_small_file_does_not_fit(tmp_path: Path):
+def test_a_disk_without_room_for_a_small_file_is_full(tmp_path: Path):
     check_disk(tmp_path / "new")
     limited = (
         "import resource, sys; from pathlib import Path; from app.storage.artifacts import *\n"
@@ -137,7 +137,7 @@ def test_a_full_disk_is_one_on_which_a_small_file_does_not_fit(tmp_path: Path):
         check_disk(Path("/proc/nowhere"))
 
 
-def test_a_broker_says_why_it_takes_nothing(make_client: Callable[..., TestClient]):
+def test_a_broker_that_refuses_messages_is_explained(make_client: Callable[..., TestClient]):
     with ValkeyServer() as server:
         redis.Redis(port=server.port).config_set("requirepass", "right")
         client = make_client(broker_url=f"redis://:wrong@{server.host}:{server.port}/0")
@@ -146,7 +146,7 @@ def test_a_broker_says_why_it_takes_nothing(make_client: Callable[..., TestClien
     assert "wrong" not in client.get("/readyz").text
 
 
-def test_nobody_waits_for_what_hangs_and_it_is_not_asked_twice(
+def test_a_hanging_check_delays_nobody_and_runs_once(
     ready: TestClient, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(health, "_PATIENCE_SECONDS", 0.5)
@@ -184,7 +184,7 @@ def test_a_stopped_broker_holds_up_neither_a_request_nor_readiness(
             os.kill(pid, signal.SIGCONT)
 
 
-def test_a_queued_job_says_what_the_service_lacks_and_a_waiting_one_nothing(
+def test_a_queued_job_has_the_reason_why_it_cannot_run(
     client: TestClient, ready: TestClient, recipe: Any, backend: Backend, spec: Any
 ):
     merge = client.post("/merges", json=recipe).json()
@@ -197,7 +197,7 @@ def test_a_queued_job_says_what_the_service_lacks_and_a_waiting_one_nothing(
     assert ready.post("/merges", json=recipe).json()["queued_because"] is None
 
 
-def test_the_log_says_once_that_jobs_wait_and_once_that_they_do_not(
+def test_not_ready_and_ready_are_logged_once(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     monkeypatch.setattr(health, "_LOG_AFTER_SECONDS", 0.2)

@@ -74,7 +74,7 @@ def test_readiness_names_what_is_missing(client: TestClient):
     assert all(check["detail"] for check in checks.values())
 
 
-def test_readiness_with_everything_there(
+def test_readiness_when_all_checks_pass(
     make_client: Callable[..., TestClient], valkey_url: str, tmp_path: Path
 ):
     client = make_client(broker_url=valkey_url)
@@ -100,7 +100,7 @@ def test_metrics_count_merges_and_requests(client: TestClient, merge_id: str):
     assert "/nowhere" not in text
 
 
-def test_nothing_that_a_client_invents_becomes_a_label(make_client: Callable[..., TestClient]):
+def test_clients_cannot_create_metric_labels(make_client: Callable[..., TestClient]):
     client = make_client(require_api_key=True)
 
     def series() -> int:
@@ -130,22 +130,22 @@ def test_methods_come_from_the_catalogue(client: TestClient):
     assert 'Did you mean "boosted_tsv_m"?' in document["detail"]
 
 
-def test_the_version_is_said(client: TestClient):
+def test_the_version_is_returned(client: TestClient):
     assert set(client.get("/version").json()) == {"name", "version", "python"}
 
 
 @pytest.mark.parametrize("path", ["/", "/merge", "/merges/", "/healthz/x", "/%00", "/merges/a/b/c"])
-def test_a_path_that_is_nothing_is_a_problem(client: TestClient, path: str):
+def test_an_unknown_path_is_a_problem_document(client: TestClient, path: str):
     refusal(client.get(path), 404, "not_found")
 
 
-def test_a_method_that_is_not_taken_names_those_that_are(client: TestClient):
+def test_a_405_names_the_allowed_methods(client: TestClient):
     answer = client.put("/merges")
     refusal(answer, 405, "method_not_allowed")
     assert answer.headers["allow"] == "GET, POST"
 
 
-def test_a_database_that_is_away_is_not_the_clients_fault(client: TestClient, backend: Backend):
+def test_an_unreachable_database_is_a_503(client: TestClient, backend: Backend):
     import sqlite3
 
     def fail(*_: Any) -> None:
@@ -161,7 +161,7 @@ def test_a_database_that_is_away_is_not_the_clients_fault(client: TestClient, ba
     assert "secret" not in answer.text
 
 
-def test_a_fault_of_ours_shows_nothing_of_itself(
+def test_an_internal_error_shows_no_details(
     make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ):
     from app.routes import merges
@@ -237,7 +237,7 @@ def test_every_documented_call_on_what_is_not_there_is_not_found(client: TestCli
 
 
 @pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/docs-assets/x.js", "/healthz"])
-def test_every_refused_method_says_which_are_taken(client: TestClient, path: str):
+def test_every_405_names_the_allowed_methods(client: TestClient, path: str):
     answer = client.put(path)
     document = refusal(answer, 405, "method_not_allowed")
     assert "GET" in answer.headers["allow"]
@@ -254,7 +254,7 @@ def test_readiness_shows_no_path_to_those_without_a_key(
     assert str(tmp_path) not in answer.text
 
 
-def test_a_query_parameter_that_is_none_is_refused_everywhere(client: TestClient, finished: str):
+def test_unknown_query_parameters_are_refused_everywhere(client: TestClient, finished: str):
     checked = set()
     for method, path, operation in _operations(client):
         if "security" not in operation:

@@ -62,7 +62,7 @@ def test_browsers_get_a_page_and_programs_json(
     assert asked.headers["content-type"] == "application/json"
 
 
-def test_a_page_is_there_from_the_first_moment(client: TestClient, merge_id: str):
+def test_the_page_is_available_at_once(client: TestClient, merge_id: str):
     answer = client.get(f"/merges/{merge_id}/wer?format=html")
     assert answer.status_code == 200
     assert "Nothing has been decoded yet." in answer.text

@@ -27,7 +27,7 @@ def _build(folder: str, files: Iterable[OpenFile]) -> Download:
 SIZES = {"b": 0, "a": 1, "c": 512, "d": 513, "e" * 120: 3}
 
 
-def test_any_stretch_is_a_stretch_of_the_whole(tmp_path: Path):
+def test_any_range_equals_that_range_of_the_whole(tmp_path: Path):
     archive = _build("mrg_x", _files(tmp_path, SIZES))
     whole = archive.read(0, archive.size)
     assert len(whole) == archive.size
@@ -58,7 +58,7 @@ def test_files_above_eight_gigabytes_have_their_size(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [b"", b"b" * 1000, b"c" * 2000])
-def test_a_file_that_changes_breaks_the_download_off(tmp_path: Path, content: bytes):
+def test_a_changed_file_ends_the_download(tmp_path: Path, content: bytes):
     archive = _build("m", _files(tmp_path, {"a": 1000}))
     archive.read(0, 100)
     time.sleep(0.02)  # file systems count time in ticks

@@ -22,7 +22,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_json_comes_back_as_it_was_and_is_yaml_too(value: Any):
+def test_json_is_parsed_unchanged_also_as_yaml(value: Any):
     content = json.dumps(value, ensure_ascii=False).encode()
     assert parse_document(content, "json") == value
     assert parse_document(content, "yaml") == value
@@ -116,7 +116,7 @@ def test_more_values_than_any_request_has_are_refused():
 
 
 @given(st.text(max_size=400))
-def test_a_refusal_can_always_be_sent(name: str):
+def test_errors_are_always_valid_unicode(name: str):
     twice = json.dumps(name)
     with pytest.raises(MalformedBodyError) as refused:
         parse_document(f"{{{twice}: 1, {twice}: 2}}".encode(), "json")

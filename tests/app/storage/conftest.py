@@ -1,4 +1,4 @@
-"""An empty, migrated database a test: SQLite, and a real PostgreSQL where one is installed."""
+"""An empty, migrated database per test: SQLite, and a real PostgreSQL where one is installed."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ class Clock:
         return self.now
 
 
-def test_what_changes_is_young_and_what_does_not_ages():
+def test_unchanged_values_age():
     clock = Clock()
     tracker = ChangeTracker(10.0, clock)
     assert tracker.unchanged({"a": 1, "b": 1}) == {"a": 0.0, "b": 0.0}
@@ -20,7 +20,7 @@ def test_what_changes_is_young_and_what_does_not_ages():
     assert tracker.unchanged({"a": 1, "b": 2, "c": 1}) == {"a": 6.0, "b": 3.0, "c": 0.0}
 
 
-def test_what_was_away_begins_anew():
+def test_a_value_that_reappears_starts_at_zero():
     clock = Clock()
     tracker = ChangeTracker(10.0, clock)
     tracker.unchanged({"a": 1})
@@ -30,7 +30,7 @@ def test_what_was_away_begins_anew():
     assert tracker.unchanged({"a": 1}) == {"a": 0.0}
 
 
-def test_an_observer_that_was_stopped_itself_counts_no_more_than_a_round():
+def test_a_suspended_tracker_counts_at_most_one_round():
     clock = Clock()
     tracker = ChangeTracker(4.0, clock)
     tracker.unchanged({"a": 1})

@@ -1,4 +1,4 @@
-"""The database's clock is set back or forward by an hour: nothing waits for it, nothing is lost."""
+"""Nothing hangs or is lost if the database's clock is set back or forward by an hour."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_message_that_was_lost_is_sent_again(
 
 
 @jumps
-def test_a_dead_worker_is_not_alive_and_a_living_one_is_at_its_next_word(
+def test_only_workers_with_recent_heartbeats_are_alive(
     engine: Engine, jump: Callable[[float], None], seconds: float
 ):
     fleet.heartbeat(engine, "wrk_dead")
@@ -132,7 +132,7 @@ def test_an_idempotency_key_of_a_dead_request_is_free_and_of_an_ended_one_is_kep
 
 
 @jumps
-def test_progress_is_told_and_the_newest_evaluation_is_the_last_asked_for(
+def test_progress_continues_and_the_newest_evaluation_is_the_last_created(
     engine: Engine, merge_id: str, jump: Callable[[float], None], seconds: float
 ):
     asked = []

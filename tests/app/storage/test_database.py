@@ -18,7 +18,7 @@ from app.storage.tables import metadata, workers
 from tests.app.storage.conftest import Cluster
 
 
-def test_migrations_and_tables_say_the_same(engine: Engine):
+def test_migrations_and_tables_agree(engine: Engine):
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
@@ -98,7 +98,7 @@ def why(engine: Engine, statement: str) -> str | None:
     return reason(raised.value)
 
 
-def test_what_sqlite_refuses_has_its_reason(tmp_path: Path):
+def test_sqlite_errors_are_explained(tmp_path: Path):
     file = tmp_path / "x.db"
     engine = connect(file)
     migrate(engine)
@@ -129,7 +129,7 @@ def test_what_sqlite_refuses_has_its_reason(tmp_path: Path):
     ruined.dispose()
 
 
-def test_what_postgresql_refuses_has_its_reason(cluster: Cluster):
+def test_postgresql_errors_are_explained(cluster: Cluster):
     url = cluster.create("reasons")
     engine = connect(url)
     check(engine)

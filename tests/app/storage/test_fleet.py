@@ -23,7 +23,7 @@ def test_of_many_candidates_one_is_elected(engine: Engine):
             assert sum(pool.map(stand, range(6))) == 1
 
 
-def test_a_role_is_its_owners_for_as_long_as_that_stands_again(engine: Engine):
+def test_a_role_is_kept_by_renewing_it(engine: Engine):
     mine, other = (Election(engine, "sweeper", name, 0.2) for name in "ab")
     for _ in range(6):
         assert mine.stand()
@@ -64,7 +64,7 @@ def test_a_worker_that_is_told_to_stop_before_it_was_seen_is_not_alive(engine: E
     assert fleet.alive(engine, 15) == []
 
 
-def test_being_seen_changes_nothing_else(engine: Engine):
+def test_a_heartbeat_changes_nothing_else(engine: Engine):
     fleet.heartbeat(engine, "wrk_1", "host")
     fleet.stop(engine, "wrk_1")
     fleet.heartbeat(engine, "wrk_1", "another")

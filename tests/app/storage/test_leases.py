@@ -134,7 +134,7 @@ def cancel(engine: Engine, merge_id: str) -> str | None:
         return leases.request_cancel(connection, JobKind.MERGE, merge_id)
 
 
-def test_cancelling_again_says_the_same(engine: Engine, merge_id: str):
+def test_cancelling_twice_has_the_same_result(engine: Engine, merge_id: str):
     assert [cancel(engine, merge_id) for _ in range(2)] == ["cancelled", "cancelled"]
     running = make_merge(engine)
     lease = take(engine, running)
@@ -209,7 +209,7 @@ def test_only_unsent_jobs_wait_for_the_sweeper_oldest_first(engine: Engine):
     ("crashes", "killed", "goes_first"), [(0, False, True), (1, False, True), (1, True, False),
                                           (2, False, False)]
 )  # fmt: skip
-def test_what_may_do_to_the_next_worker_what_it_did_to_the_last_waits_its_turn(
+def test_a_job_that_killed_its_worker_waits_its_turn(
     engine: Engine, merge_id: str, crashes: int, killed: bool, goes_first: bool
 ):
     make_merge(engine)

@@ -63,7 +63,7 @@ def test_deleting_leaves_nothing_behind(engine: Engine, merge_id: str):
     assert events.read(engine, merge_id) == []
 
 
-def test_a_warning_is_recorded_and_told_once(engine: Engine, merge_id: str):
+def test_a_warning_is_recorded_and_announced_once(engine: Engine, merge_id: str):
     lease = leases.take(engine, JobKind.MERGE, merge_id, "a", 30)
     assert lease is not None
     warning = {"code": "zero_task_vector", "message": "m"}

@@ -1,4 +1,4 @@
-"""Parts of an evaluation: each is one worker's, and all of them go with the evaluation."""
+"""Parts of an evaluation: each belongs to one worker, and they are deleted with the evaluation."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _check_that_only_the_lead_gets(engine: Engine, lead: Lease, dataset: str) ->
     assert part.dataset == dataset
 
 
-def test_what_could_not_be_decoded_is_no_fault(engine: Engine, lead: Lease):
+def test_a_part_with_skipped_utterances_is_finished(engine: Engine, lead: Lease):
     parts.plan(engine, lead, "cpu", planned("a"))
     parts.finish(engine, claim(engine, lead), "failed", {}, [])
     assert parts.statuses(engine, lead.id) == {"failed": 1}
@@ -198,7 +198,7 @@ def test_progress_is_the_sum_of_the_parts_and_told_twice_a_second_at_most(
     assert _told(engine, lead) == [2, 20]
 
 
-def test_what_is_told_beside_progress_is_where_the_evaluation_is(engine: Engine, lead: Lease):
+def test_progress_events_have_the_evaluations_status(engine: Engine, lead: Lease):
     parts.plan(engine, lead, "cpu", planned("a"))
     part = claim(engine, lead)
     leases.give_back(engine, lead)
@@ -209,9 +209,7 @@ def test_what_is_told_beside_progress_is_where_the_evaluation_is(engine: Engine,
     assert (last["status"], last["progress"]["done"]) == ("queued", 5)
 
 
-def test_a_part_of_what_is_being_cancelled_neither_tells_nor_stores_anything(
-    engine: Engine, lead: Lease
-):
+def test_a_part_of_a_cancelling_evaluation_writes_nothing(engine: Engine, lead: Lease):
     parts.plan(engine, lead, "cpu", planned("a"))
     part = claim(engine, lead)
     with writing(engine) as connection:
@@ -263,7 +261,7 @@ def test_parts_are_no_jobs_that_messages_name(engine: Engine, lead: Lease):
     assert leases.interrupted(engine) is None
 
 
-def test_parts_of_what_another_version_has_ended_go(engine: Engine, lead: Lease):
+def test_parts_left_by_another_version_are_deleted(engine: Engine, lead: Lease):
     parts.plan(engine, lead, "cpu", planned("a"))
     parts.delete_leftovers(engine)
     assert parts.statuses(engine, lead.id) == {"queued": 1}

@@ -16,7 +16,7 @@ def _impatient(monkeypatch):
     monkeypatch.setattr(lock_module, "_PATIENCE_SECONDS", 0.2)
 
 
-def test_a_second_holder_is_refused_with_the_first_ones_number(tmp_path):
+def test_a_second_holder_is_refused_with_the_first_ones_pid(tmp_path):
     held = lock(tmp_path)
     with pytest.raises(ConflictError, match=rf"process {os.getpid()}\).*--data-dir"):
         lock(tmp_path)

@@ -55,7 +55,7 @@ def test_no_secret_is_in_a_command_line_or_readable_by_others(valkey, server):
     assert (valkey.folder / "valkey.conf").stat().st_mode & 0o077 == 0
 
 
-def test_a_killed_queue_comes_back_on_its_port_with_what_it_held(valkey, server):
+def test_a_killed_queue_restarts_on_its_port_with_its_messages(valkey, server):
     with _client(valkey) as client:
         client.lpush("queue", "message")
         os.kill(server.pid, signal.SIGKILL)
@@ -68,7 +68,7 @@ def test_a_killed_queue_comes_back_on_its_port_with_what_it_held(valkey, server)
         assert client.lrange("queue", 0, -1) == [b"message"]
 
 
-def test_what_was_queued_outlives_a_clean_stop(valkey, server):
+def test_messages_survive_a_clean_stop(valkey, server):
     with _client(valkey) as client:
         client.lpush("queue", "message")
     assert stop([server]) == []

@@ -1,4 +1,4 @@
-"""Whisper checkpoints of random weights with a 2 s window, and sound files, made in no time."""
+"""Whisper checkpoints with random weights and a 2 s window, and audio files."""
 
 from __future__ import annotations
 

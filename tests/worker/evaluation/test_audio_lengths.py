@@ -1,4 +1,4 @@
-"""Audio shorter or longer than its header says is heard whole, or named."""
+"""Audio shorter or longer than its header says is decoded completely, or named."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def without_xing(mp3: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["mp3", "vorbis", "opus", "flac-in-ogg"])
-def test_compressed_recordings_that_are_joined_are_heard_whole_and_named(
+def test_joined_compressed_recordings_are_decoded_and_named(
     tmp_path: Path, make_sound: MakeSound, kind: str
 ) -> None:
     first, second = make_sound(1.0), make_sound(1.0, pitch=300)[::-1].copy()
@@ -106,7 +106,9 @@ def test_each_joined_ogg_is_decoded_by_its_own_tables(
     assert max(np.corrcoef(heard, shifted)[0, 1] for shifted in shifts) > 0.9
 
 
-def test_joined_recordings_of_unlike_rates_are_named(tmp_path: Path, make_sound: MakeSound) -> None:
+def test_joined_recordings_with_different_rates_are_refused(
+    tmp_path: Path, make_sound: MakeSound
+) -> None:
     soundfile.write(tmp_path / "other.ogg", make_sound(1.0, rate=8_000), 8_000)
     content = encoded(tmp_path, make_sound(1.0), "vorbis")
     with pytest.raises(AudioError, match="different sample rates"):
@@ -134,7 +136,7 @@ def test_a_file_that_was_cut_off_is_named_whatever_its_kind(
 
 
 @pytest.mark.parametrize("kind", [*FRAMES_KEPT, "flac"])
-def test_recordings_that_are_joined_and_cannot_be_heard_are_named(
+def test_joined_uncompressed_recordings_are_refused(
     tmp_path: Path, make_sound: MakeSound, kind: str
 ) -> None:
     content = encoded(tmp_path, make_sound(1.0), kind)
@@ -143,7 +145,7 @@ def test_recordings_that_are_joined_and_cannot_be_heard_are_named(
 
 
 @pytest.mark.parametrize("kind", [*FRAMES_KEPT, "flac", "vorbis", "opus", "mp3", "flac-in-ogg"])
-def test_nothing_is_said_of_a_whole_file(tmp_path: Path, make_sound: MakeSound, kind: str) -> None:
+def test_an_intact_file_has_no_warnings(tmp_path: Path, make_sound: MakeSound, kind: str) -> None:
     segment = find_segment(write(tmp_path, encoded(tmp_path, make_sound(1.3), kind)))
     assert len(read_segment(segment)) == pytest.approx(20_800, abs=160)
     assert (segment.notes, check_levels(segment)) == ((), ())
@@ -153,9 +155,7 @@ def patched(content: bytes, at: int, value: bytes) -> bytes:
     return content[:at] + value + content[at + len(value) :]
 
 
-def test_a_length_that_a_stream_could_not_know_is_the_files(
-    tmp_path: Path, make_sound: MakeSound
-) -> None:
+def test_an_unknown_length_in_the_header_is_ignored(tmp_path: Path, make_sound: MakeSound) -> None:
     length = b"\xff" * 4
     wav = encoded(tmp_path, make_sound(1.0), "wav")
     au = encoded(tmp_path, make_sound(1.0), "au")
@@ -178,9 +178,7 @@ def test_a_flac_that_states_no_length_is_heard_whole(tmp_path: Path, make_sound:
     assert len(read_segment(find_segment(write(tmp_path, bytes(content))))) == 24_000
 
 
-def test_a_header_that_tells_of_less_than_follows_is_named(
-    tmp_path: Path, make_sound: MakeSound
-) -> None:
+def test_bytes_after_the_stated_end_are_named(tmp_path: Path, make_sound: MakeSound) -> None:
     half = struct.pack("<I", RATE)
     wav = patched(encoded(tmp_path, make_sound(1.0), "wav"), 40, half)
     au = patched(encoded(tmp_path, make_sound(1.0), "au"), 8, half[::-1])
@@ -227,7 +225,7 @@ def test_hostile_headers_are_named_in_no_time(tmp_path: Path, content: bytes) ->
         find_segment(write(tmp_path, content))
 
 
-def test_what_the_manifest_says_otherwise_than_the_file_is_named(
+def test_disagreements_of_manifest_and_file_are_named(
     tmp_path: Path, make_sound: MakeSound
 ) -> None:
     path = write(tmp_path, encoded(tmp_path, make_sound(3.0), "wav"))

@@ -1,4 +1,4 @@
-"""What silence, overload and channels do to what is heard; how much memory hearing takes."""
+"""Warnings about silence, overload and channels; the memory for reading audio."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_channels_that_cancel_each_other_are_named(
     assert heard(tmp_path / "a.wav", both, channel=1) == ""
 
 
-def test_unlike_channels_and_a_silent_one_are_no_cancellation(
+def test_different_channels_do_not_count_as_cancelling(
     tmp_path: Path, make_sound: MakeSound
 ) -> None:
     one, other = make_sound(1.0), make_sound(1.0, pitch=300)
@@ -57,7 +57,7 @@ def test_silence_and_overload_are_named(tmp_path: Path, make_sound: MakeSound) -
     assert heard(path, sound) == heard(path, sound / np.abs(sound).max()) == ""
 
 
-def test_a_channel_is_chosen_or_is_not_there(tmp_path: Path, make_sound: MakeSound) -> None:
+def test_a_channel_is_selected_or_refused(tmp_path: Path, make_sound: MakeSound) -> None:
     path = tmp_path / "a.wav"
     one, other = make_sound(1.0), make_sound(1.0, pitch=300)
     soundfile.write(path, np.stack([one, other], axis=1), 16_000, subtype="FLOAT")
@@ -100,7 +100,7 @@ def test_blocks_change_no_sample(
     np.testing.assert_array_equal(read_segment(find_segment(path)), whole)
 
 
-def test_memory_is_that_of_the_result_and_of_a_block(tmp_path: Path) -> None:
+def test_memory_is_bounded_by_the_result_and_a_block(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     with soundfile.SoundFile(path, "w", 192_000, 2, format="FLAC") as file:
         for _ in range(60):
@@ -116,7 +116,7 @@ def test_memory_is_that_of_the_result_and_of_a_block(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(655_350, 1), (500, 1), (16_000, 65)])
-def test_rates_and_channels_that_are_not_of_speech_are_named(
+def test_unsupported_rates_and_channels_are_refused(
     tmp_path: Path, rate: int, channels: int
 ) -> None:
     path = tmp_path / "a.wav"

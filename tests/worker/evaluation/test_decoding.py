@@ -60,7 +60,7 @@ def test_a_multilingual_checkpoint_takes_language_and_task(
     assert len(decoder(multilingual, num_beams=1).decode(speech, None)) == len(speech)
 
 
-def test_an_english_only_checkpoint_is_told_no_language(english: Path, speech: Sounds) -> None:
+def test_an_english_only_checkpoint_ignores_the_language(english: Path, speech: Sounds) -> None:
     one = decoder(english, num_beams=1)
     assert one.decode(speech, "pt") == one.decode(speech, None)
 
@@ -91,7 +91,7 @@ def test_long_audio_stops_when_told(
         decoder(multilingual, num_beams=1).decode_long(make_sound(7.3), "pt", on_window=stop)
 
 
-def test_audio_beyond_the_window_is_never_cut_off(
+def test_audio_longer_than_the_window_is_not_truncated(
     english: Path, make_sound: Callable[..., np.ndarray]
 ) -> None:
     with pytest.raises(ValueError, match="do not fit the window"):
@@ -133,7 +133,7 @@ def test_a_fine_tuned_checkpoint_with_an_old_generation_config_is_completed(
     assert decoder(folder, num_beams=1).decode(speech, "pt") == expected
 
 
-def test_a_missing_tensor_is_never_made_up(english: Path, tmp_path: Path) -> None:
+def test_a_missing_tensor_is_refused(english: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(english, tmp_path / "missing")
     tensors = load_file(folder / "model.safetensors")
     del tensors["model.encoder.layers.0.fc1.weight"]

@@ -1,4 +1,4 @@
-"""Temperature fallback: OpenAI's rules, seeded by the sound, whatever the batch is."""
+"""Temperature fallback: OpenAI's rules, seeded by the audio, independent of the batch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def speech(make_sound) -> list[np.ndarray]:
     return [make_sound(0.4 + 0.3 * n, pitch=110 + 60 * n) for n in range(3)]
 
 
-def test_what_is_neither_loop_nor_guess_stays_as_it_is() -> None:
+def test_a_good_hypothesis_is_kept() -> None:
     names = sorted((SAMPLES / "speech/telephone").rglob("*.flac"))[:4]
     digits = [soundfile.read(name, dtype="float32")[0] for name in names]
     checkpoint = SAMPLES / "checkpoints/telephone"
@@ -40,7 +40,7 @@ def test_what_is_neither_loop_nor_guess_stays_as_it_is() -> None:
     assert decoder(checkpoint).decode(digits) == plain
 
 
-def test_a_guess_is_sampled_again_the_same_way_in_any_batch(
+def test_an_unlikely_hypothesis_is_sampled_equally_in_any_batch(
     multilingual: Path, speech: list[np.ndarray]
 ) -> None:
     # Random weights guess: nothing reaches a mean of 0, and so the last temperature is taken.
@@ -53,7 +53,9 @@ def test_a_guess_is_sampled_again_the_same_way_in_any_batch(
     assert one.decode(speech[::-1], "pt") == together[::-1]
 
 
-def test_a_guess_in_silence_is_no_words(multilingual: Path, speech: list[np.ndarray]) -> None:
+def test_an_unlikely_hypothesis_in_silence_is_empty(
+    multilingual: Path, speech: list[np.ndarray]
+) -> None:
     one = decoder(multilingual, logprob=0.0, no_speech=0.0)
     assert one.decode(speech, None) == [""] * len(speech)
     assert one.decode_long(np.tile(speech[0], 8), "pt") == ""
@@ -111,7 +113,7 @@ def test_a_window_goes_on_where_its_last_pair_of_timestamps_is(
     assert _until_cut(said, 10, 200) == (kept, frames)
 
 
-def test_it_is_recorded_and_never_taken_for_the_default(english: Path, make_manifest) -> None:
+def test_fallback_is_recorded_and_cached_separately(english: Path, make_manifest) -> None:
     manifest, cache = make_manifest(0.5), InMemoryTranscriptCache()
     how = [DecodingOptions(num_beams=1), FALLBACK]
     plain, other = (

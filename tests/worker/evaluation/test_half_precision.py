@@ -1,4 +1,4 @@
-"""Decoding in half precision, as far as a CPU can show it: near to float32, and never mixed up."""
+"""Decoding in half precision, tested on a CPU: close to float32, and cached separately."""
 
 from __future__ import annotations
 
@@ -57,9 +57,7 @@ def logits(decoder: SpeechDecoder, speech: list[np.ndarray]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_the_own_decoders_logits_are_near_those_of_float32(
-    digits: list[np.ndarray], dtype: Dtype
-) -> None:
+def test_our_decoders_logits_are_close_to_float32(digits: list[np.ndarray], dtype: Dtype) -> None:
     exact, near = logits(decoder("float32"), digits[:8]), logits(decoder(dtype), digits[:8])
     assert near.dtype == torch.float32
     assert near.isfinite().all()
@@ -69,7 +67,7 @@ def test_the_own_decoders_logits_are_near_those_of_float32(
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_the_own_decoder_says_nearly_what_it_says_in_float32(
+def test_our_decoders_texts_are_close_to_float32(
     digits: list[np.ndarray], dtype: Dtype, num_beams: int
 ) -> None:
     with torch.inference_mode():
@@ -83,7 +81,7 @@ def test_the_own_decoder_says_nearly_what_it_says_in_float32(
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_what_a_gpu_would_decode_with_says_nearly_what_float32_says(
+def test_half_precision_texts_are_close_to_float32(
     digits: list[np.ndarray], dtype: Dtype, num_beams: int
 ) -> None:
     half = decoder(dtype, num_beams)

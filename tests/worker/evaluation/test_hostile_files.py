@@ -1,4 +1,4 @@
-"""Whatever a checkpoint's own files say, it is decoded or refused: never a fault of the service."""
+"""Any content of a checkpoint's files is decoded or refused, never an internal error."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def refusal(name: str, content: bytes) -> InvalidCheckpointError | None:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(field=st.sampled_from(FIELDS), value=st.sampled_from(VALUES))
-def test_a_hostile_field_is_the_checkpoints_fault(
+def test_an_invalid_field_is_an_invalid_checkpoint(
     field: tuple[str, tuple[str, ...]], value: object
 ) -> None:
     name, path = field
@@ -84,7 +84,7 @@ def test_a_hostile_field_is_the_checkpoints_fault(
 
 @pytest.mark.parametrize("content", RAW, ids=lambda content: repr(content[:12]))
 @pytest.mark.parametrize("name", [*FILES, "special_tokens_map.json", "added_tokens.json"])
-def test_a_hostile_file_is_the_checkpoints_fault(name: str, content: bytes) -> None:
+def test_an_invalid_file_is_an_invalid_checkpoint(name: str, content: bytes) -> None:
     check(refusal(name, content))
 
 

@@ -15,7 +15,7 @@ def manifest(folder: str, *audio: str, offset: float | None = None) -> Manifest:
     return Manifest(Path(folder), utterances, "a" * 64)
 
 
-def test_sets_that_share_audio_be_it_through_others_are_one() -> None:
+def test_sharing_audio_is_transitive() -> None:
     sets = [
         manifest("/a", "1.wav", "2.wav"),
         manifest("/b", "1.wav"),
@@ -26,6 +26,6 @@ def test_sets_that_share_audio_be_it_through_others_are_one() -> None:
     assert overlaps(sets) == [0, 1, 2, 0, 0]
 
 
-def test_other_stretches_of_a_file_are_other_audio() -> None:
+def test_different_segments_of_a_file_are_different_audio() -> None:
     sets = [manifest("/a", "1.wav", offset=offset) for offset in (None, 0.0, 1.0, 1.0)]
     assert overlaps(sets) == [0, 1, 2, 2]

@@ -110,7 +110,7 @@ def test_another_checkpoint_or_setting_is_another_transcript(
     assert not any(utterance.cached for utterance in again.utterances)
 
 
-def test_the_batch_the_text_and_the_name_are_no_part_of_the_key(
+def test_batch_text_and_name_do_not_affect_the_key(
     english: Path, make_manifest, tmp_path: Path
 ) -> None:
     cache = InMemoryTranscriptCache()
@@ -122,7 +122,7 @@ def test_the_batch_the_text_and_the_name_are_no_part_of_the_key(
     assert run(english, manifest, cache, options=options).utterances[0].cached
 
 
-def test_a_stopped_evaluation_goes_on_where_it_was(english: Path, make_manifest) -> None:
+def test_a_stopped_evaluation_resumes(english: Path, make_manifest) -> None:
     manifest = make_manifest(*LENGTHS)
     whole = run(english, manifest)
     cache = CountingCache()

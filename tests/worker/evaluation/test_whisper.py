@@ -1,4 +1,4 @@
-"""The own decoder says what transformers' `generate` says, token for token."""
+"""Our decoder finds the tokens of transformers' `generate`."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def both(
 
 @pytest.mark.parametrize("batch", [1, 3, 8])
 @pytest.mark.parametrize("num_beams", [1, 2, 5])
-def test_a_trained_model_says_the_same(digits: Sounds, num_beams: int, batch: int) -> None:
+def test_a_trained_model_decodes_equally(digits: Sounds, num_beams: int, batch: int) -> None:
     own, theirs = both(decoder(SAMPLES / "checkpoints/base", num_beams), digits[-batch:])
     assert own == theirs
     assert batch < 8 or len({len(said) for said in theirs}) > 1
 
 
 @pytest.mark.parametrize("num_beams", [1, 2, 5, 20])
-def test_up_to_the_longest_transcript_says_the_same(
+def test_the_longest_transcript_is_decoded_equally(
     english: Path, speech: Sounds, num_beams: int
 ) -> None:
     one = decoder(english, num_beams)
@@ -82,7 +82,7 @@ def test_up_to_the_longest_transcript_says_the_same(
 @pytest.mark.parametrize("num_beams", [1, 4])
 @pytest.mark.parametrize("language", ["pt", "en", None])
 @pytest.mark.parametrize("task", ["transcribe", "translate"])
-def test_languages_and_tasks_say_the_same(
+def test_languages_and_tasks_are_decoded_equally(
     multilingual: Path, speech: Sounds, num_beams: int, language: str | None, task: str
 ) -> None:
     one = decoder(multilingual, num_beams, task)
@@ -120,7 +120,7 @@ def test_the_checkpoints_own_settings_are_obeyed(
 
 
 @pytest.mark.parametrize("own", [{"language": "pt"}, {"task": "translate"}], ids=str)
-def test_what_the_caller_leaves_open_is_not_the_checkpoints_to_say(
+def test_the_checkpoint_does_not_override_the_callers_defaults(
     multilingual: Path, speech: Sounds, tmp_path: Path, own: dict[str, str]
 ) -> None:
     folder = shutil.copytree(multilingual, tmp_path / "own")
@@ -134,7 +134,7 @@ def test_what_the_caller_leaves_open_is_not_the_checkpoints_to_say(
 
 
 @pytest.mark.parametrize("seed", range(1, 5))
-def test_any_weights_say_the_same(tmp_path: Path, speech: Sounds, seed: int) -> None:
+def test_any_weights_are_decoded_equally(tmp_path: Path, speech: Sounds, seed: int) -> None:
     folder = build_checkpoint(tmp_path / "any", multilingual=False, timestamps=False, seed=seed)
     for num_beams in (1, 5):
         own, theirs = both(decoder(folder, num_beams), speech)
@@ -142,9 +142,7 @@ def test_any_weights_say_the_same(tmp_path: Path, speech: Sounds, seed: int) -> 
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_weights_that_are_no_numbers_end_the_search(
-    digits: Sounds, tmp_path: Path, num_beams: int
-) -> None:
+def test_nan_weights_end_the_search(digits: Sounds, tmp_path: Path, num_beams: int) -> None:
     one = decoder(SAMPLES / "checkpoints/base", num_beams)
     one.model.model.decoder.layer_norm.weight.data.fill_(float("nan"))
     assert len(one.decode(digits)) == len(digits)
@@ -174,7 +172,7 @@ def test_windows_that_the_model_divides_are_left_to_transformers(
     ],
     ids=str,
 )
-def test_what_is_not_searched_here_is_left_to_transformers(
+def test_unsupported_searches_are_left_to_transformers(
     digits: Sounds, tmp_path: Path, file: str, settings: dict[str, object]
 ) -> None:
     folder = shutil.copytree(SAMPLES / "checkpoints/base", tmp_path / "other")
@@ -186,7 +184,7 @@ def test_what_is_not_searched_here_is_left_to_transformers(
 
 
 @pytest.mark.parametrize("num_beams", [1, 2])
-def test_the_whispers_that_openai_published_are_searched_here(
+def test_openais_models_are_decoded_by_our_search(
     digits: Sounds, tmp_path: Path, num_beams: int
 ) -> None:
     folder = shutil.copytree(SAMPLES / "checkpoints/base", tmp_path / "official")
@@ -200,7 +198,7 @@ def test_the_whispers_that_openai_published_are_searched_here(
     assert one.decode(digits) == plain
 
 
-def test_the_encoder_hears_what_transformers_hears(english: Path, speech: Sounds) -> None:
+def test_the_encoder_equals_transformers(english: Path, speech: Sounds) -> None:
     one = decoder(english, 1)
     features = one._features(speech, max_length=one.window_samples, padding="max_length")
     assert one.transcriber is not None
