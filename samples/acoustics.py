@@ -1,6 +1,7 @@
-"""Acoustic conditions: what a telephone line, a hall, a street or a quiet room does to speech.
+"""Acoustic conditions: a telephone line, a hall, a street, a quiet room.
 
-Each takes speech, a generator and the most seconds that may come out, float32 at 16 kHz.
+Each function takes speech (float32 at 16 kHz), a generator and the largest length of the result in
+seconds.
 """
 
 from __future__ import annotations
@@ -48,9 +49,9 @@ def _normalize(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def quiet_room(speech: np.ndarray, rng: np.random.Generator, most_seconds: float) -> np.ndarray:
-    """Return the speech by one of many microphones (a tilt of up to 3 dB an octave, either way).
+    """Return the speech through a random microphone (a tilt of up to ±3 dB per octave).
 
-    White noise lies 20 to 50 dB under it.
+    White noise is 20 to 50 dB below it.
     """
     samples = _pad(speech, rng, 0.08, most_seconds)
     tilt = rng.uniform(-0.5, 0.5)
@@ -60,7 +61,7 @@ def quiet_room(speech: np.ndarray, rng: np.random.Generator, most_seconds: float
 
 
 def _companded(samples: np.ndarray) -> np.ndarray:
-    """Return what 8-bit A-law (G.711, Europe's telephone code) leaves of samples in [-1, 1]."""
+    """Return samples in [-1, 1] after 8-bit A-law (G.711, Europe's telephone code)."""
     a = 87.6
     size = np.clip(np.abs(samples), 1e-9, 1)
     law = np.where(size < 1 / a, a * size, 1 + np.log(np.maximum(a * size, 1))) / (1 + np.log(a))
@@ -70,16 +71,16 @@ def _companded(samples: np.ndarray) -> np.ndarray:
 
 
 def _telephone_band(frequencies: np.ndarray) -> np.ndarray:
-    """Return the gain of a line: fourth-order slopes below 300 Hz and above 3,400 Hz."""
+    """Return the gain of a telephone line: fourth-order slopes below 300 and above 3,400 Hz."""
     low = np.sqrt(1 + (300 / np.maximum(frequencies, 1)) ** 8)
     high = np.sqrt(1 + (frequencies / 3400) ** 8)
     return np.asarray(1 / (low * high))
 
 
 def telephone(speech: np.ndarray, rng: np.random.Generator, most_seconds: float) -> np.ndarray:
-    """Return the speech over a line, as recorded off the receiver.
+    """Return the speech over a telephone line, as recorded at the receiver.
 
-    8 kHz, 300 to 3,400 Hz, line noise at 35 to 40 dB, A-law, the room's noise at 18 to 28 dB.
+    8 kHz, 300 to 3,400 Hz, line noise at 35 to 40 dB, A-law, room noise at 18 to 28 dB.
     """
     samples = soxr.resample(_pad(speech, rng, 0.08, most_seconds), SAMPLE_RATE, 8000)
     band = _shape_spectrum(samples, 8000, _telephone_band)
@@ -105,7 +106,7 @@ def hall(speech: np.ndarray, rng: np.random.Generator, most_seconds: float) -> n
 
 
 def street(speech: np.ndarray, rng: np.random.Generator, most_seconds: float) -> np.ndarray:
-    """Return the speech beside traffic: noise that falls by 6 dB an octave, at 6 to 12 dB."""
+    """Return the speech with traffic noise (falling 6 dB per octave) at 6 to 12 dB."""
     samples = _pad(speech, rng, 0.08, most_seconds)
     white = rng.standard_normal(len(samples))
     rumble = _shape_spectrum(white, SAMPLE_RATE, lambda f: 1 / np.maximum(f, 60))

@@ -1,4 +1,4 @@
-"""The texts: strings of Portuguese digit words, split for ever into training and evaluation."""
+"""The texts: strings of Portuguese digit words, with a fixed split for training and evaluation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SHORTEST, LONGEST = 2, 4
 
 
 def is_held_out(text: str) -> bool:
-    """Return whether `text` belongs to evaluation (a fifth of all strings, by their hash)."""
+    """Return whether `text` is for evaluation (a fifth of all strings, by their hash)."""
     return hashlib.sha256(text.encode()).digest()[0] % 5 == 0
 
 

@@ -1,4 +1,4 @@
-"""The speech domains: which voices, at which speed, under which acoustic condition."""
+"""The speech domains: voices, speeds and acoustic conditions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EVALUATION_VARIANTS = ("m7", "m8", "f4", "f5", "Diogo", "Alicia", "Henrique", "e
 
 @dataclass(frozen=True)
 class Domain:
-    """One kind of speech; `slowest` and `fastest` are words a minute."""
+    """A domain; `slowest` and `fastest` are words per minute."""
 
     name: str
     condition: acoustics.Condition

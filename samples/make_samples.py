@@ -1,4 +1,4 @@
-"""Make samples/speech and samples/checkpoints from nothing: `python -m samples.make_samples`."""
+"""`python -m samples.make_samples`: makes samples/speech and samples/checkpoints."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ HERE = Path(__file__).parent
 EVALUATION_UTTERANCES = 48
 BASE_UTTERANCES, EXPERT_UTTERANCES = 6000, 1200
 BASE_SCHEDULE = Schedule(steps=2600, learning_rate=3e-3)
-# Small steps, half of them on clean speech rehearsed: experts that stray far from the base, or
-# forget it, cannot be merged with each other.
+# Small steps, half of them on clean speech: experts far from the base cannot be merged.
 EXPERT_SCHEDULE = Schedule(steps=300, learning_rate=3e-4, warmup_steps=20)
 SEED = 0
 
@@ -41,7 +40,7 @@ def make_speech(directory: Path) -> None:
 
 
 def make_base(directory: Path) -> None:
-    """Train the base on clean speech of many voices, and write it."""
+    """Train the base on clean speech of many voices, and save it."""
     processor = build_processor()
     base = build_model(processor, SEED)
     examples = prepare(processor, training_utterances(CLEAN, BASE_UTTERANCES))
@@ -50,15 +49,15 @@ def make_base(directory: Path) -> None:
 
 
 def make_experts(directory: Path) -> None:
-    """Train the encoder of one expert a domain, from the base on disk, and write them."""
+    """Train the encoder of one expert per domain, from the base on disk, and save them."""
     processor = build_processor()
     rehearsed = prepare(processor, training_utterances(CLEAN, EXPERT_UTTERANCES))
     for domain in EXPERT_DOMAINS:
         expert = WhisperForConditionalGeneration.from_pretrained(
             directory / "base", dtype=torch.float32
         )
-        # The domains differ in sound, not in words. Small changes of so small a decoder are also
-        # what boosted_tsv_m, which lifts weak directions, turns into endless repetition.
+        # The domains differ in sound, not in words. With changes in so small a decoder,
+        # boosted_tsv_m, which raises weak directions, would loop.
         expert.model.decoder.requires_grad_(False)
         new = prepare(processor, training_utterances(domain, EXPERT_UTTERANCES))
         report(domain.name, train(expert, joined(new, rehearsed), EXPERT_SCHEDULE, SEED))
@@ -66,7 +65,7 @@ def make_experts(directory: Path) -> None:
 
 
 def report(name: str, loss: float) -> None:
-    """Print a checkpoint's name and the training loss it ended with."""
+    """Print a checkpoint's name and its final training loss."""
     print(f"trained {name}: loss {loss:.4f}", flush=True)
 
 
@@ -74,7 +73,7 @@ PARTS = {"speech": make_speech, "base": make_base, "experts": make_experts}
 
 
 def main() -> None:
-    """Make the parts asked for (all by default), on one thread, and say how long each took."""
+    """Make the given parts (default: all) on one thread, and print how long each took."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--output", type=Path, default=HERE, help="default: this folder")

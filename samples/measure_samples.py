@@ -1,4 +1,4 @@
-"""Print the README's table: `python -m samples.measure_samples [more checkpoint folders]`."""
+"""`python -m samples.measure_samples [more checkpoint folders]`: prints the README's table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COEFFICIENTS = (0.3, 0.4, 0.5)
 
 
 def print_row(name: str, rates: dict[str, float]) -> None:
-    """Print one checkpoint's rates in percent, and their mean over the experts' domains."""
+    """Print a checkpoint's rates in percent, and their mean over the experts' domains."""
     inside = [rates[domain.name] for domain in EXPERT_DOMAINS]
     cells = [f"{100 * rate:.1f}" for rate in rates.values()]
     cells.append(f"{100 * sum(inside) / len(inside):.1f}")
@@ -28,7 +28,7 @@ def print_row(name: str, rates: dict[str, float]) -> None:
 
 
 def merged(base: State, experts: list[State], coefficient: float) -> State:
-    """Return base + coefficient x the sum of the task vectors (1/N gives the experts' mean)."""
+    """Return base + coefficient · sum of the task vectors (1/N gives the experts' mean)."""
     return {
         name: weight
         + coefficient * torch.stack([expert[name] - weight for expert in experts]).sum(0)
@@ -44,7 +44,7 @@ def measure(
 
 
 def main() -> None:
-    """Measure the base, the experts, their plain merges and the folders given."""
+    """Measure the base, the experts, simple merges of them, and the given folders."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="*", type=Path)
     more = parser.parse_args().folders

@@ -17,7 +17,7 @@ def transcribe(
     processor: WhisperProcessor,
     utterances: Sequence[Utterance],
 ) -> list[str]:
-    """Return what the model hears, one text an utterance."""
+    """Return the model's transcript of each utterance."""
     mel = processor.feature_extractor(
         [utterance.samples for utterance in utterances],
         sampling_rate=SAMPLE_RATE,

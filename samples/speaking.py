@@ -1,4 +1,4 @@
-"""Text to speech with the `espeak-ng` program, whose output is the same bytes on every run."""
+"""Text to speech with the `espeak-ng` program, with the same bytes on every run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAMPLE_RATE = 16_000
 
 @dataclass(frozen=True)
 class Delivery:
-    """Who says it and how: an espeak-ng voice (`pt+f2`), words a minute, pitch (0 to 99)."""
+    """An espeak-ng voice (`pt+f2`), words per minute, pitch (0 to 99)."""
 
     voice: str
     words_per_minute: int
@@ -24,7 +24,7 @@ class Delivery:
 
 
 def require_espeak() -> str:
-    """Return the first line of `espeak-ng --version`; SystemExit where it is not installed."""
+    """Return the first line of `espeak-ng --version`; SystemExit if it is not installed."""
     if shutil.which("espeak-ng") is None:
         raise SystemExit("espeak-ng is not on the PATH: apt-get install espeak-ng (tried: 1.51)")
     done = subprocess.run(["espeak-ng", "--version"], capture_output=True, text=True, check=True)
@@ -32,7 +32,7 @@ def require_espeak() -> str:
 
 
 def speak(text: str, delivery: Delivery) -> np.ndarray:
-    """Return `text` as spoken, float32 of shape (samples,) at 16 kHz, silence trimmed off."""
+    """Return spoken `text`, float32 of shape (samples,) at 16 kHz, without silence at the ends."""
     command = ["espeak-ng", "--stdout", "-v", delivery.voice]
     command += ["-s", str(delivery.words_per_minute), "-p", str(delivery.pitch), text]
     done = subprocess.run(command, capture_output=True, check=True)

@@ -23,13 +23,13 @@ from samples.digits import WORDS
 WINDOW_SECONDS = 2
 MEL_BINS = 40
 END, START = "<|endoftext|>", "<|startoftranscript|>"
-# `<|notimestamps|>` comes last: Whisper counts every later id as a time stamp.
+# `<|notimestamps|>` is last: for Whisper, every later id is a timestamp.
 SPECIAL_TOKENS = (END, START, "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>")
 LONGEST_TRANSCRIPT = 24
 
 
 def _trained_bpe() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Return a byte-level BPE in which every digit word, with its space, is one token."""
+    """Return a byte-level BPE with one token for every digit word, including its space."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -58,7 +58,7 @@ def build_processor() -> WhisperProcessor:
 
 
 def build_model(processor: WhisperProcessor, seed: int) -> WhisperForConditionalGeneration:
-    """Return the untrained model; like the English-only Whispers it knows no language tokens."""
+    """Return the untrained model; like English-only Whisper models it has no language tokens."""
     end, start, previous, _, no_timestamps = processor.tokenizer.convert_tokens_to_ids(
         list(SPECIAL_TOKENS)
     )
@@ -103,7 +103,7 @@ def _edit(file: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Non
 
 
 def _with_additional_special_tokens(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the tokenizer's settings under the name that transformers 4 knows, and 5 reads."""
+    """Return the tokenizer's settings with a name that transformers 4 and 5 read."""
     return config | {"additional_special_tokens": config.pop("extra_special_tokens")}
 
 
@@ -114,7 +114,7 @@ def save_checkpoint(
     directory.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(directory)
     processor.save_pretrained(directory)
-    # transformers 5 writes processor_config.json and tokenizer.json only; 4 reads these three.
+    # transformers 5 only writes processor_config.json and tokenizer.json; 4 needs these files.
     processor.feature_extractor.save_pretrained(directory)
     processor.tokenizer.save_vocabulary(str(directory))
     _edit(directory / "config.json", lambda config: config | {"torch_dtype": config["dtype"]})

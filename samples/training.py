@@ -1,4 +1,4 @@
-"""Training a checkpoint on spoken digits: features once, then AdamW with a cosine schedule."""
+"""Trains a checkpoint on spoken digits: computes features once, then AdamW and cosine schedule."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how boldly to train."""
+    """The length and the learning rates of a training."""
 
     steps: int
     learning_rate: float
@@ -38,16 +38,16 @@ class Examples:
 
 
 def joined(first: Examples, second: Examples) -> Examples:
-    """Return the examples of both, their labels padded to one width."""
+    """Return the examples of both, with labels padded to the same width."""
     rows = [*first.labels, *second.labels]
     labels = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED)
     return Examples(torch.cat([first.features, second.features]), labels)
 
 
 def label_ids(processor: WhisperProcessor, text: str) -> list[int]:
-    """Return what the decoder is to say after its start token, the end token included.
+    """Return the decoder's targets after its start token, including the end token.
 
-    The text is led by a space, as in OpenAI's training, so that each word is one token.
+    The text starts with a space, as in OpenAI's training, so that each word is one token.
     """
     end, *_, no_timestamps = processor.tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
     words = processor.tokenizer(" " + text, add_special_tokens=False).input_ids

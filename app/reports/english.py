@@ -452,7 +452,7 @@ def _multiplied(value: str | int | None, multiplier: int, *, as_fraction: bool) 
         return None
     if not as_fraction:
         assert isinstance(value, int)
-        # Only what was said since the last thousands: "one million two" times a thousand.
+        # Multiply only what follows the last thousands: "one million two" times a thousand.
         return value // 1000 * 1000 + value % 1000 * multiplier
     if len(str(value)) > _MOST_DIGITS:
         return None

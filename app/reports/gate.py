@@ -143,19 +143,19 @@ def _hallucinated(
     if found is None:
         yield _failure(name, "complete", "the service is too old to count loops; upgrade it")
         return
-    share, heard = found["loop_rate"], found["words_on_silence"]
+    share, spurious = found["loop_rate"], found["words_on_silence"]
     if loops is not None and share is not None and share > loops + _ROUNDING:
         text = (
             f"{found['loops']} of {dataset['utterances']} transcripts repeat themselves "
             f"({_percent(share)} %), {_percent(loops)} % are allowed"
         )
         yield _failure(name, "max_loops", text, share, loops)
-    if words is not None and heard > words:
+    if words is not None and spurious > words:
         text = (
-            f"{heard} words were transcribed in {found['silent_utterances']} silent utterances, "
+            f"{spurious} words were transcribed in {found['silent_utterances']} silent utterances, "
             f"{words:g} are allowed"
         )
-        yield _failure(name, "max_words_on_silence", text, heard, words)
+        yield _failure(name, "max_words_on_silence", text, spurious, words)
 
 
 def _failure(

@@ -73,7 +73,7 @@ def _numbers(language: str) -> regex.Pattern[str]:
         rf"(?P<clock>{reading.clock.signs if reading.clock else '(?!)'})",
         r"\s?(?P<percent>[%‰])",
         rf"\s?(?P<coin>{coins})(?:(?P<cents>[0-9]{{2}})(?![0-9]))?",
-        # "12,50 euros" is "12,50 €".
+        # "12,50 euros" reads like "12,50 €".
         rf"(?<={point}[0-9]{{2}})\s(?P<coin>{'|'.join(_coin_names(reading)) or '(?!)'})\b",
     ]
     return regex.compile(
@@ -87,7 +87,7 @@ def _numbers(language: str) -> regex.Pattern[str]:
 
 
 def _coin_names(reading: Reading) -> dict[str, Money]:
-    """Return the currencies of which cents have words, by their own words."""
+    """Return the currencies whose cents are spelled out, by their words."""
     spoken = [money for money in reading.money.values() if money.cents]
     return {name: money for money in spoken for name in money.unit}
 
@@ -113,7 +113,7 @@ def _compiled(rules: Mapping[str, str]) -> Rules:
 
 @lru_cache(maxsize=32)
 def _signs(language: str) -> regex.Pattern[str]:
-    """Return the pattern of signs that would vanish: without them "20 %" and "20" were the same."""
+    """Return the pattern of signs that must be spelled out, so that "20 %" differs from "20"."""
     names = sorted(_BY_CODE[language].money, key=len, reverse=True)
     coins = "|".join(map(_coin, names))
     return regex.compile(rf"(?<!\w)(?:{coins})|[%‰\p{{Sc}}]")
@@ -130,7 +130,7 @@ def _spell(found: Match, reading: Reading) -> str:
 
 
 def _number(found: Match, reading: Reading) -> str:
-    """Return the words of a number and what belongs to it."""
+    """Return the words of a number with its signs and units."""
     digits = regex.sub(r"[^0-9]", "", found["whole"])
     coin = found["before"] or found["coin"]
     if coin:
@@ -160,7 +160,7 @@ def _number(found: Match, reading: Reading) -> str:
 
 
 def _ordinal(found: Match, digits: str, ordinals: Ordinals, language: str) -> str:
-    """Return "primeira" of "1.ª"; nothing where no ordinal is meant."""
+    """Return the words of an ordinal ("primeira" for "1.ª"); empty if it is none."""
     sign = found["ordinal"]
     highest = ordinals.highest
     if sign[0] == "." and sign[1:2].isascii():
@@ -183,7 +183,7 @@ def _ordinal(found: Match, digits: str, ordinals: Ordinals, language: str) -> st
 
 
 def _hour(found: Match, digits: str, clock: Clock, reading: Reading) -> str:
-    """Return the hour of the day in words; nothing where none is meant."""
+    """Return a time of day in words; empty if it is none."""
     before = found.string[max(found.start() - 1, 0) : found.start()]
     if len(digits) > 2 or int(digits) > 24 or before == ":" or len(found["whole"]) > 2:
         return ""
@@ -223,7 +223,7 @@ def _before_noun(digits: str, noun: str, reading: Reading) -> str:
 
 
 def _one_of(noun: str, reading: Reading) -> str:
-    """Return how "1" is said before a noun: "uma" casa, "um" livro."""
+    """Return the word for "1" before a noun: "uma" casa, "um" livro."""
     if reading.one is None:
         return _word("1", reading.code)
     masculine, feminine = reading.one
@@ -246,7 +246,7 @@ def _form(digits: str, forms: Forms, reading: Reading) -> str:
 
 
 def _sign(sign: str, reading: Reading, digits: str = "0") -> str:
-    """Return the word of a sign, in the form that stands after a number."""
+    """Return the word of a sign in the form used after a number."""
     if sign == "%":
         return _form(digits, reading.percent, reading)
     if sign == "‰":
@@ -272,7 +272,7 @@ def _cardinal(digits: str, language: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _word(number: str, language: str) -> str:
-    # As text, 3.5 would lose its decimals in Italian.
+    # Not as text: num2words would lose the decimals in Italian.
     return str(num2words(float(number) if "." in number else int(number), lang=language))
 
 

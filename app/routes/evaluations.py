@@ -61,7 +61,7 @@ def list_evaluations(
 
 @router.get("/{evaluation_id}", responses=problems(404))
 def get_evaluation(backend: BackendDep, merge_id: str, evaluation_id: str) -> EvaluationResource:
-    """Return an evaluation; what it found is at `/merges/{id}/wer`."""
+    """Return an evaluation; its results are at `/merges/{id}/wer`."""
     return evaluations.get(backend, merge_id, evaluation_id)
 
 

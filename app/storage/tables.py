@@ -36,7 +36,7 @@ def _job_columns() -> tuple[Column[object], ...]:
     return (
         Column("id", _ID, primary_key=True),
         Column("status", String(12), nullable=False, index=True),
-        # The lease: whoever holds `fence` owns the job until `lease_expires_at`.
+        # The lease: the attempt with this `fence` owns the job.
         Column("fence", Integer, nullable=False, default=0),
         Column("lease_owner", String(200)),
         Column("lease_expires_at", _TIME),

@@ -9,7 +9,7 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    # Evaluations that are queued or under way have no parts: whoever takes them next makes them.
+    # Queued and running evaluations have no parts; the next worker to take them creates them.
     document = sa.JSON(none_as_null=True).with_variant(
         postgresql.JSONB(none_as_null=True), "postgresql"
     )
