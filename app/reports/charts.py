@@ -34,7 +34,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Point:
+class ChartPoint:
     """A system in the trade-off; `kind` is "merge" (this one), "other", "base" or "expert"."""
 
     label: str
@@ -92,7 +92,7 @@ def bars(bars: Sequence[Bar], title: str) -> str:
     return tostring(svg, encoding="unicode")
 
 
-def trade_off(points: Sequence[Point], x_title: str, y_title: str, title: str) -> str:
+def trade_off(points: Sequence[ChartPoint], x_title: str, y_title: str, title: str) -> str:
     """Return a scatter plot, where better is left and below.
 
     A point without room for its label shows its number in `points`, from 1.

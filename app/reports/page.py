@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from app.reports.charts import Bar, Point, bars, trade_off
+from app.reports.charts import Bar, ChartPoint, bars, trade_off
 from app.reports.rate_table import MERGE, SIGNIFICANT, Row, rate_rows
 from app.reports.rendering import AVERAGE_TITLES
 from app.reports.wer import ScoredSystems
@@ -34,7 +34,7 @@ class Subject:
     merge: Mapping[str, Any]
     labels: Mapping[str, str]
     specs: Sequence[Mapping[str, Any]]
-    peers: Sequence[Point]
+    peers: Sequence[ChartPoint]
     version: str
 
 
@@ -112,14 +112,14 @@ def _bars(row: Row, labels: Mapping[str, str]) -> Markup:
     return Markup(bars(shown, f"{row.metric} on {row.title}, in percent"))
 
 
-def _points(document: Mapping[str, Any], subject: Subject) -> list[Point]:
+def _points(document: Mapping[str, Any], subject: Subject) -> list[ChartPoint]:
     """Return the trade-off's points, this merge first; none if it lacks either average."""
     wanted = ("in_domain", "out_of_domain")
     found = []
     for system, results in ((MERGE, document), *document["systems"].items()):
         x, y = (results["averages"][group]["macro"] for group in wanted)
         if x is not None and y is not None:
-            found.append(Point(subject.labels[system], x, y, _kind(system, subject.merge)))
+            found.append(ChartPoint(subject.labels[system], x, y, _kind(system, subject.merge)))
         elif system == MERGE:
             return []
     return [*found, *subject.peers]
@@ -130,7 +130,7 @@ def _kind(system: str, merge: Mapping[str, Any]) -> str:
     return system if system in {MERGE, "base"} else "expert" if system in experts else "other"
 
 
-def _scatter(points: Sequence[Point]) -> Markup | None:
+def _scatter(points: Sequence[ChartPoint]) -> Markup | None:
     if not points:
         return None
     titles = ("In-domain average", "Out-of-domain average")

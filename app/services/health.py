@@ -34,7 +34,7 @@ _LOG_AFTER_SECONDS = 30.0
 _DAMAGE_SECONDS = 60.0
 
 
-class Outcome(TypedDict):
+class CheckOutcome(TypedDict):
     """The outcome of a check; `detail` is public, without secrets and paths."""
 
     ok: bool
@@ -64,10 +64,10 @@ class Readiness:
         self._failing_since: float | None = None
         self._is_logged = False
 
-    def outcomes(self) -> dict[str, Outcome]:
+    def outcomes(self) -> dict[str, CheckOutcome]:
         """Return the outcome of each check within seconds; a check that hangs has failed."""
         found = self._ask(_PATIENCE_SECONDS)
-        hangs = Outcome(ok=False, detail=f"No response in {_PATIENCE_SECONDS:.0f} seconds.")
+        hangs = CheckOutcome(ok=False, detail=f"No response in {_PATIENCE_SECONDS:.0f} seconds.")
         outcomes = {name: outcome or hangs for name, outcome in found.items()}
         self._log(describe_failures(outcomes))
         return outcomes
@@ -86,7 +86,7 @@ class Readiness:
         """Report the database as damaged for a while: the check may not read the damaged page."""
         self._damaged_until = time.monotonic() + _DAMAGE_SECONDS
 
-    def _ask(self, patience_seconds: float) -> dict[str, Outcome | None]:
+    def _ask(self, patience_seconds: float) -> dict[str, CheckOutcome | None]:
         for check in self._checks.values():
             check.start()
         deadline = time.monotonic() + patience_seconds
@@ -153,7 +153,7 @@ class _Check:
     """A check that runs in one thread at a time; its outcome is reused for a second."""
 
     def __init__(self, check: Callable[[], str]) -> None:
-        self.last: Outcome | None = None
+        self.last: CheckOutcome | None = None
         self._check = check
         self._finished_at = -math.inf
         self._lock = threading.Lock()
@@ -173,7 +173,7 @@ class _Check:
         # A daemon thread, so that a check that hangs does not keep the process alive.
         threading.Thread(target=self._run, name="readiness", daemon=True).start()
 
-    def wait(self, deadline: float) -> Outcome | None:
+    def wait(self, deadline: float) -> CheckOutcome | None:
         """Return the outcome, or None if the check is still running at `deadline` (monotonic)."""
         if self._finished.wait(max(0.0, deadline - time.monotonic())):
             return self.last
@@ -181,21 +181,21 @@ class _Check:
 
     def _run(self) -> None:
         try:
-            self.last = Outcome(ok=True, detail=self._check())
+            self.last = CheckOutcome(ok=True, detail=self._check())
         except AfluenteError as error:
-            self.last = Outcome(ok=False, detail=error.message)
+            self.last = CheckOutcome(ok=False, detail=error.message)
         except Exception as error:  # noqa: BLE001 - any error of a driver means "not ready"
             why = database.reason(error)
             if why is None:
                 _LOG.warning("not ready", exc_info=True)
             detail = why or "It does not respond; the API's log has the reason."
-            self.last = Outcome(ok=False, detail=detail)
+            self.last = CheckOutcome(ok=False, detail=detail)
         finally:
             self._finished_at = time.monotonic()
             self._finished.set()
 
 
-def describe_failures(outcomes: dict[str, Outcome]) -> str:
+def describe_failures(outcomes: dict[str, CheckOutcome]) -> str:
     """Return the failed checks with their details, in one line; empty if all passed."""
     return " ".join(
         f"{name}: {outcome['detail']}" for name, outcome in outcomes.items() if not outcome["ok"]

@@ -16,7 +16,7 @@ from app.services.selection import MERGE, unpack
 from app.storage import evaluations, merges
 
 if TYPE_CHECKING:
-    from app.reports.charts import Point
+    from app.reports.charts import ChartPoint
     from app.reports.scored import ScoredDataset
 
 MOST_PEERS = 50
@@ -42,13 +42,13 @@ class _Set:
 
 def find_peers(
     engine: Engine, merge_id: str, scored: Sequence[ScoredDataset], known: Sequence[str] = ()
-) -> list[Point]:
+) -> list[ChartPoint]:
     """Return the newest merges with complete results on all in- and out-of-domain sets of this one.
 
     At most MOST_PEERS, excluding this merge and those `known`. x is the in-domain, y the
     out-of-domain macro average, with this merge's normalisers.
     """
-    from app.reports.charts import Point
+    from app.reports.charts import ChartPoint
 
     latest = {one.evaluated.name: one for one in scored}.values()
     # Sets without a rate do not count in averages.
@@ -66,7 +66,7 @@ def find_peers(
         if sum(map(len, rates.values())) == len(sets):
             x, y = (fmean(rates[group]) for group in _GROUPS)
             points.append(
-                Point(label_of(row["method"], row["recipe"]["parameters"]), x, y, "other")
+                ChartPoint(label_of(row["method"], row["recipe"]["parameters"]), x, y, "other")
             )
     return points
 

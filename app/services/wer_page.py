@@ -20,7 +20,7 @@ from app.services.selection import MERGE
 from app.storage import evaluations, merges
 
 if TYPE_CHECKING:
-    from app.reports.charts import Point
+    from app.reports.charts import ChartPoint
 
 
 def report_page(
@@ -70,7 +70,7 @@ def _specs(backend: Backend, merge_id: str, evaluation_id: str | None) -> list[d
     ]
 
 
-def _with_distinct_labels(points: list[Point]) -> list[Point]:
+def _with_distinct_labels(points: list[ChartPoint]) -> list[ChartPoint]:
     """Return the points with distinct labels: equal ones are numbered from the newest."""
     often = Counter(point.label for point in points)
     seen: Counter[str] = Counter()

@@ -21,7 +21,7 @@ def up(
     from app.contract.errors import StorageError
     from cli.configuration import load_settings
     from cli.exposure import refuse_open_service
-    from cli.stack.group import Group, listen
+    from cli.stack.group import ProcessGroup, listen
     from cli.stack.lock import lock
 
     settings = load_settings(
@@ -37,7 +37,7 @@ def up(
     held = lock(settings.data)
     refuse_open_service(settings)
     with listen(settings.host, settings.port) as listener:
-        Group(settings, listener, held, workers, _say).run()
+        ProcessGroup(settings, listener, held, workers, _say).run()
 
 
 def _say(text: str) -> None:

@@ -32,7 +32,7 @@ _STATE_FILE = "up.json"
 
 
 @dataclass
-class Group:
+class ProcessGroup:
     """Starts all processes, restarts those that die, and stops them in order."""
 
     settings: Settings

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.reports.charts import WIDTH, Bar, Point, bars, make_axis, trade_off
+from app.reports.charts import WIDTH, Bar, ChartPoint, bars, make_axis, trade_off
 from app.reports.labels import place_labels
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -23,7 +23,7 @@ BARS = st.lists(
 )
 POINTS = st.lists(
     st.builds(
-        Point, st.text("abcλ=1.", min_size=1, max_size=40), RATES, RATES,
+        ChartPoint, st.text("abcλ=1.", min_size=1, max_size=40), RATES, RATES,
         st.sampled_from(["merge", "other", "base", "expert"]),
     ),
     min_size=1, max_size=25,
@@ -72,7 +72,7 @@ def test_every_bar_has_its_name_and_its_number(given_bars: list[Bar]) -> None:
 
 
 @given(POINTS)
-def test_every_point_has_a_label_in_the_drawing(points: list[Point]) -> None:
+def test_every_point_has_a_label_in_the_drawing(points: list[ChartPoint]) -> None:
     svg = fromstring(trade_off(points, "x", "y", "title"))
     groups = classed(svg, "point")
     for place, (point, group) in enumerate(zip(points, groups, strict=True), start=1):
@@ -84,9 +84,9 @@ def test_every_point_has_a_label_in_the_drawing(points: list[Point]) -> None:
 
 def test_points_lie_where_their_rates_say() -> None:
     points = [
-        Point("a", 0.1, 0.3, "merge"),
-        Point("b", 0.2, 0.2, "other"),
-        Point("c", 0.3, 0.1, "other"),
+        ChartPoint("a", 0.1, 0.3, "merge"),
+        ChartPoint("b", 0.2, 0.2, "other"),
+        ChartPoint("c", 0.3, 0.1, "other"),
     ]
     svg = fromstring(trade_off(points, "x", "y", "title"))
     places = [(number(one, "cx"), number(one, "cy")) for one in svg.iter(f"{SVG}circle")]
@@ -127,7 +127,7 @@ def test_names_are_text_whatever_is_in_them() -> None:
     name = '"><script>alert(1)</script>&'
     for drawn in (
         bars([Bar(name, 0.1)], name),
-        trade_off([Point(name, 0.1, 0.1, "other")], name, name, name),
+        trade_off([ChartPoint(name, 0.1, 0.1, "other")], name, name, name),
     ):
         assert "<script" not in drawn
         assert name in fromstring(drawn).attrib["aria-label"]

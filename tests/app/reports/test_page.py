@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from app.reports.charts import Point
+from app.reports.charts import ChartPoint
 from app.reports.page import Subject, content_security_policy, render_page
 from app.reports.rate_table import rate_rows
 from app.reports.rendering import render_table
@@ -98,7 +98,7 @@ def page_of(scored: ScoredSystems, **changes: Any) -> str:
 
 
 def test_html_in_names_and_transcripts_is_escaped(scored: ScoredSystems) -> None:
-    page = page_of(scored, peers=[Point(HOSTILE, 0.1, 0.2, "other")])
+    page = page_of(scored, peers=[ChartPoint(HOSTILE, 0.1, 0.2, "other")])
     outline = Outline(page)
     assert "script" not in outline.tags
     assert outline.text.count(HOSTILE) >= 6  # name, column, gate, reference, hypothesis, point
