@@ -108,7 +108,7 @@ def test_blank_lines_a_bom_and_windows_line_ends_are_taken(tmp_path: Path) -> No
         (GOOD | {"duration": float("nan")}, "duration must be a number of seconds from 0 up"),
         (GOOD | {"duration": 10**400}, "duration must be a number of seconds from 0 up"),
         (GOOD | {"offset": -1}, "offset must be a number of seconds from 0 up"),
-        (GOOD | {"language": "portuguese"}, 'write "pt"'),
+        (GOOD | {"language": "portuguese"}, 'such as "pt"'),
         (GOOD | {"speaker": ["ana"]}, "speaker must be a string, not a list"),
     ],
 )
