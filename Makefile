@@ -15,7 +15,7 @@ help: ## List the targets
 
 install: $(STAMP) ## Install the project and its dependencies into .venv, at the lock's versions
 
-$(STAMP): pyproject.toml setup.py requirements/lock.txt $(wildcard worker/merging/kernels/native/*)
+$(STAMP): pyproject.toml setup.py requirements/lock.txt $(wildcard worker/merging/native/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is required: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

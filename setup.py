@@ -1,4 +1,4 @@
-"""Compiles the kernels (worker/merging/kernels/native) when the project is built or installed.
+"""Compiles the kernels (worker/merging/native) when the project is built or installed.
 
 With the compiler that the build requirement `ziglang` brings, so that nothing but a package
 registry is needed. AFLUENTE_CC names another: clang, or gcc from 12 on. (Not CC: many environments
@@ -19,7 +19,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-_NATIVE = Path("worker/merging/kernels/native")
+_NATIVE = Path("worker/merging/native")
 _MACHINE = platform.machine()
 # One build for each level of x86-64's instructions (the System V psABI's); a worker takes the best
 # that its processor runs.
@@ -71,9 +71,9 @@ def _compiler(level: str) -> list[str]:
 
 
 def _digest() -> str:
-    """Return what a build says of its sources: `library.py` refuses one of others."""
+    """Return the digest of the sources: `binding.py` refuses a build of others."""
     whole = hashlib.sha256()
-    for path in sorted(_NATIVE.iterdir()):
+    for path in sorted(_NATIVE.glob("*.[ch]")):
         whole.update(path.read_bytes())
     return whole.hexdigest()
 
@@ -81,7 +81,7 @@ def _digest() -> str:
 setup(
     ext_modules=[
         Extension(
-            f"worker.merging.kernels.native_{suffix}",
+            f"worker.merging.native.native_{suffix}",
             sources=sorted(map(str, _NATIVE.glob("*.c"))),
             depends=sorted(map(str, _NATIVE.glob("*.h"))),
         )

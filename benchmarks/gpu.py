@@ -1,11 +1,11 @@
-"""BoostedTSV-M beside the original algorithm on one device, by shape of matrix.
+"""BoostedTSV-M compared with the original algorithm on one device, by shape of matrix.
 
 `python -m benchmarks.gpu` for a GPU and Whisper-large-v3; `--device cpu --shape tiny --experts 4`
-runs anywhere. Task matrices are made on the device, seeded, of low rank plus noise, as differences
-of float16 weights. One matrix of each shape is merged by both and counted as often as the model has
-it. The original is torch's SVD of each task matrix, then of both concatenated bases: it has no
-Newton-Schulz, and is the same whatever our side is told. Errors are the whole result's, beside
-float64 of the same orthogonalisation.
+runs anywhere. It also prints the device's rate for AFLUENTE_GPU_EIGH_SECONDS. Task matrices are
+made on the device, seeded, of low rank plus noise, as differences of float16 weights. One matrix of
+each shape is merged by both and counted as often as the model has it. The original is torch's SVD
+of each task matrix, then of both concatenated bases, whatever our side orthogonalises with. Errors
+are those of the whole result against float64 with the same orthogonalisation.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ import torch
 from app.contract.catalogue import parse_parameters
 from app.contract.catalogue.subspace import BoostedTsvM
 from app.sources.architectures.whisper.shapes import expected_shapes
+from benchmarks.in_memory import merge_in_memory
 from benchmarks.inputs import SHAPES
-from worker.merging.interface import MergeInputs
-from worker.merging.linalg.newton_schulz import COEFFICIENTS
-from worker.merging.linalg.spectra import boost
-from worker.merging.methods import load
+from worker.merging.linalg.orthogonal import NEWTON_SCHULZ
+from worker.merging.linalg.spectrum import boost
 
 _WAYS = ("newton_schulz", "polar")
 _BASE, _CHANGE, _NOISE, _RANK = 0.05, 0.001, 0.1, 8
 _ROUNDOFF = 2.0**-11
+_EIGH_SIZE = 1280
+"""The size of the eigenproblem that AFLUENTE_GPU_EIGH_SECONDS is about."""
 
 
 def main() -> None:
@@ -60,6 +61,9 @@ def main() -> None:
             flush=True,
         )
     print(f"| all | | {totals[0]:.2f} | {totals[1]:.2f} | {totals[1] / totals[0]:.1f} | | |")
+    problem = torch.randn(_EIGH_SIZE, _EIGH_SIZE, dtype=torch.float64, device=options.device)
+    seconds = _timed(lambda: torch.linalg.eigh(problem.mT @ problem).eigenvectors, options.repeats)
+    print(f"\nAFLUENTE_GPU_EIGH_SECONDS={seconds:.3f}")
 
 
 def _contest(
@@ -96,9 +100,9 @@ def _inputs(shape: tuple[int, int], experts: int, device: str) -> tuple[torch.Te
 
 
 def _merged(base: torch.Tensor, tensors: torch.Tensor, parameters: BoostedTsvM) -> torch.Tensor:
-    weights = (1.0,) * len(tensors)
-    inputs = MergeInputs("w", base, tensors, weights, _ROUNDOFF, lambda index: index)
-    return load("boosted_tsv_m")(inputs, parameters)
+    given = parameters.model_dump(exclude_unset=True)
+    found = merge_in_memory("boosted_tsv_m", tensors, base=base, unit_roundoff=_ROUNDOFF, **given)
+    return found.tensor
 
 
 def _original(tensors: torch.Tensor, rank: int, parameters: BoostedTsvM) -> torch.Tensor:
@@ -134,7 +138,7 @@ def _procrustes(bases: torch.Tensor) -> torch.Tensor:
 
 def _iterated(bases: torch.Tensor) -> torch.Tensor:
     x = bases / torch.linalg.matrix_norm(bases)
-    for a, b, c in COEFFICIENTS:
+    for a, b, c in NEWTON_SCHULZ:
         squares = x.mT @ x
         x = a * x + x @ (b * squares + c * squares @ squares)
     return x

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import torch
 
-from app.contract.catalogue import parse_parameters
-from worker.merging.interface import MergeInputs
-from worker.merging.methods import load
+from app.contract.catalogue import CATALOGUE
+from benchmarks.in_memory import merge_in_memory
+from benchmarks.original import original
 
 CHANGE = 1e-6
 _BASE_RMS = 0.05
@@ -60,7 +60,9 @@ def movements(
     changed = tensors + CHANGE * noise * tensors.norm() / noise.norm()
     for method, options in VARIANTS:
         before, after = (_merge(method, x, options) for x in (tensors, changed))
-        chosen = getattr(parse_parameters(method, options), "orthogonalization", "-")
+        defaults = CATALOGUE[method].model_fields
+        default = defaults["orthogonalization"].default if "orthogonalization" in defaults else "-"
+        chosen = options.get("orthogonalization", default)
         yield Movement(method, chosen, float(torch.dist(after, before) / before.norm()))
 
 
@@ -74,15 +76,10 @@ def _component(shape: tuple[int, int], rank: int, generator: torch.Generator) ->
 
 
 def _merge(method: str, tensors: torch.Tensor, options: dict[str, str]) -> torch.Tensor:
-    inputs = MergeInputs(
-        name=method,
-        base=torch.full(tensors.shape[1:], _BASE_RMS),
-        tensors=tensors,
-        weights=(1.0,) * len(tensors),
-        unit_roundoff=2.0**-24,
-        seed=lambda expert: expert,
-    )
-    return load(method)(inputs, parse_parameters(method, options))
+    if options.get("orthogonalization") == "svd":
+        return original(method, tensors)
+    base = torch.full(tensors.shape[1:], _BASE_RMS)
+    return merge_in_memory(method, tensors, base=base, **options).tensor
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -103,6 +104,8 @@ class ThreadWithGpu(Thread):
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let torch begin with a GPU, without a build for one."""
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    properties = SimpleNamespace(name="a stand-in", multi_processor_count=1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
 
 
 def _computed(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -34,7 +34,7 @@ from app.storage.parts import Part, claim, leave_to_lead
 from app.storage.queue import Queue
 from worker.evaluation.runner import EvaluationStoppedError
 from worker.keeper import LeaseKeeper, Reason
-from worker.merging.engine.run import Interrupted
+from worker.merging.engine.job import Interrupted
 from worker.processes.owners import describe_process
 
 _LOG = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ from app.storage import evaluations, merges
 from app.storage.database import writing
 from app.storage.leases import JobKind, LeaseLostError, finish, mark_sent
 from worker.attempts import Attempt
-from worker.merging.engine.run import Observer, run
+from worker.merging.engine.job import Observer
+from worker.merging.engine.run import run
 from worker.merging.local import all_warnings, check_reference, describe_files, fetch_all, make_job
 
 

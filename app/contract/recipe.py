@@ -154,9 +154,11 @@ def _checked_rule(request: MergeRequest, index: int, problems: list[Problem]) ->
     rule = request.rules[index]
     prefix = f"rules[{index}]."
     if rule.method == KEEP_BASE:
-        if rule.parameters:
-            problems.append(Problem("keep_base takes no parameters.", f"{prefix}parameters"))
+        for field in ("parameters", "weights"):
+            if getattr(rule, field):
+                problems.append(Problem(f"keep_base takes no {field}.", f"{prefix}{field}"))
         return rule
+    _check_rule_weights(request, rule, prefix, problems)
     return rule.model_copy(
         update={"parameters": _checked(request, rule.method, rule.parameters, prefix, problems)}
     )
@@ -180,10 +182,27 @@ def _checked(
     except InvalidRequestError as error:
         problems.extend(error.as_problems())
         return {}
-    weights = [ref.weight for ref in request.checkpoints]
-    if any(weight is not None for weight in weights) and not prefix:
-        problems.extend(validate_weights(parameters, weights))
+    if not prefix:
+        weights = [ref.weight for ref in request.checkpoints]
+        if any(weight is not None for weight in weights):
+            problems.extend(validate_weights(parameters, weights))
     return parameters.model_dump(mode="json")
+
+
+def _check_rule_weights(
+    request: MergeRequest, rule: Rule, prefix: str, problems: list[Problem]
+) -> None:
+    """Add to `problems` what is wrong with the weights that a rule gives its tensors."""
+    if rule.weights is None or rule.method not in CATALOGUE:
+        return
+    count = len(request.checkpoints)
+    if len(rule.weights) != count:
+        message = f"{len(rule.weights)} weights for {_checkpoints(count)}; give one for each."
+        problems.append(Problem(message, f"{prefix}weights"))
+        return
+    parameters = CATALOGUE[rule.method].model_construct(**rule.parameters)
+    messages = dict.fromkeys(p.message for p in validate_weights(parameters, rule.weights))
+    problems.extend(Problem(message, f"{prefix}weights") for message in messages)
 
 
 def _check_fit(

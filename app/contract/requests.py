@@ -69,6 +69,10 @@ class Rule(_Model):
     )
     method: str = Field(description="A method's name, or `keep_base`.", examples=["keep_base"])
     parameters: dict[str, Any] = Field(default_factory=dict, description="The method's parameters.")
+    weights: tuple[float, ...] | None = Field(
+        None,
+        description="The checkpoints' weights for these tensors, in order. Default: their own.",
+    )
 
     @field_validator("match")
     @classmethod

@@ -124,10 +124,15 @@ class Settings(BaseSettings):
         ge=1,
         description="Number of tensors merged at the same time on a CPU; the number of cores if not set.",
     )
+    gpu_eigh_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="Time of a float64 eigenproblem of size 1280 on this worker's GPU (benchmarks/gpu.py measures it); with device auto, merges take the GPU if it is estimated to be faster than the CPU.",
+    )
     memory_bytes: int | None = Field(
         None,
         ge=1,
-        description="Working memory of a merge; the largest tensor may always exceed it.",
+        description="Working memory of a merge; half of what is available if not set. The largest tensor may always exceed it.",
     )
     failed_scratch_seconds: float = Field(
         86_400.0,

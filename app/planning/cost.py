@@ -1,27 +1,52 @@
-"""Estimates the cost of merging a tensor: operations, bytes read, working memory."""
+"""How a tensor is cut into blocks, and what its merge costs: operations, bytes read, memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
+from app.contract.catalogue import MethodParameters
+from app.contract.catalogue.subspace import SpectralParameters
 from app.contract.tensors import TensorHeader
 
-# Blockwise methods stream a tensor in blocks of this many entries: with a few experts, a block
-# of each stays in the processor's cache. The artifact's bytes do not depend on it; speed does.
+# Tensors are read in blocks of this many entries: with a few experts, a block of each stays in the
+# processor's cache. The artifact's bytes do not depend on it; speed does.
 BLOCK_ENTRIES = 2**18
+# Larger tensors are cut into stretches of this many entries, which are worked on in parallel. It
+# decides the order of sums, and what the journal knows; it does not depend on the threads.
+STRETCH_ENTRIES = 2**22
 # Tensors that are read more than once stay in memory if all inputs have this many entries at most.
 RESIDENT_ENTRIES = 2**23
+# A matrix that is this large and this tall is read several times rather than kept in memory.
+_LARGE, _TALL = 2**22, 8
 _WORKING_BYTES = 4  # arithmetic is in float32
 # Of an m x n matrix, m >= n: a Gram matrix and a product with its long side, m·n² and 2·m·n², and
 # the Gram matrix's eigenvectors, about 8·n³ in all.
 _TALL_FLOPS, _SQUARE_FLOPS = 3, 8
 _GRAM_BYTES = 8
-# A matrix merged whole: beside the inputs a sum or residual, the product, the result; per expert an
-# eigenproblem, and a few square matrices for making bases orthogonal.
+# A matrix in one block: besides the inputs a sum, the rows of a basis, the product, the result; an
+# eigenproblem per expert, and a few square matrices for making bases orthogonal.
 _WHOLE_COPIES, _EIGENPROBLEM, _SQUARES = 3, 2, 8
-# What a decomposition takes, in square matrices, where values are equal and it makes all vectors.
+# What a decomposition takes, in square matrices, if values are equal and it finds all vectors.
 _DECOMPOSED = 8
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a tensor is cut into blocks, which decides the order of sums over it.
+
+    Attributes:
+        piece: how many entries must stay together in a block.
+        by_rows: whether a block has the tensor's shape, and whole rows; else it is flat.
+        transposed: whether the method sees the transpose. Square matrices are transposed too.
+        resident: whether the blocks stay in memory from one reading to the next.
+    """
+
+    piece: int = 1
+    by_rows: bool = False
+    transposed: bool = False
+    resident: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,49 +58,62 @@ class Cost:
     memory_bytes: int
 
 
-def cost_of(
-    target: TensorHeader, sources: Sequence[TensorHeader], *, blockwise: bool, passes: int = 1
-) -> Cost:
-    """Return an estimate for one tensor with these inputs, read `passes` times."""
-    count, entries = len(sources), target.numel
-    bytes_read = passes * sum(source.size_bytes for source in sources)
-    memory = (2 * count + 1) * (min(entries, BLOCK_ENTRIES) if blockwise else entries)
-    memory += _resident(count * entries, passes) if blockwise else 0
-    return Cost(2 * passes * count * entries, bytes_read, memory * _WORKING_BYTES)
+def cut_of(shape: Sequence[int], inputs: int, parameters: MethodParameters | None) -> Cut:
+    """Return how a method's tensor is cut; flat blocks without a method.
 
-
-def spectral_cost_of(
-    target: TensorHeader,
-    sources: Sequence[TensorHeader],
-    *,
-    streamed: bool,
-    passes: int = 1,
-    basis_copies: float = 1.0,
-    of_sum: bool = False,
-) -> Cost:
-    """Return an estimate for one matrix merged by its spectrum, in row blocks or whole.
-
-    `basis_copies` is how many times the full rank all experts' bases together have; with `of_sum`
-    only the base and the task vectors' sum are in memory, and only the sum is decomposed.
+    A matrix of a spectral method is one block, unless it is so tall that its Gram matrices are
+    small compared to it.
     """
-    # The sum is counted among the copies.
-    count, entries = 1 if of_sum else len(sources), target.numel
-    tall, thin = max(target.shape), min(target.shape)
+    entries = prod(shape)
+    if parameters is None:
+        return Cut()
+    if isinstance(parameters, SpectralParameters):
+        rows, columns = shape
+        if rows >= _TALL * columns and entries >= _LARGE:
+            return Cut(columns, by_rows=True)
+        return Cut(max(1, entries), by_rows=True, transposed=rows <= columns, resident=True)
+    resident = (
+        parameters.readings > 1
+        and not parameters.whole_model
+        and inputs * entries <= RESIDENT_ENTRIES
+        and entries <= STRETCH_ENTRIES
+    )
+    if parameters.by_rows and len(shape) > 1:
+        return Cut(max(1, prod(shape[1:])), by_rows=True, resident=resident)
+    return Cut(resident=resident)
+
+
+def cost_of(
+    target: TensorHeader, sources: Sequence[TensorHeader], parameters: MethodParameters | None
+) -> tuple[Cut, int, Cost]:
+    """Return how a tensor is cut, how often it is read, and an estimate of its merge's cost."""
+    cut = cut_of(target.shape, len(sources), parameters)
+    readings = parameters.readings if parameters else 1
+    passes = 1 if cut.resident else readings
     bytes_read = passes * sum(source.size_bytes for source in sources)
+    if isinstance(parameters, SpectralParameters):
+        flops, memory = _spectral(target, len(sources), parameters, cut)
+        return cut, passes, Cost(flops, bytes_read, memory)
+    count, entries = len(sources), target.numel
+    kept = (2 * count + 1) * min(entries, BLOCK_ENTRIES) + (count * entries if cut.resident else 0)
+    return cut, passes, Cost(2 * readings * count * entries, bytes_read, kept * _WORKING_BYTES)
+
+
+def _spectral(
+    target: TensorHeader, inputs: int, parameters: SpectralParameters, cut: Cut
+) -> tuple[int, int]:
+    """Return operations and working memory of a matrix merged by its spectrum."""
+    # Of a method on the sum, only the base and the sum are in memory, and the sum is decomposed.
+    count, entries = 1 if parameters.of_sum else inputs, target.numel
+    tall, thin = max(target.shape), min(target.shape)
     flops = (count + 2) * (_TALL_FLOPS * tall * thin**2 + _SQUARE_FLOPS * thin**3)
-    if streamed:
+    square = thin**2 * _GRAM_BYTES
+    if cut.piece < entries:
         # Sums of one stretch: each expert's own products and those with the sum. Or the sum's
         # alone, which the same task decomposes.
-        squares = 1 + _DECOMPOSED if of_sum else 2 * count + 1
-        state = squares * thin**2 * _GRAM_BYTES
-        block = (2 * count + 4) * min(entries, BLOCK_ENTRIES) * _WORKING_BYTES
-        block += _resident((count + of_sum) * entries, passes) * _WORKING_BYTES
-        return Cost(flops, bytes_read, state + block)
-    whole = (count + _WHOLE_COPIES + basis_copies) * entries * _WORKING_BYTES
-    square = (_EIGENPROBLEM * count + _SQUARES * basis_copies**2) * thin**2 * _GRAM_BYTES
-    return Cost(flops, bytes_read, int(whole + square))
-
-
-def _resident(entries: int, passes: int) -> int:
-    """Return how many of all inputs' entries stay in memory from one pass to the next."""
-    return entries if passes > 1 and entries <= RESIDENT_ENTRIES else 0
+        squares = 1 + _DECOMPOSED if parameters.of_sum else 2 * count + 1
+        block = (2 * count + 4) * min(entries, BLOCK_ENTRIES)
+        return flops, squares * square + block * _WORKING_BYTES
+    copies = parameters.basis_copies(inputs)
+    whole = (count + _WHOLE_COPIES + copies) * entries * _WORKING_BYTES
+    return flops, int(whole + (_EIGENPROBLEM * count + _SQUARES * copies**2) * square)

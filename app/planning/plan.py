@@ -11,10 +11,9 @@ from fnmatch import translate
 from typing import Any
 
 from app.contract.catalogue import CATALOGUE, MethodParameters
-from app.contract.catalogue.subspace import SpectralParameters
 from app.contract.recipe import KEEP_BASE, Recipe
 from app.contract.tensors import DTYPE_NAMES, ITEM_SIZES, TensorHeader
-from app.planning.cost import Cost, cost_of, spectral_cost_of
+from app.planning.cost import Cost, Cut, cost_of
 from app.planning.layout import OutputFile, lay_out
 
 _Tensors = Mapping[str, TensorHeader]
@@ -36,15 +35,21 @@ class Assignment:
     method: str
     parameters: MethodParameters | None
     rule: str | None
+    weights: tuple[float, ...] | None = None
+    """The experts' weights by rule; None: the recipe's."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One tensor's treatment, assignment, number of passes and cost."""
+    """One tensor: how it is treated, by which assignment, how it is cut, and at what cost.
+
+    `passes` is how often its bytes are read.
+    """
 
     target: TensorHeader
     treatment: Treatment
     assignment: Assignment
+    cut: Cut
     passes: int
     cost: Cost
 
@@ -52,6 +57,16 @@ class Step:
     def name(self) -> str:
         """The tensor's name."""
         return self.target.name
+
+    @property
+    def parameters(self) -> MethodParameters | None:
+        """The parameters of the method that merges it; None where no method does."""
+        return self.assignment.parameters if self.treatment is Treatment.MERGE else None
+
+    @property
+    def whole_model(self) -> bool:
+        """Whether its reductions go over all tensors that the method merges."""
+        return self.parameters is not None and self.parameters.whole_model
 
 
 @dataclass(frozen=True)
@@ -90,7 +105,9 @@ def make_plan(
         (
             # fnmatchcase would look up each pattern for every tensor.
             re.compile(translate(rule.match)),
-            Assignment(rule.method, _parameters(rule.method, rule.parameters), rule.match),
+            Assignment(
+                rule.method, _parameters(rule.method, rule.parameters), rule.match, rule.weights
+            ),
         )
         for rule in recipe.rules
     ]
@@ -133,21 +150,7 @@ def _step(
     elif base is not None and (treatment is Treatment.COPY or _uses_base(assignment)):
         sources.insert(0, base[target.name])
     parameters = assignment.parameters if treatment is Treatment.MERGE else None
-    if parameters is None:
-        return Step(target, treatment, assignment, 1, cost_of(target, sources, blockwise=True))
-    streamed, passes = parameters.streams(target.shape), parameters.passes_over(target.shape)
-    if isinstance(parameters, SpectralParameters):
-        cost = spectral_cost_of(
-            target,
-            sources,
-            streamed=streamed,
-            passes=passes,
-            basis_copies=parameters.basis_copies(len(experts)),
-            of_sum=parameters.of_sum,
-        )
-    else:
-        cost = cost_of(target, sources, blockwise=streamed, passes=passes)
-    return Step(target, treatment, assignment, passes, cost)
+    return Step(target, treatment, assignment, *cost_of(target, sources, parameters))
 
 
 def _uses_base(assignment: Assignment) -> bool:
@@ -164,11 +167,6 @@ def _treatment(target: TensorHeader, assignment: Assignment) -> Treatment:
     return Treatment.MERGE
 
 
-def _whole_model(step: Step) -> bool:
-    parameters = step.assignment.parameters if step.treatment is Treatment.MERGE else None
-    return parameters is not None and parameters.whole_model
-
-
 def _step_document(step: Step) -> dict[str, Any]:
     return {
         "name": step.name,
@@ -178,7 +176,7 @@ def _step_document(step: Step) -> dict[str, Any]:
         "method": step.assignment.method,
         "rule": step.assignment.rule,
         "passes": step.passes,
-        "scope": "model" if _whole_model(step) else "tensor",
+        "scope": "model" if step.whole_model else "tensor",
         "flops": step.cost.flops,
         "bytes_read": step.cost.bytes_read,
         "bytes_written": step.target.numel * ITEM_SIZES[step.target.dtype],

@@ -15,10 +15,10 @@ from app.routes.problems import MEDIA_TYPE, ProblemDocument
 from app.sources.schemes import forms
 
 DESCRIPTION = """
-Merges fine-tuned Whisper checkpoints into one model, and measures the merge's word error rate; other
-Hugging Face models merge too, without error rates. `POST /merges` queues a merge; follow its `events`,
-then fetch its `artifacts` and its `wer`. Every error is an RFC 9457 problem document with a stable
-`code`.
+Merges fine-tuned Whisper checkpoints into one model, and measures the merge's word error rate;
+other Hugging Face models merge too, without error rates. `POST /merges` queues a merge; follow its
+`events`, then fetch its `artifacts` and its `wer`. Every error is an RFC 9457 problem document
+with a stable `code`.
 """
 TAGS = [
     {"name": "merges", "description": "Merging checkpoints into one model."},

@@ -360,7 +360,7 @@ def test_published_but_unrecorded_files_are_adopted(
     leases.recover(engine, 5, {}, {})
     merged: list[str] = []
     with monkeypatch.context() as patched:
-        patched.setattr(run, "merge_stretch", lambda stretch, *_: merged.append(str(stretch)))
+        patched.setattr(run, "work_through", lambda task, *_: merged.append(str(task)))
         service.work(JobKind.MERGE, merge_id)
     assert service.client.get(f"/merges/{merge_id}").json()["status"] == "succeeded"
     assert merged == []

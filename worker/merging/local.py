@@ -16,13 +16,15 @@ import torch
 from app.contract.errors import ConflictError, StorageError
 from app.contract.recipe import parse_request
 from app.contract.settings import Settings
+from app.planning.devices import prefers_gpu
 from app.services.preparation import Prepared, prepare, source_policy
 from app.sources.blobs import BlobCache
 from app.sources.completion import companions_of, copied_names
 from app.sources.fetch import LocalCheckpoint, fetch
 from app.sources.policy import SourcePolicy
 from worker.loadable import check_loadable
-from worker.merging.engine.run import Job, Observer, Outcome, default_threads, run
+from worker.merging.engine.job import Job, Observer, Outcome
+from worker.merging.engine.run import default_threads, run
 
 Progress = Callable[[int, int, str], None]
 
@@ -154,10 +156,21 @@ def make_job(
         labels=tuple(labels),
         folder=folder,
         previous=previous,
-        device=choose_device(settings.device),
+        device=_merge_device(settings, prepared),
         threads=settings.threads or default_threads(),
         memory_bytes=settings.memory_bytes,
     )
+
+
+def _merge_device(settings: Settings, prepared: Prepared) -> str:
+    """Return where to merge; with `auto`, a GPU if it is estimated to be faster than the CPU."""
+    device = choose_device(settings.device)
+    if settings.device != "auto" or device == "cpu":
+        return device
+    threads = settings.threads or default_threads()
+    measured = settings.gpu_eigh_seconds
+    faster = prefers_gpu(prepared.plan, len(prepared.experts), threads, measured)
+    return device if faster else "cpu"
 
 
 def choose_device(setting: str) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 from app.contract.settings import Settings
 from app.contract.sweeps import Point, parse_sweep
 from app.services.preparation import prepare, replan, source_policy
-from worker.merging.engine.run import Observer, run_all
+from worker.merging.engine.job import Observer
+from worker.merging.engine.run import run_all
 from worker.merging.local import (
     LocalMerge,
     Progress,

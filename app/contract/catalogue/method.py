@@ -37,24 +37,19 @@ class MethodParameters(BaseModel):
     base: ClassVar[BaseUse]
     """`required`: refused without one; `optional`: used if there is one."""
     space: ClassVar[Space]
-    """What `merge` gets and returns: weights, or task vectors (the result not yet scaled).
+    """What a method gets and returns: weights, or task vectors (the result not yet scaled).
 
-    Where the base is optional and there is none, task vectors are the weights themselves.
+    If the base is optional and there is none, task vectors are the weights themselves.
     """
     uses_weights: ClassVar[bool] = True
     min_experts: ClassVar[int] = 1
     max_experts: ClassVar[int | None] = None
     spectral: ClassVar[bool] = False
-    """Works on tensors with exactly two dimensions; others get the mean of the task vectors.
-
-    They are merged whole, but for tall ones (the embedding), of which Gram matrices tell enough.
-    """
-    blockwise: ClassVar[bool] = False
-    """Works block by block; what it must know of the tensor first, surveys of the blocks tell."""
+    """Works on matrices, which it sees upright, by whole rows; tensors that have not exactly two
+    dimensions get the mean of the task vectors."""
     of_sum: ClassVar[bool] = False
-    """Wants of the task vectors their weighted sum and their inner products alone: the engine makes
-    both as it reads, and no task vector is ever whole in memory. For methods in the space of task
-    vectors that require a base."""
+    """Needs nothing of the task vectors but their weighted sum and inner products: no expert's
+    matrix is in memory."""
     counts_base: ClassVar[bool] = False
     """The base, if there is one, is the first of the merged models: `min_experts` counts it."""
 
@@ -67,24 +62,16 @@ class MethodParameters(BaseModel):
         return False
 
     @property
-    def passes(self) -> int:
-        """How often a blockwise method reads the tensor: its surveys, and the merge itself."""
+    def readings(self) -> int:
+        """How often the method looks at all entries: its reductions, and the merge itself."""
         return 1
 
     @property
-    def row_blocks(self) -> bool:
-        """Whether a blockwise method's blocks must be whole rows (slices of the first axis)."""
+    def by_rows(self) -> bool:
+        """Whether a block must be whole rows (slices of the first axis), in the tensor's shape."""
         return False
 
     @property
     def whole_model(self) -> bool:
-        """Whether the surveys go over all tensors that the method merges, not over each alone."""
+        """Whether reductions go over all tensors that the method merges, not over each alone."""
         return False
-
-    def streams(self, shape: tuple[int, ...]) -> bool:
-        """Whether a tensor of this shape is merged block by block, and not in memory whole."""
-        return self.blockwise
-
-    def passes_over(self, shape: tuple[int, ...]) -> int:
-        """How often a tensor of this shape is read."""
-        return self.passes

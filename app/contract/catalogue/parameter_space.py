@@ -25,7 +25,6 @@ class Soup(MethodParameters):
     summary = "Averages the checkpoints, each by its weight. A base, if given, is not averaged in."
     base = "unused"
     space = "weights"
-    blockwise = True
 
     normalize: bool = Field(True, description="Divide the weighted sum by the sum of the weights.")
 
@@ -55,19 +54,18 @@ class ModelStock(MethodParameters):
     space = "task_vectors"
     uses_weights = False
     min_experts = 2
-    blockwise = True
 
     filter_wise: bool = Field(
         False, description="Compute angles for each row (output channel), not for the whole tensor."
     )
 
     @property
-    def passes(self) -> int:
+    def readings(self) -> int:
         """Rows are whole in their block; the tensor's angles need a pass of their own."""
         return 1 if self.filter_wise else 2
 
     @property
-    def row_blocks(self) -> bool:
+    def by_rows(self) -> bool:
         """As `filter_wise` says."""
         return self.filter_wise
 
@@ -90,7 +88,6 @@ class Karcher(MethodParameters):
     )
     base = "unused"
     space = "weights"
-    blockwise = True
 
     max_iter: int = Field(10, ge=1, le=1000, description="Largest number of iterations.")
     tol: float = Field(
@@ -102,7 +99,7 @@ class Karcher(MethodParameters):
     )
 
     @property
-    def passes(self) -> int:
+    def readings(self) -> int:
         """The angles first."""
         return 2
 
@@ -130,10 +127,9 @@ class MultiSlerp(MethodParameters):
     )
     base = "optional"
     space = "task_vectors"
-    blockwise = True
 
     @property
-    def passes(self) -> int:
+    def readings(self) -> int:
         """The angles first."""
         return 2
 
@@ -165,14 +161,13 @@ class Slerp(MethodParameters):
     min_experts = 2
     max_experts = 2
     counts_base = True
-    blockwise = True
 
     t: float = Field(
         0.5, ge=0.0, le=1.0, description="Interpolation factor: 0 is the first model, 1 the second."
     )
 
     @property
-    def passes(self) -> int:
+    def readings(self) -> int:
         """The angle first."""
         return 2
 
@@ -197,7 +192,6 @@ class NuSlerp(MethodParameters):
     space = "task_vectors"
     min_experts = 2
     max_experts = 2
-    blockwise = True
 
     axis: Literal[0, -1] | None = Field(
         None,
@@ -206,12 +200,12 @@ class NuSlerp(MethodParameters):
     )
 
     @property
-    def passes(self) -> int:
+    def readings(self) -> int:
         """Vectors along the last axis are whole in their block; others need a pass."""
         return 1 if self.axis == -1 else 2
 
     @property
-    def row_blocks(self) -> bool:
+    def by_rows(self) -> bool:
         """Where vectors do not span the tensor, blocks must keep its axes."""
         return self.axis is not None
 

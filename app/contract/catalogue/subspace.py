@@ -8,13 +8,13 @@ from pydantic import Field
 
 from app.contract.catalogue.method import MethodParameters, Paper
 
-Orthogonalization = Literal["polar", "newton_schulz", "svd"]
+Orthogonalization = Literal["polar", "newton_schulz"]
 EnergyMeasure = Literal["singular_values", "squared"]
 
 _ORTHOGONALIZATION = (
     "How the experts' concatenated bases are orthogonalised: `polar` is the exact polar factor, "
     "`newton_schulz` five steps of a polynomial iteration that is stable where experts share "
-    "directions, `svd` the original algorithm, for comparison."
+    "directions."
 )
 
 _NO_TASK_LEFT_BEHIND = Paper(
@@ -23,11 +23,6 @@ _NO_TASK_LEFT_BEHIND = Paper(
     2025,
     "https://arxiv.org/abs/2502.04959",
 )
-
-
-_TALL = 8
-_LARGE = 2**22
-"""Entries from which on a tall tensor is read several times rather than kept in memory."""
 
 
 class SpectralParameters(MethodParameters):
@@ -50,29 +45,13 @@ class SpectralParameters(MethodParameters):
     )
 
     @property
-    def row_blocks(self) -> bool:
-        """Whole rows, always."""
-        return True
-
-    @property
-    def needs_whole(self) -> bool:
-        """Whether a tall tensor's Gram matrices do not tell enough."""
-        return getattr(self, "orthogonalization", "polar") == "svd"
-
-    def streams(self, shape: tuple[int, ...]) -> bool:
-        """Whether the tensor is large, and so tall that its Gram matrices are small beside it."""
-        if len(shape) != 2 or self.needs_whole:
-            return False
-        rows, columns = shape
-        return rows >= _TALL * columns and rows * columns >= _LARGE
+    def readings(self) -> int:
+        """Gram matrices of the task vectors, then of their bases, then the merge."""
+        return 3
 
     def basis_copies(self, experts: int) -> float:
         """How many times the full rank the bases of all experts together have."""
         return 1.0
-
-    def passes_over(self, shape: tuple[int, ...]) -> int:
-        """Gram matrices of the task vectors, then of their bases, then the merge."""
-        return 3 if self.streams(shape) else 1
 
 
 class TsvM(SpectralParameters):
@@ -149,9 +128,10 @@ class IsoC(SpectralParameters):
     )
     of_sum = True
 
-    def passes_over(self, shape: tuple[int, ...]) -> int:
+    @property
+    def readings(self) -> int:
         """The sum's Gram matrix, then the merge."""
-        return 2 if self.streams(shape) else 1
+        return 2
 
 
 class IsoCts(SpectralParameters):

@@ -17,7 +17,6 @@ class TaskVectorParameters(MethodParameters):
     family = "task_vector"
     base = "required"
     space = "task_vectors"
-    blockwise = True
 
     scaling_coefficient: float = Field(
         1.0,
@@ -77,7 +76,7 @@ class Ties(TaskVectorParameters):
     )
 
     @property
-    def passes(self) -> int:
+    def readings(self) -> int:
         """Two for the thresholds, unless everything is kept."""
         return 1 if self.density == 1.0 else 3
 
@@ -114,7 +113,7 @@ class Pcb(TaskVectorParameters):
     )
 
     @property
-    def passes(self) -> int:
+    def readings(self) -> int:
         """Two for the quantiles of the sizes, two for those of the scores."""
         return 5
 
@@ -146,7 +145,7 @@ class Sce(TaskVectorParameters):
     )
 
     @property
-    def passes(self) -> int:
+    def readings(self) -> int:
         """One for the weights; before it two for the selection, unless all is selected."""
         return 2 if self.select_topk == 1.0 else 4
 
@@ -175,7 +174,7 @@ class Breadcrumbs(TaskVectorParameters):
     )
 
     @property
-    def passes(self) -> int:
+    def readings(self) -> int:
         """Two for the thresholds, unless everything is kept."""
         return 1 if self.density == 1.0 and self.gamma == 0.0 else 3
 

@@ -41,7 +41,8 @@ class TestEveryMethod:
         assert method.min_experts >= 1
         assert method.max_experts is None or method.max_experts >= method.min_experts
         assert method.space == "weights" or method.base != "unused"
-        assert not (method.spectral and method.blockwise)
+        assert method.spectral or not method.of_sum
+        assert method.space == "weights" or not method.counts_base
         assert method.paper.url.startswith("https://")
         assert 1970 < method.paper.year < 2100
 

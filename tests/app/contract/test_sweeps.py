@@ -47,9 +47,9 @@ def test_the_grid_has_every_combination_in_order_and_each_point_is_a_recipe_of_i
 
 
 def test_strings_and_booleans_are_swept() -> None:
-    assert names(RECIPE, orthogonalization=["polar", "svd"]) == [
+    assert names(RECIPE, orthogonalization=["polar", "newton_schulz"]) == [
         "orthogonalization=polar",
-        "orthogonalization=svd",
+        "orthogonalization=newton_schulz",
     ]
     soup = {"checkpoints": ["m/a", "m/b"], "method": "soup"}
     assert names(soup, normalize=[True, False]) == ["normalize=true", "normalize=false"]
@@ -76,6 +76,10 @@ def test_a_configuration_of_mergekit_is_swept_by_our_names() -> None:
         ({"beta": []}, "parameters.beta: The list is empty"),
         ({"seed": [1, 2]}, "seed: .*field of the recipe"),
         ({"beta": ["x"]}, 'not the text "x"'),
+        (
+            {"orthogonalization": ["polar", "svd"]},
+            r"At orthogonalization=svd: Must be one of 'polar' or 'newton_schulz', not .*svd",
+        ),
         ({"beta": [0.1, True]}, "At beta=true: Must be a number"),
         ({"beta": [1, 1.0]}, "beta=1.0 is given twice"),
         ({"beta": [0.1] * (MOST_POINTS + 1)}, r"101 points \(101\); at most 100"),

@@ -8,17 +8,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from app.contract.requests import Rule
 from app.contract.tensors import DTYPE_NAMES
 from app.planning.layout import INDEX_FILE, index_document
 from app.sources.completion import companions_of, copied_files, encoded
 from app.sources.schemes import published_at
-
-if TYPE_CHECKING:
-    from worker.merging.engine.run import Job
+from worker.merging.engine.job import Job
 
 
 def write_companions(job: Job, folder: Path, diagnostics: Mapping[str, Any]) -> None:
@@ -52,12 +51,17 @@ def recipe_document(job: Job) -> dict[str, Any]:
         "checkpoints": sources,
         "method": recipe.method,
         "parameters": recipe.parameters,
-        "rules": [rule.model_dump(mode="json") for rule in recipe.rules],
+        "rules": [_rule_document(rule) for rule in recipe.rules],
         "seed": recipe.seed,
         "output": recipe.output.model_dump(mode="json"),
         "torch": torch.__version__,
         "device": torch.device(job.device).type,
     }
+
+
+def _rule_document(rule: Rule) -> dict[str, Any]:
+    unused = {"weights"} if rule.weights is None else set()
+    return rule.model_dump(mode="json", exclude=unused)
 
 
 def _names(job: Job) -> list[str]:

@@ -6,95 +6,30 @@ import errno
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
-from threading import Event, Lock
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
 
 from app.contract.errors import IncompatibleCheckpointError, OutOfMemoryError
-from app.contract.recipe import Recipe
-from app.planning.plan import Plan, Step, Treatment
-from app.sources.compatibility import CheckedTensors
-from app.sources.fetch import LocalCheckpoint
+from app.planning.cost import STRETCH_ENTRIES
+from app.planning.plan import Step
 from app.storage.artifacts import storage_error
-from worker.merging.engine.allocation import memory_kept
-from worker.merging.engine.blocks import Blocks, Inputs
 from worker.merging.engine.companions import write_companions
-from worker.merging.engine.crew import Crew
-from worker.merging.engine.groups import STRETCH_ENTRIES, Task, groups_of, structure_of
+from worker.merging.engine.drive import Task, UnitRun, work_through
+from worker.merging.engine.job import Interrupted, Job, Observer, Outcome
 from worker.merging.engine.journal import Entry
-from worker.merging.engine.reading import TensorReader
-from worker.merging.engine.steps import copy_stretch, merge_stretch, survey_stretch
-from worker.merging.engine.writing import OutputWriter
-from worker.merging.linalg.inner_products import Doubles, described, symmetric
+from worker.merging.engine.read import Inputs, TensorReader
+from worker.merging.engine.schedule import Crew, units_of
+from worker.merging.engine.write import OutputWriter
+from worker.merging.linalg.sphere import Doubles, described, symmetric
+from worker.merging.memory import available_bytes, memory_kept
 
 # What torch's CPU allocator says, on Linux and elsewhere.
 _ALLOCATION_FAILED = re.compile(r"can't allocate memory|not enough memory", re.IGNORECASE)
-# What small tensors may take beside the largest one.
-_SPARE_BYTES = 2**27
-
-
-class Interrupted(Exception):  # noqa: N818 - a request, not an error
-    """The run was told to stop (cancelled, or its worker goes away)."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A merge with everything local: what to do, from what, where, and on what."""
-
-    recipe: Recipe
-    plan: Plan
-    checked: CheckedTensors
-    base: LocalCheckpoint | None
-    experts: tuple[LocalCheckpoint, ...]
-    labels: tuple[str, ...]
-    folder: Path
-    previous: tuple[Path, ...] = ()
-    device: str = "cpu"
-    threads: int = 1
-    memory_bytes: int | None = None
-    point: str = ""
-    """Which of a sweep's merges it is, for messages."""
-
-    @property
-    def all(self) -> tuple[LocalCheckpoint, ...]:
-        """The base, if there is one, and the experts, as `labels` names them."""
-        return (self.base, *self.experts) if self.base else self.experts
-
-
-@dataclass
-class Outcome:
-    """The finished folder, what the methods had to say, and how much was taken over."""
-
-    folder: Path
-    warnings: list[dict[str, str]] = field(default_factory=list)
-    adopted_tensors: int = 0
-
-
-@dataclass
-class Observer:
-    """What the run tells as it goes on, and how it is told to stop."""
-
-    progress: Callable[[int, int], None] = lambda done, total: None
-    stopping: Event = field(default_factory=Event)
-
-    def check(self) -> None:
-        """Raise Interrupted if the run is to stop."""
-        if self.stopping.is_set():
-            raise Interrupted
-
-    def part(self, number: int, parts: int) -> Observer:
-        """Return the observer of one of several equal parts that are run one after the other."""
-
-        def progress(done: int, total: int) -> None:
-            self.progress(number * total + done, parts * total)
-
-        return Observer(progress, self.stopping)
 
 
 def run(job: Job, observer: Observer | None = None) -> Outcome:
@@ -108,28 +43,15 @@ def run(job: Job, observer: Observer | None = None) -> Outcome:
 
 
 def run_all(jobs: Sequence[Job], observer: Observer | None = None) -> list[Outcome]:
-    """Run merges of the same inputs at once, each input read once; return their outcomes.
+    """Run merges of the same inputs together, each input read once; return their outcomes.
 
-    They may differ in the parameters of their methods, in nothing else but their folders. Each is
-    what `run` makes of it alone, to the byte. Raises what `run` raises, for the first that fails.
+    They may differ in their methods, parameters and folders. Each gives the bytes that `run` gives
+    for it alone. Raises what `run` raises, for the first that fails.
     """
-    observer = observer or Observer()
-    together: dict[Hashable, list[int]] = {}
-    for number, job in enumerate(jobs):
-        together.setdefault(structure_of(job.plan), []).append(number)
-    outcomes: dict[int, Outcome] = {}
-    for before, numbers in enumerate(together.values()):
-        alike = [jobs[number] for number in numbers]
-        part = observer.part(before, len(together))
-        outcomes.update(zip(numbers, _run_safely(alike, part), strict=True))
-    return [outcomes[number] for number in range(len(jobs))]
-
-
-def _run_safely(jobs: Sequence[Job], observer: Observer) -> list[Outcome]:
     job = jobs[0]
     try:
         with memory_kept():
-            return _run(jobs, observer)
+            return _run(jobs, observer or Observer())
     except OSError as error:
         if error.errno == errno.ENOMEM:
             raise _out_of_memory(job) from error
@@ -153,7 +75,7 @@ def _run(jobs: Sequence[Job], observer: Observer) -> list[Outcome]:
         _check_tied_copies(job, readers)
         writers = []
         for each in jobs:
-            writers.append(OutputWriter(each.folder, each.plan.files, _origin(each)))
+            writers.append(OutputWriter(each.folder, each.plan.files, origin_of(each.device)))
             stack.callback(writers[-1].close)
         inputs = Inputs(
             base=readers[0] if job.base else None,
@@ -162,7 +84,6 @@ def _run(jobs: Sequence[Job], observer: Observer) -> list[Outcome]:
             weights=job.recipe.weights,
             seed=job.recipe.seed,
             device=torch.device(job.device),
-            points=tuple(job.point for job in jobs),
         )
         entries, adopted = _merge_all(jobs, inputs, writers, observer)
     observer.check()
@@ -180,16 +101,18 @@ def _merge_all(
     jobs: Sequence[Job], inputs: Inputs, writers: Sequence[OutputWriter], observer: Observer
 ) -> tuple[list[list[Entry]], int]:
     """Return for every job an entry for every stretch, and how many tensors were taken over."""
-    job = jobs[0]
-    groups = groups_of([job.plan for job in jobs], inputs)
-    wanted = {stretch.key for group in groups for stretch in group.stretches}
+    plans = [job.plan for job in jobs]
+    units = units_of(plans, has_base=inputs.base is not None)
+    wanted = {stretch.key for unit in units for stretch in unit.stretches}
     entries = [
         writer.adopt(job.previous, wanted) for job, writer in zip(jobs, writers, strict=True)
     ]
     done = set.intersection(*({entry.key for entry in found} for found in entries))
     entries = [[entry for entry in found if entry.key in done] for found in entries]
-    left = Counter(name for name, _, _ in wanted - done)
-    total = len(job.plan.steps)
+    left = Counter(
+        stretch.step.name for unit in units for stretch in unit.stretches if stretch.key not in done
+    )
+    total = len(plans[0].steps)
     adopted = total - len(left)
     observer.progress(adopted, total)
     lock = Lock()
@@ -199,58 +122,55 @@ def _merge_all(
         if crew.halted:
             raise Interrupted
 
-    def work(task: Task) -> Sequence[Task]:
+    def do(task: Task) -> Sequence[Task]:
         check()
-        merged = _worked_through(task, inputs, writers, check)
-        if isinstance(merged, bool):
-            return task.group.surveyed(task, merged)
-        merged = [task.group.describe(number, entry) for number, entry in enumerate(merged)]
-        for writer, entry in zip(writers, merged, strict=True):
-            writer.finished(entry)
-        with lock:
-            for found, entry in zip(entries, merged, strict=True):
-                found.append(entry)
-            name = task.stretch.step.name
-            left[name] -= 1
-            if left[name] == 0:
-                del left[name]
-                observer.progress(total - len(left), total)
-        return ()
+        following, finished = work_through(task, writers, check)
+        for number, entry in finished.items():
+            writers[number].finished(entry)
+        if finished:
+            with lock:
+                for number, entry in finished.items():
+                    entries[number].append(entry)
+                name = task.stretch.step.name
+                left[name] -= 1
+                if left[name] == 0:
+                    del left[name]
+                    observer.progress(total - len(left), total)
+        return following
 
-    crew = Crew(groups, done, _allowance(job), work)
-    crew.run(job.threads)
+    points = [job.point for job in jobs]
+    # Nothing but the crew may hold the units: what they found out is freed as they are finished.
+    crew: Crew[Task] = Crew(
+        (
+            UnitRun(unit, inputs, points, [s for s in unit.stretches if s.key not in done])
+            for unit in units
+        ),
+        _working_memory(jobs),
+        do,
+    )
+    crew.run(jobs[0].threads)
     return entries, adopted
 
 
-def _worked_through(
-    task: Task, inputs: Inputs, writers: Sequence[OutputWriter], check: Callable[[], None]
-) -> list[Entry] | bool:
-    """Return a merged stretch's entries, or whether the surveyed one is equal in all inputs.
-
-    A group that is one stretch goes through all its surveys to its merge at once.
-    """
-    stretch, group = task.stretch, task.group
-    if stretch.step.treatment is Treatment.COPY:
-        return copy_stretch(stretch, inputs, writers, check)
-    alone = len(group.stretches) == 1
-    again = alone and bool(task.surveys)
-    blocks = Blocks(stretch.step, inputs, stretch.origin, group.branches, again=again)
-    while task.surveys:
-        equal = survey_stretch(stretch, blocks, task.surveys, check)
-        if not alone:
-            return equal
-        (task,) = group.surveyed(task, equal)
-    return merge_stretch(stretch, blocks, group.branches, writers, check)
+def origin_of(device: str) -> dict[str, str]:
+    """Return what decides bytes besides the recipe and the inputs: only equals are taken over."""
+    origin = {"torch": torch.__version__, "device": torch.device(device).type}
+    if origin["device"] == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        origin |= {
+            "gpu": properties.name,
+            "multiprocessors": str(properties.multi_processor_count),
+            "cuda": str(torch.version.cuda),
+            "cudnn": str(torch.backends.cudnn.version()),
+            "tf32": str(torch.backends.cuda.matmul.allow_tf32),
+        }
+    return origin
 
 
-def _origin(job: Job) -> dict[str, str]:
-    """Return what, besides the recipe and the inputs, decides bytes: only equals are taken over."""
-    return {"torch": torch.__version__, "device": torch.device(job.device).type}
-
-
-def _allowance(job: Job) -> int:
-    largest = max((step.cost.memory_bytes for step in job.plan.steps), default=0)
-    return max(largest, job.memory_bytes or largest + _SPARE_BYTES)
+def _working_memory(jobs: Sequence[Job]) -> int:
+    """Return how much memory tasks may take together: at least what the largest one takes."""
+    largest = max((step.cost.memory_bytes for job in jobs for step in job.plan.steps), default=0)
+    return max(largest, jobs[0].memory_bytes or available_bytes() // 2)
 
 
 def _check_tied_copies(job: Job, readers: Sequence[TensorReader]) -> None:
@@ -291,8 +211,9 @@ def _summed_up(steps: Sequence[Step], entries: Sequence[Entry]) -> list[dict[str
 
 
 def _diagnostics(
-    steps: Sequence[Step], entries: Sequence[Entry], warnings: Sequence[dict[str, str]]
+    steps: Sequence[Step], entries: Sequence[Entry], warnings: Sequence[Mapping[str, str]]
 ) -> dict[str, Any]:
+    """Return the content of diagnostics.json: what stretches counted is summed by tensor."""
     found: dict[str, dict[str, Any]] = {step.name: {} for step in steps}
     counts: dict[str, Counter[str]] = {step.name: Counter() for step in steps}
     products: dict[str, Doubles] = {}
@@ -302,7 +223,6 @@ def _diagnostics(
         if entry.inner_products:
             products[entry.name] = products.get(entry.name, 0.0) + np.array(entry.inner_products)
     for name, upper in products.items():
-        # A survey's are as good, but not to the last bit: a sweep must tell what its points would.
         found[name] = {**described(symmetric(upper)), **found[name]}
     tensors = {
         step.name: {

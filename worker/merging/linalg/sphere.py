@@ -1,8 +1,8 @@
-"""Means on the sphere, worked out in the span of the vectors: their Gram matrix is all it takes.
+"""Norms, angles and means on the sphere, computed from the Gram matrix of a few vectors.
 
-A vector of the span is given by its coefficients c, its products by the Gram matrix G: ⟨x, y⟩ is
-cₓᵀG c_y. So the vectors are read once for G and once for the result, however many steps a mean
-takes, and every scalar is a float64.
+A vector of their span is given by its coefficients c, and ⟨x, y⟩ is cₓᵀG c_y. So the vectors are
+read once for G and once for the result, however many steps a mean takes, and every scalar is a
+float64. Matrices of a few experts are numpy's: a step costs a fraction of torch's.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import NDArray
 
-from worker.merging.linalg.inner_products import Doubles
+Doubles = NDArray[np.float64]
 
 _FLOOR = 2.0**-22
-"""Beside 1, what float32 unit vectors that cancel leave behind."""
+"""What float32 unit vectors that cancel leave behind, relative to 1."""
 
 
 class Antipodal(Exception):  # noqa: N818 - a case of the mathematics; callers name the tensor
@@ -29,6 +30,40 @@ class KarcherMean(NamedTuple):
     coefficients: Float[Doubles, " n"]
     iterations: int
     tangent_norm: float
+
+
+def symmetric(upper: Float[Doubles, "n n"]) -> Float[Doubles, "n n"]:
+    """Return the symmetric matrix with that upper triangle."""
+    return np.where(np.tri(len(upper), k=-1, dtype=bool), upper.T, upper)
+
+
+def cosines(gram: Float[Doubles, "*batch n n"]) -> Float[Doubles, "*batch n n"]:
+    """Return ⟨xᵢ, xⱼ⟩ / (‖xᵢ‖‖xⱼ‖) in [−1, 1]; 0 for pairs of which one is zero.
+
+    Zero is what is under float32's resolution of the largest of them.
+    """
+    norms = norms_of(gram)
+    inverse = inverses(norms, 2.0**-24 * norms.max(-1, keepdims=True))
+    found = gram * inverse[..., None] * inverse[..., None, :]
+    return np.minimum(np.maximum(found, -1.0, out=found), 1.0, out=found)
+
+
+def norms_of(gram: Float[Doubles, "*batch n n"]) -> Float[Doubles, "*batch n"]:
+    """Return ‖xᵢ‖."""
+    squares = np.diagonal(gram, axis1=-2, axis2=-1)
+    norms: Doubles = np.sqrt(np.maximum(squares, 0.0))
+    return norms
+
+
+def described(gram: Float[Doubles, "n n"]) -> dict[str, Any]:
+    """Return norms, and cosines with six decimals, as diagnostics."""
+    return {"norms": norms_of(gram).tolist(), "cosines": cosines(gram).round(6).tolist()}
+
+
+def inverses(values: Doubles, floor: Doubles | float = 0.0) -> Doubles:
+    """Return 1/x; 0 where x is not above the floor."""
+    found: Doubles = np.divide(1.0, values, out=np.zeros_like(values), where=values > floor)
+    return found
 
 
 def karcher_mean(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
 from importlib import import_module
 
 from app.contract.catalogue import parse_method
-from worker.merging.interface import Method
+from worker.merging.method import METHODS, Method
 
 
-@cache
 def load(name: str) -> Method:
-    """Return a method's functions; InvalidRequestError if the catalogue has none of that name."""
-    module = import_module(f"{__name__}.{parse_method(name).name}")
-    return Method(*(getattr(module, part, None) for part in ("merge", "survey", "coefficients")))
+    """Return a method's function; InvalidRequestError if the catalogue has none of that name."""
+    if name not in METHODS:
+        import_module(f"{__name__}.{parse_method(name).name}")
+    return METHODS[name]

@@ -4,42 +4,28 @@ from __future__ import annotations
 
 import math
 
-import torch
-
 from app.contract.catalogue.task_vector import Breadcrumbs
-from worker.merging.interface import About, MergeInputs, Survey
-from worker.merging.linalg.agreement import Band, banded_sum
-from worker.merging.linalg.order_statistics import ALL, NONE
-from worker.merging.linalg.sums import shares
-from worker.merging.ranks import HistogramSurvey, RankSurvey
+from worker.merging.combines import Banded, Linear, shares
+from worker.merging.method import Steps, Subject, merges
+from worker.merging.reductions import magnitude_cuts
 
 
-def survey(
-    about: About, parameters: Breadcrumbs, finished: HistogramSurvey | RankSurvey | None
-) -> Survey | list[Band] | None:
-    """Return each expert's band of sizes; None where all is kept."""
-    if parameters.passes == 1:
-        return None
-    if finished is None:
-        return HistogramSurvey(about.experts)
-    if isinstance(finished, HistogramSurvey):
-        entries = finished.histogram.entries
-        dropped = math.floor(parameters.gamma * entries)
-        kept = min(math.floor(parameters.density * entries), entries - dropped)
-        if kept == 0:
-            return [(NONE, NONE)] * about.experts
-        return finished.find([dropped - 1] * (dropped > 0) + [dropped + kept - 1])
-    bands: list[Band] = [
-        (found[-1], found[0] if len(found) > 1 else NONE) for found in finished.boundaries
+@merges(Breadcrumbs)
+def breadcrumbs(x: Subject, p: Breadcrumbs) -> Steps:
+    """Leave out each expert's ⌊gamma·n⌋ largest changes, keep the ⌊density·n⌋ next ones.
+
+    Changes equal to the largest or the smallest that is kept are all kept.
+    """
+    factors = shares(x.weights, normalize=p.normalize)
+    if p.density == 1.0 and p.gamma == 0.0:
+        return Linear(factors)
+    dropped = math.floor(p.gamma * x.entries)
+    kept = min(math.floor(p.density * x.entries), x.entries - dropped)
+    if kept == 0:
+        return Linear([0.0] * x.experts)
+    cuts = yield from magnitude_cuts([dropped, dropped + kept - 1])
+    bands = [(least, largest if dropped else math.inf) for largest, least in cuts]
+    x.notes.diagnostics["bands"] = [
+        [largest if dropped else None, least] for largest, least in cuts
     ]
-    about.diagnostics["bands"] = [
-        [None if large is NONE else large.value, least.value] for least, large in bands
-    ]
-    return bands
-
-
-def merge(inputs: MergeInputs, parameters: Breadcrumbs, bands: list[Band] | None) -> torch.Tensor:
-    """Return Σ wᵢ·(dᵢ within its band), divided by Σ wᵢ where `normalize` is on."""
-    bands = bands or [(ALL, NONE)] * len(inputs.weights)
-    factors = shares(inputs.weights, normalize=parameters.normalize)
-    return banded_sum(inputs.tensors, factors, bands, start=inputs.start)
+    return Banded(factors, bands)

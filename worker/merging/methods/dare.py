@@ -5,16 +5,22 @@ from __future__ import annotations
 import torch
 
 from app.contract.catalogue.task_vector import Dare
-from worker.merging.interface import MergeInputs
+from worker.merging.combines import Entrywise, shares
 from worker.merging.linalg.draws import bernoulli
-from worker.merging.linalg.sums import weighted_sum
+from worker.merging.linalg.ops import weighted_sum
+from worker.merging.method import Block, Subject, merges
 
 
-def merge(inputs: MergeInputs, parameters: Dare) -> torch.Tensor:
-    """Return Σ wᵢmᵢdᵢ/p, divided by Σ wᵢ where `normalize` is on; mᵢ are drawn by position."""
-    drawn = []
-    for index, tensor in enumerate(inputs.tensors):
-        mask = bernoulli(inputs.seed(index), inputs.start, tensor.numel(), parameters.density)
-        drawn.append(tensor * mask.view(tensor.shape).to(tensor.device))
-    merged = weighted_sum(torch.stack(drawn), inputs.weights, normalize=parameters.normalize)
-    return merged.div_(parameters.density)
+@merges(Dare)
+def dare(x: Subject, p: Dare) -> Entrywise:
+    """Return Σ wᵢmᵢdᵢ/p, divided by Σ wᵢ if `normalize` is on; mᵢ are drawn by position."""
+    factors = [share / p.density for share in shares(x.weights, normalize=p.normalize)]
+
+    def drop_and_rescale(block: Block) -> torch.Tensor:
+        kept = [
+            changes * bernoulli(x.seed(expert), block.start, changes.numel(), p.density)
+            for expert, changes in enumerate(block.tensors.flatten(1))
+        ]
+        return weighted_sum(torch.stack(kept), factors).view(block.tensors.shape[1:])
+
+    return Entrywise(drop_and_rescale)

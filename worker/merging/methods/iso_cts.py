@@ -3,53 +3,62 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
 from app.contract.catalogue.subspace import IsoCts
-from worker.merging.interface import About, MergeInputs
+from worker.merging.combines import OfDirections
+from worker.merging.linalg.directions import Directions, Part
+from worker.merging.linalg.ops import gram, mirror, product
 from worker.merging.linalg.orthogonal import complement
-from worker.merging.linalg.outside import OutsideBases
-from worker.merging.linalg.overlap import interference
-from worker.merging.linalg.products import multiply
-from worker.merging.linalg.subspaces import Bases, Rows, orthogonal_sum
-from worker.merging.linalg.sums import weighted_sum
-from worker.merging.linalg.svd import (
-    Decomposition,
-    decompose_all,
-    decompose_gram,
-    decompose_grams,
-)
-from worker.merging.linalg.task_spectra import Rounding, Spectrum, TaskSpectrum
-from worker.merging.tall import BasisGram, CommonGrams
+from worker.merging.linalg.spectrum import Rounding, Spectrum, spectra_of
+from worker.merging.method import Block, Reduction, State, Steps, Subject, merges
+from worker.merging.reductions import LeftGram, add_base, add_gram, add_product, rounding_of
 
 
-def survey(about: About, parameters: IsoCts, finished: CommonGrams | BasisGram | None) -> Any:
-    """Return what makes the rows of a tall tensor's merge; None of one that is merged whole."""
-    if not parameters.streams(about.shape):
-        return None
-    if finished is None:
-        return CommonGrams()
-    if isinstance(finished, BasisGram):
-        return finished.finish(about, parameters)
-    grams = finished
-    return BasisGram(*grams.once(parameters, lambda: _keep_rows(about, grams, parameters)))
+@merges(IsoCts)
+def iso_cts(x: Subject, p: IsoCts) -> Steps:
+    """Return mean(σ)·orth(Û)·orth(V̂)ᵀ: the common block, and the experts' own.
 
-
-def merge(inputs: MergeInputs, parameters: IsoCts, rows: Rows | None) -> torch.Tensor:
-    """Return mean(σ)·orth(Û)·orth(V̂)ᵀ: the common block and the experts' own; 2-D only.
-
-    The common block holds the top c directions of Σ wᵢdᵢ, an expert's block the top k of what the
-    left projection dᵢ − U_c·U_cᵀ·dᵢ leaves of it. The mean is taken over all c + N·k places, of
-    which those whose direction is noise count as 0.
+    The common block holds the top c directions of M = Σ wᵢdᵢ, an expert's block the top k of what
+    the left projection dᵢ − U_c·U_cᵀ·dᵢ leaves of it. The mean is taken over all c + N·k places,
+    of which those whose direction is noise count as 0.
     """
-    if rows is not None:
-        return rows(inputs.tensors)
-    bases, flat = _keep(inputs, parameters)
-    inputs.diagnostics.update(interference(bases, flat))
-    return orthogonal_sum(bases, flat, parameters.orthogonalization)
+    c, k = places(min(x.shape), x.experts, p.common_space_fraction)
+    found = yield CommonGrams()
+    total = found.total.above(found.rounding, p.noise_floor * math.hypot(*x.weights))
+    experts = [expert.above(found.rounding, p.noise_floor) for expert in found.experts]
+    common = Part.of(None, total, min(c, len(total.singular_values)))
+    outside = (_OutsideRight if x.transposed else _OutsideLeft)(found, total, common)
+    rests = [
+        rest.above(found.rounding, p.noise_floor, largest=expert.largest)
+        for rest, expert in zip(spectra_of(outside.grams), experts, strict=True)
+    ]
+    own = [
+        weight * rest.singular_values[: k if weight else 0]
+        for weight, rest in zip(x.weights, rests, strict=True)
+    ]
+    parts = [
+        outside.part(number, rest, experts[number], len(own[number]))
+        for number, rest in enumerate(rests)
+    ]
+    directions = Directions(x.shape, (common, *parts))
+    left = yield LeftGram(directions)
+    strengths = torch.cat([total.singular_values[:c], *own])
+    mean = float(strengths.abs().sum()) / max(1, c + x.experts * k)
+    flat = mean * strengths.sign()
+    x.notes.diagnostics.update(
+        experts=[
+            expert.describe(k)
+            | {"kept_rank": len(values), "energy_in_common_space": _explained(expert, rest)}
+            for expert, rest, values in zip(experts, rests, own, strict=True)
+        ],
+        common_rank=directions.ranks[0],
+        mean_singular_value=mean,
+        **directions.interference(left, flat),
+    )
+    return OfDirections(directions, directions.orthogonal_sum(left, flat, p.orthogonalization))
 
 
 def places(full: int, experts: int, fraction: float) -> tuple[int, int]:
@@ -60,111 +69,87 @@ def places(full: int, experts: int, fraction: float) -> tuple[int, int]:
     return max(0, full - own * experts), own
 
 
-def _keep(inputs: MergeInputs, parameters: IsoCts) -> tuple[Bases, torch.Tensor]:
-    """Return the bases of a tensor in memory and their flat strengths, and describe them."""
-    rounding = Rounding.of(
-        inputs.base, unit_roundoff=inputs.unit_roundoff, factor=parameters.noise_floor
-    )
-    m, n = inputs.shape
-    shared, own = places(min(m, n), len(inputs.tensors), parameters.common_space_fraction)
-    bases = Bases((m, n), shared + own * len(inputs.tensors))
-    total = weighted_sum(inputs.tensors, inputs.weights, normalize=False)
-    spectrum = rounding.times(math.hypot(*inputs.weights)).spectrum(total)
-    strengths = bases.add(spectrum.decomposition, spectrum.singular_values[:shared])
-    bases.orthonormal = len(strengths)
-    common = bases.u
-    del total, spectrum
-    experts = [rounding.values(d.singular_values, (m, n)) for d in decompose_all(inputs.tensors)]
-    # Of a square or wide matrix what is outside has few dimensions: its coordinates are enough.
-    space = complement(common) if m <= n else None
-    rests = decompose_all(_outside(matrix, common, space) for matrix in inputs.tensors)
+@dataclass(frozen=True, eq=False)
+class Common:
+    """Spectra of M and the experts, and what the experts' own directions follow from.
 
-    def add(_: int, left: TaskSpectrum, kept: torch.Tensor) -> torch.Tensor:
-        return bases.add(left.decomposition, kept, within=space)
-
-    flat = _add_own(inputs, rounding, experts, rests, (shared, own), strengths, add)
-    return bases, flat
-
-
-def _outside(
-    matrix: torch.Tensor, common: torch.Tensor, space: torch.Tensor | None
-) -> torch.Tensor:
-    """Return what the common directions leave of a task matrix, or its coordinates in a space."""
-    if space is None:
-        # U·(Uᵀ·d), never (U·Uᵀ)·d: of an embedding, U·Uᵀ has billions of entries.
-        return torch.addmm(matrix, common, common.mT @ matrix, alpha=-1.0)
-    return multiply(matrix.mT, space).mT
-
-
-def _keep_rows(about: About, grams: CommonGrams, parameters: IsoCts) -> tuple[Bases, torch.Tensor]:
-    """Return the bases of a tall tensor, as `_keep` does."""
-    rounding, (m, n) = grams.rounding(parameters.noise_floor), about.shape
-    shared, own = places(min(m, n), about.experts, parameters.common_space_fraction)
-    bases = OutsideBases((m, n), shared + own * about.experts, about.weights)
-    spectrum = rounding.times(math.hypot(*about.weights)).separate(
-        decompose_gram(grams.sums["sum"]), (m, n)
-    )
-    strengths = bases.add_common(spectrum.decomposition, spectrum.singular_values[:shared])
-    bases.orthonormal = len(strengths)
-    squares = [grams.squares(number) for number in range(about.experts)]
-    experts = [rounding.values(d.singular_values, (m, n)) for d in decompose_grams(squares)]
-    inside = [bases.inside(grams.with_sum(number)) for number in range(about.experts)]
-    rests = decompose_grams(map(bases.outside, squares, inside))
-
-    def add(number: int, left: TaskSpectrum, kept: torch.Tensor) -> torch.Tensor:
-        everything = experts[number].everything
-        return bases.add_own(left.decomposition, inside[number], everything, kept)
-
-    flat = _add_own(about, rounding, experts, rests, (shared, own), strengths, add)
-    return bases, flat
-
-
-def _add_own(
-    tensor: About | MergeInputs,
-    rounding: Rounding,
-    experts: Sequence[Spectrum],
-    rests: Iterable[Decomposition],
-    counts: tuple[int, int],
-    common: torch.Tensor,
-    add: Callable[[int, TaskSpectrum, torch.Tensor], torch.Tensor],
-) -> torch.Tensor:
-    """Add each expert's own directions, of what is left of it, and return all flat strengths.
-
-    `counts` are the places of the common directions and of each expert's own, `common` the
-    strengths of the common ones; `add` adds directions of an expert and returns their strengths.
+    Attributes:
+        squares: dᵢᵀdᵢ, symmetric.
+        with_sum: Mᵀdᵢ; nothing for a transposed matrix.
     """
-    shared, own = counts
-    strengths, described = [common], []
-    for number, (expert, weight, rest) in enumerate(
-        zip(experts, tensor.weights, rests, strict=True)
-    ):
-        shape = (tensor.shape[0], tensor.shape[1])
-        left = rounding.separate(rest, shape, largest=_largest(expert))
-        strengths.append(add(number, left, weight * left.singular_values[:own]))
-        described.append(_describe(expert, left, own, len(strengths[-1])))
-    return _flat(tensor, strengths, shared + own * len(described), described)
+
+    total: Spectrum
+    experts: list[Spectrum]
+    squares: list[torch.Tensor]
+    with_sum: list[torch.Tensor]
+    rounding: Rounding
 
 
-def _largest(spectrum: Spectrum) -> float:
-    return float(spectrum.everything[0]) if len(spectrum.everything) else 0.0
+@dataclass(frozen=True)
+class CommonGrams(Reduction):
+    """MᵀM of M = Σ wᵢdᵢ, each dᵢᵀdᵢ and, of a matrix that is not transposed, Mᵀdᵢ."""
+
+    def add(self, state: State, block: Block, subject: Subject) -> None:
+        """Add the block's products."""
+        add_base(state, block)
+        add_gram(state, "sum", block.sum)
+        for number, matrix in enumerate(block.tensors):
+            add_gram(state, f"{number}", matrix)
+            if not subject.transposed:
+                add_product(state, f"sum-{number}", block.sum, matrix)
+
+    def finish(self, state: State, subject: Subject) -> Common:
+        """Return the spectra and the products."""
+        squares = [mirror(state[f"{number}"]) for number in range(subject.experts)]
+        with_sum = [state[f"sum-{n}"] for n in range(subject.experts) if not subject.transposed]
+        (total,) = spectra_of([state["sum"]])
+        experts = spectra_of(squares)
+        return Common(total, experts, squares, with_sum, rounding_of(state, subject))
 
 
-def _describe(expert: Spectrum, left: Spectrum, own: int, kept: int) -> dict[str, Any]:
-    before, after = (float(s.everything.square().sum()) for s in (expert, left))
-    explained = min(max(1 - after / before, 0.0), 1.0) if before > 0 else 1.0
-    return expert.describe(own) | {"kept_rank": kept, "energy_in_common_space": explained}
+class _OutsideRight:
+    """What is outside the common space of transposed matrices: dᵢ·(I − V_c·V_cᵀ).
+
+    Left of what is stored is right of what a method sees. In coordinates of V_c's complement S its
+    Gram matrix is the small Sᵀ·dᵢᵀdᵢ·S.
+    """
+
+    def __init__(self, found: Common, total: Spectrum, common: Part) -> None:
+        self._space = complement(common.right)
+        inside = [product(self._space.mT, product(g, self._space)) for g in found.squares]
+        self.grams = [(matrix + matrix.mT) / 2 for matrix in inside]
+
+    def part(self, number: int, rest: Spectrum, expert: Spectrum, rank: int) -> Part:
+        """Return an expert's first directions outside."""
+        factor, right = rest.factors(rank, of=expert)
+        factor = product(self._space, factor.double()).to(factor.dtype)
+        return Part(number, factor, product(self._space, right.double()).float())
 
 
-def _flat(
-    tensor: About | MergeInputs,
-    strengths: list[torch.Tensor],
-    count: int,
-    described: list[dict[str, Any]],
-) -> torch.Tensor:
-    """Return the mean strength of all places for those that are taken, with their signs."""
-    every = torch.cat(strengths)
-    mean = float(every.abs().sum()) / max(1, count)
-    tensor.diagnostics.update(
-        experts=described, common_rank=len(strengths[0]), mean_singular_value=mean
-    )
-    return mean * every.sign()
+class _OutsideLeft:
+    """What is outside the common space: dᵢ − U_c·Xᵢ, with U_c = M·F and Xᵢ = Fᵀ·Mᵀdᵢ.
+
+    Its Gram matrix is dᵢᵀdᵢ − Xᵢᵀ·Xᵢ, exact to float64 rounding of dᵢᵀdᵢ, and its left directions
+    are dᵢ·Fᵢ − M·(F·Xᵢ·Fᵢ).
+    """
+
+    def __init__(self, found: Common, total: Spectrum, common: Part) -> None:
+        count = common.right.shape[1]
+        self._factor = total.eigen.vectors(count) / total.everything[:count]
+        self._inside = [product(self._factor.mT, with_sum) for with_sum in found.with_sum]
+        self.grams = [
+            squares - mirror(gram(inside))
+            for squares, inside in zip(found.squares, self._inside, strict=True)
+        ]
+
+    def part(self, number: int, rest: Spectrum, expert: Spectrum, rank: int) -> Part:
+        """Return an expert's first directions outside."""
+        factor, right = rest.factors(rank, of=expert)
+        correction = product(self._factor, product(self._inside[number], factor.double()))
+        return Part(number, factor, right, -correction.to(factor.dtype))
+
+
+def _explained(expert: Spectrum, rest: Spectrum) -> float:
+    """Return the share of ‖d‖² that lies in the common space."""
+    before, after = (float(s.everything.square().sum()) for s in (expert, rest))
+    return min(max(1 - after / before, 0.0), 1.0) if before > 0 else 1.0

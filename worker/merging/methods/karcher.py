@@ -8,51 +8,41 @@ import numpy as np
 
 from app.contract.catalogue.parameter_space import Karcher
 from app.contract.errors import UndefinedMergeError
-from worker.merging.gram import GramSurvey
-from worker.merging.interface import About
-from worker.merging.linalg.sphere import Antipodal, karcher_mean
+from worker.merging.combines import Linear
+from worker.merging.linalg.sphere import Antipodal, cosines, karcher_mean, norms_of
+from worker.merging.method import Steps, Subject, merges
+from worker.merging.reductions import InnerProducts
 
 
-def survey(
-    about: About, parameters: Karcher, finished: GramSurvey | None
-) -> GramSurvey | list[float]:
-    """Return the coefficients of the experts in the mean; UndefinedMergeError if there is none."""
-    if finished is None:
-        return GramSurvey(about.experts)
-    finished.describe(about)
-    norms = finished.norms
-    shares = np.array(about.weights) / math.fsum(about.weights)
-    # Beside the largest: a small tensor has a direction as good as a large one's.
-    directed = np.flatnonzero(norms > parameters.tol * norms.max())
+@merges(Karcher)
+def karcher(x: Subject, p: Karcher) -> Steps:
+    """Return the mean as a combination of the experts; UndefinedMergeError if there is none."""
+    gram = yield InnerProducts()
+    norms = norms_of(gram)
+    shares = np.array(x.weights) / math.fsum(x.weights)
+    # Relative to the largest: a small tensor has a direction as good as a large one's.
+    directed = np.flatnonzero(norms > p.tol * norms.max())
     if not len(directed):
-        return [0.0] * about.experts
+        return Linear([0.0] * x.experts)
     chosen = shares[directed]
     if abs(float(chosen.sum())) <= 1e-9 * float(np.abs(chosen).sum()):
         raise UndefinedMergeError(
-            f"{about.name}: the weights of the checkpoints in which it is not zero add up to 0, "
+            f"{x.name}: the weights of the checkpoints in which it is not zero add up to 0, "
             "and karcher divides by their sum. Change the weights."
         )
     try:
         mean = karcher_mean(
-            finished.cosines[directed][:, directed],
+            cosines(gram)[directed][:, directed],
             chosen / chosen.sum(),
-            max_iter=parameters.max_iter,
-            tol=parameters.tol,
+            max_iter=p.max_iter,
+            tol=p.tol,
         )
     except Antipodal:
         raise UndefinedMergeError(
-            f"{about.name}: checkpoints point in opposite directions, between which the Karcher "
+            f"{x.name}: checkpoints point in opposite directions, between which the Karcher "
             "mean is not defined. Use a rule to give this tensor another method."
         ) from None
-    about.diagnostics.update(iterations=mean.iterations, tangent_norm=mean.tangent_norm)
+    x.notes.diagnostics.update(iterations=mean.iterations, tangent_norm=mean.tangent_norm)
     found = np.zeros_like(norms)
     found[directed] = mean.coefficients / norms[directed]
-    listed: list[float] = (found * (shares * norms).sum()).tolist()
-    return listed
-
-
-def coefficients(
-    weights: tuple[float, ...], parameters: Karcher, known: list[float]
-) -> list[float]:
-    """Return the experts' coefficients, of the tensors as they are: what the survey found."""
-    return known
+    return Linear((found * (shares * norms).sum()).tolist())

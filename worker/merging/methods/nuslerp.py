@@ -2,79 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Self
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from app.contract.catalogue.parameter_space import NuSlerp
-from worker.merging.gram import GramSurvey
-from worker.merging.interface import About, MergeInputs, Survey
-from worker.merging.linalg.inner_products import Doubles, cosines
-from worker.merging.linalg.sphere import slerp_coefficients
+from worker.merging.combines import Entrywise, Linear
+from worker.merging.linalg.sphere import Doubles, cosines, slerp_coefficients
+from worker.merging.method import Block, Reduction, State, Steps, Subject, merges
+from worker.merging.reductions import InnerProducts
 
 _LEAST_SINE = 1e-7
 """Under this a float64 cosine cannot tell the angle from 0, or from π."""
-_PAIRS = ((0, 0), (0, 1), (1, 0), (1, 1))
-
-Coefficients = tuple[torch.Tensor, torch.Tensor]
 
 
-class ColumnSurvey(Survey):
-    """The inner products of the vectors along the first axis: the Gram matrix of each column."""
+@merges(NuSlerp)
+def nuslerp(x: Subject, p: NuSlerp) -> Steps:
+    """Combine the two tensors as they are, not made unit vectors, by the angle between them.
 
-    def __init__(self, columns: tuple[int, ...]) -> None:
-        self.gram = np.zeros((*columns, 2, 2))
+    The angle is that of the tensors, or of their vectors along an axis: the first or the last.
+    """
+    if p.axis is None or len(x.shape) < 2:
+        first, second = _coefficients((yield InnerProducts()), x.weights)
+        return Linear([float(first), float(second)])
+    columns = (yield ColumnProducts()) if p.axis == 0 else None
 
-    @property
-    def question(self) -> Hashable:
-        """It asks the same of all blocks."""
-        return type(self), self.gram.shape
+    def combine(block: Block) -> torch.Tensor:
+        one, other = block.tensors
+        first, second = _coefficients(
+            columns if columns is not None else _grams(block.tensors, -1), x.weights
+        )
+        if columns is None:
+            first, second = first[..., None], second[..., None]
+        merged: torch.Tensor = one * torch.from_numpy(first).float()
+        return merged.addcmul_(other, torch.from_numpy(second).float())
 
-    def add(self, inputs: MergeInputs) -> None:
+    return Entrywise(combine)
+
+
+@dataclass(frozen=True)
+class ColumnProducts(Reduction):
+    """The inner products of the vectors along the first axis: a 2 x 2 Gram matrix a column."""
+
+    def add(self, state: State, block: Block, subject: Subject) -> None:
         """Add those of a block of rows."""
-        self.gram += _grams(inputs.tensors, 0)
+        self.join(state, {"grams": _grams(block.tensors, 0)})
 
-    def join(self, later: Self) -> None:
-        """Add those of later rows."""
-        self.gram += later.gram
-
-
-def survey(
-    about: About, parameters: NuSlerp, finished: GramSurvey | ColumnSurvey | None
-) -> Survey | Coefficients | None:
-    """Return the coefficients of both models, one pair for all entries or one a column."""
-    if parameters.axis == -1:
-        return None
-    by_column = parameters.axis == 0 and len(about.shape) > 1
-    if finished is None:
-        return ColumnSurvey(about.shape[1:]) if by_column else GramSurvey(about.experts)
-    if isinstance(finished, GramSurvey):
-        finished.describe(about)
-    return _coefficients(finished.gram, about.weights)
-
-
-def merge(
-    inputs: MergeInputs, parameters: NuSlerp, coefficients: Coefficients | None
-) -> torch.Tensor:
-    """Return the combination of the two tensors as they are, not made unit vectors."""
-    if coefficients is None:
-        pair = _coefficients(_grams(inputs.tensors, -1), inputs.weights)
-        coefficients = pair[0].unsqueeze(-1), pair[1].unsqueeze(-1)
-    first, second = (c.to(inputs.tensors) for c in coefficients)
-    return (inputs.tensors[0] * first).addcmul_(inputs.tensors[1], second)
+    def finish(self, state: State, subject: Subject) -> Doubles:
+        """Return (*columns, 2, 2), float64."""
+        found: Doubles = state["grams"]
+        return found
 
 
 def _grams(tensors: torch.Tensor, axis: int) -> Doubles:
     """Return the two tensors' Gram matrices of the vectors along an axis: (..., 2, 2), float64."""
-    wide = tensors.double()
-    products = torch.stack([(wide[i] * wide[j]).sum(axis) for i, j in _PAIRS], -1)
-    return products.view(*products.shape[:-1], 2, 2).numpy()
+    one, other = tensors.double()
+    products = [(one * one).sum(axis), (one * other).sum(axis), (other * other).sum(axis)]
+    first, cross, second = (found.numpy() for found in products)
+    return np.stack([first, cross, cross, second], -1).reshape(*first.shape, 2, 2)
 
 
-def _coefficients(grams: Doubles, weights: tuple[float, ...]) -> Coefficients:
+def _coefficients(grams: Doubles, weights: tuple[float, ...]) -> tuple[Doubles, Doubles]:
     t = weights[1] / (weights[0] + weights[1])
-    cosine = cosines(grams)[..., 0, 1]
-    first, second = slerp_coefficients(cosine, t, least_sine=_LEAST_SINE)
-    return torch.as_tensor(first), torch.as_tensor(second)
+    return slerp_coefficients(cosines(grams)[..., 0, 1], t, least_sine=_LEAST_SINE)

@@ -3,164 +3,88 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
+import numpy as np
 import torch
 
 from app.contract.catalogue.task_vector import Sce
-from worker.merging.interface import About, MergeInputs, Survey
-from worker.merging.linalg.agreement import (
-    agreeing_sum,
-    clear_unselected,
-    selected_energies,
-    spread,
-)
-from worker.merging.linalg.order_statistics import (
-    ALL,
-    NONE,
-    Boundary,
-    Chunk,
-    Place,
-    bucket_boundary,
-)
-from worker.merging.ranks import HistogramSurvey, RankSurvey
+from worker.merging import native
+from worker.merging.combines import Elected
+from worker.merging.linalg.ops import flat
+from worker.merging.linalg.sphere import Doubles
+from worker.merging.method import Block, Combine, Notes, Reduction, State, Steps, Subject, merges
+from worker.merging.reductions import Histogram, InnerProducts, Stream, order_statistics
 
 
-class SpreadSurvey(HistogramSurvey):
-    """Ranks the entries by their standard deviation over the experts, and counts those above 0."""
+@merges(Sce)
+def sce(x: Subject, p: Sce) -> Steps:
+    """Select the entries of largest variance, weigh experts by their energy there, erase.
 
-    def __init__(self) -> None:
-        super().__init__(1, _spreads)
-        self.nonzero = 0
-
-    def add(self, inputs: MergeInputs) -> None:
-        """Count a block's."""
-        spreads, nonzero = spread(inputs.tensors)
-        self.nonzero += nonzero
-        self.histogram.add(0, spreads)
-
-    def join(self, later: Self) -> None:
-        """Count those of later blocks."""
-        super().join(later)
-        self.nonzero += later.nonzero
-
-
-class EnergySurvey(Survey):
-    """Sums the squares of each expert's changes: of all, or of none."""
-
-    def __init__(self, experts: int, selection: Boundary) -> None:
-        self.selection = selection
-        self.energies = torch.zeros(experts, dtype=torch.float64)
-
-    @property
-    def question(self) -> Hashable:
-        """Which changes are summed."""
-        return type(self), len(self.energies), self.selection
-
-    def add(self, inputs: MergeInputs) -> None:
-        """Add those of a block."""
-        if self.selection is ALL:
-            ranked = inputs.tensors[0].reshape(-1)
-            self.energies += selected_energies(inputs.tensors, ranked, ALL, inputs.start)
-
-    def join(self, later: Self) -> None:
-        """Add those of later blocks."""
-        self.energies += later.energies
-
-
-class SelectionSurvey(Survey):
-    """Finds the boundary of the selected spreads, and each expert's energy within it.
-
-    Above the boundary's bucket all is selected. What is in the bucket is kept aside with its
-    changes, until it is known where in the bucket the boundary is.
+    Entries equal to the smallest variance that is selected are all selected. Without any change
+    there, the experts count the same.
     """
-
-    def __init__(self, experts: int, place: Place, ranks: RankSurvey) -> None:
-        self._ranks = ranks
-        self._place = place
-        self._surely = bucket_boundary(place.bucket)
-        self._energies = torch.zeros(experts, dtype=torch.float64)
-        self._doubtful: list[tuple[Chunk, torch.Tensor]] = []
-
-    @property
-    def question(self) -> Hashable:
-        """Which spread is looked for."""
-        return type(self), len(self._energies), self._place
-
-    def add(self, inputs: MergeInputs) -> None:
-        """Add a block's."""
-        ranked, _ = spread(inputs.tensors)
-        self._energies += selected_energies(inputs.tensors, ranked, self._surely, inputs.start)
-        for chunk in self._ranks.candidates.add(0, ranked, inputs.start):
-            changes = inputs.tensors.flatten(1)[:, torch.from_numpy(chunk.offsets)]
-            self._doubtful.append((chunk, changes))
-
-    def join(self, later: Self) -> None:
-        """Add those of later blocks."""
-        self._ranks.join(later._ranks)
-        self._energies += later._energies
-        self._doubtful += later._doubtful
-
-    @property
-    def selection(self) -> Boundary:
-        """The boundary of the selected spreads."""
-        return self._ranks.boundaries[0][0]
-
-    @property
-    def energies(self) -> torch.Tensor:
-        """Each expert's Σ dᵢ² over the selected entries, float64."""
-        boundary, total = self.selection, self._energies.clone()
-        for chunk, changes in self._doubtful:
-            kept = changes[:, torch.from_numpy(chunk.kept(boundary))]
-            total += kept.double().square().sum(1)
-        return total
+    # A single expert varies nowhere: there is nothing to select it away for.
+    if p.select_topk == 1.0 or x.experts == 1:
+        cut, energies = 0.0, np.diagonal((yield InnerProducts()))
+    else:
+        counted = yield Histogram(Spread())
+        wanted = math.floor(p.select_topk * counted.nonzero)
+        cut = math.inf
+        if wanted:
+            ((cut,),) = yield from order_statistics(counted, [wanted - 1])
+        energies, x.notes.diagnostics["selected"] = yield Energies(cut)
+    total = energies.sum()
+    shares = energies / total if total > 0.0 else np.full(x.experts, 1.0 / x.experts)
+    x.notes.diagnostics["coefficients"] = shares.tolist()
+    return Erased(shares.tolist(), cut)
 
 
 @dataclass(frozen=True)
-class Known:
-    """The experts' coefficients qᵢ, and the boundary of the selected spreads."""
+class Spread(Stream):
+    """The population standard deviation over the experts, which ranks as variance does."""
 
-    coefficients: tuple[float, ...]
-    selection: Boundary
+    magnitudes = True
+    counts_nonzero = True
 
-
-def survey(
-    about: About,
-    parameters: Sce,
-    finished: SpreadSurvey | SelectionSurvey | EnergySurvey | None,
-) -> Survey | Known:
-    """Return the selection and the coefficients; equal ones where no change is selected."""
-    experts = about.experts
-    if isinstance(finished, EnergySurvey | SelectionSurvey):
-        energies = finished.energies
-        total = energies.sum()
-        shares = energies / total if total > 0.0 else torch.full((experts,), 1.0 / experts)
-        about.diagnostics["coefficients"] = shares.tolist()
-        return Known(tuple(shares.tolist()), finished.selection)
-    if isinstance(finished, SpreadSurvey):
-        kept = math.floor(parameters.select_topk * finished.nonzero)
-        about.diagnostics["selected"] = kept
-        if kept == 0:
-            return EnergySurvey(experts, NONE)
-        (place,) = finished.histogram.find(0, [kept - 1])
-        return SelectionSurvey(experts, place, finished.find([kept - 1]))
-    # A single expert varies nowhere: there is nothing to select it away for.
-    everything = parameters.select_topk == 1.0 or experts == 1
-    return EnergySurvey(experts, ALL) if everything else SpreadSurvey()
+    def __call__(self, block: Block) -> Sequence[torch.Tensor]:
+        """Return the block's; exactly 0 where all experts are equal."""
+        tensors = flat(block.tensors)
+        result = torch.empty(tensors.shape[1])
+        native.spread(tensors, result)
+        return [result]
 
 
-def merge(inputs: MergeInputs, parameters: Sce, known: Known) -> torch.Tensor:
-    """Return the weighted mean of the selected changes that have the majority's sign."""
-    parts = inputs.tensors
-    merged, agreeing = agreeing_sum(parts, known.coefficients, weighted_votes=False, normalize=True)
-    inputs.count("agreeing", agreeing)
-    if known.selection is not ALL:
-        spreads, _ = spread(parts)
-        clear_unselected(merged, spreads, known.selection, inputs.start)
-    return merged
+@dataclass(frozen=True)
+class Energies(Reduction):
+    """Each expert's Σ dᵢ² over the entries whose spread is at least the cut, and their number."""
+
+    cut: float
+
+    def add(self, state: State, block: Block, subject: Subject) -> None:
+        """Add the block's."""
+        (spread,) = Spread()(block)
+        energies = torch.zeros(subject.experts, dtype=torch.float64)
+        native.add_energies(flat(block.tensors), spread, self.cut, energies)
+        selected = np.array(int((spread >= self.cut).sum()))
+        self.join(state, {"energies": energies.numpy(), "selected": selected})
+
+    def finish(self, state: State, subject: Subject) -> tuple[Doubles, int]:
+        """Return one energy an expert, float64, and the number of entries."""
+        return state["energies"], int(state["selected"])
 
 
-def _spreads(inputs: MergeInputs) -> Sequence[torch.Tensor]:
-    return [spread(inputs.tensors)[0]]
+class Erased(Combine):
+    """The mean, weighted by q, of the selected changes that have the majority's sign."""
+
+    def __init__(self, shares: Sequence[float], cut: float) -> None:
+        self._elected = Elected(shares, weighted_votes=False)
+        self._cut = cut
+
+    def __call__(self, block: Block, notes: Notes) -> torch.Tensor:
+        """Return the mean; 0 where the spread is under the cut."""
+        merged = self._elected(block, notes)
+        if self._cut > 0.0:
+            native.clear_below(merged.view(-1), Spread()(block)[0], self._cut)
+        return merged

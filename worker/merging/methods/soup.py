@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from app.contract.catalogue.parameter_space import Soup
-from worker.merging.linalg.sums import shares
+from worker.merging.combines import Linear, shares
+from worker.merging.method import Subject, merges
 
 
-def coefficients(weights: tuple[float, ...], parameters: Soup) -> Sequence[float]:
-    """Return wᵢ / Σ wᵢ, or wᵢ where `normalize` is off."""
-    return shares(weights, normalize=parameters.normalize)
+@merges(Soup)
+def soup(x: Subject, p: Soup) -> Linear:
+    """Return the weighted mean; the weighted sum if `normalize` is off."""
+    return Linear(shares(x.weights, normalize=p.normalize))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from app.contract.catalogue.task_vector import TaskArithmetic
-from worker.merging.linalg.sums import shares
+from worker.merging.combines import Linear, shares
+from worker.merging.method import Subject, merges
 
 
-def coefficients(weights: tuple[float, ...], parameters: TaskArithmetic) -> Sequence[float]:
-    """Return wᵢ, divided by Σ wᵢ where `normalize` is on."""
-    return shares(weights, normalize=parameters.normalize)
+@merges(TaskArithmetic)
+def task_arithmetic(x: Subject, p: TaskArithmetic) -> Linear:
+    """Return Σ wᵢdᵢ, divided by Σ wᵢ if `normalize` is on."""
+    return Linear(shares(x.weights, normalize=p.normalize))

@@ -4,40 +4,21 @@ from __future__ import annotations
 
 import math
 
-import torch
-
 from app.contract.catalogue.task_vector import Ties
-from worker.merging.interface import About, MergeInputs, Survey
-from worker.merging.linalg.agreement import agreeing_sum
-from worker.merging.linalg.order_statistics import Boundary
-from worker.merging.ranks import HistogramSurvey, RankSurvey
+from worker.merging.combines import Elected
+from worker.merging.method import Steps, Subject, merges
+from worker.merging.reductions import magnitude_cuts
 
 
-def survey(
-    about: About, parameters: Ties, finished: HistogramSurvey | RankSurvey | None
-) -> Survey | list[Boundary] | None:
-    """Return the boundary of each expert's k largest changes; None where all are kept."""
-    if parameters.density == 1.0:
-        return None
-    if finished is None:
-        return HistogramSurvey(about.experts)
-    if isinstance(finished, HistogramSurvey):
-        kept = max(1, math.floor(parameters.density * finished.histogram.entries))
-        about.diagnostics["kept_of_each"] = kept
-        return finished.find([kept - 1])
-    boundaries = [boundary for (boundary,) in finished.boundaries]
-    about.diagnostics["thresholds"] = [boundary.value for boundary in boundaries]
-    return boundaries
+@merges(Ties)
+def ties(x: Subject, p: Ties) -> Steps:
+    """Trim each expert to its k largest changes, k = max(1, ⌊density·n⌋); elect; average.
 
-
-def merge(inputs: MergeInputs, parameters: Ties, boundaries: list[Boundary] | None) -> torch.Tensor:
-    """Return the mean (or sum) of what agrees."""
-    merged, agreeing = agreeing_sum(
-        inputs.tensors,
-        inputs.weights,
-        boundaries,
-        start=inputs.start,
-        normalize=parameters.normalize,
-    )
-    inputs.count("agreeing", agreeing)
-    return merged
+    Changes equal to the k-th largest are all kept.
+    """
+    if p.density == 1.0:
+        return Elected(x.weights, normalize=p.normalize)
+    kept = max(1, math.floor(p.density * x.entries))
+    cuts = [cut for (cut,) in (yield from magnitude_cuts([kept - 1]))]
+    x.notes.diagnostics.update(kept_of_each=kept, thresholds=cuts)
+    return Elected(x.weights, cuts, normalize=p.normalize)

@@ -12,7 +12,7 @@ from app.contract.recipe import parse_request
 from app.contract.settings import Settings
 from app.services.preparation import prepare, source_policy
 from tests.tiny_whisper import make_base, noisy, variant
-from worker.merging.engine.run import Job
+from worker.merging.engine.job import Job
 from worker.merging.local import fetch_all, make_job
 
 

@@ -13,7 +13,8 @@ import pytest
 from app.contract.errors import InvalidCheckpointError, SourceChangedError
 from app.sources.completion import copied_files
 from tests.tiny_whisper import variant
-from worker.merging.engine.run import Job, run
+from worker.merging.engine.job import Job
+from worker.merging.engine.run import run
 
 Make = Callable[..., Job]
 

@@ -1,4 +1,4 @@
-"""What every method's tests share: inputs made by hand or at random, and one BLAS thread."""
+"""What every method's tests share: a way to run one on tensors, and tensors made at random."""
 
 import math
 
@@ -6,10 +6,11 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-from app.contract.catalogue import CATALOGUE, parse_parameters
-from worker.merging.interface import MergeInputs
+from app.contract.catalogue import CATALOGUE
 
 install_import_hook("worker.merging.linalg", "beartype.beartype")
+
+from benchmarks.in_memory import merge_in_memory  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -21,78 +22,23 @@ def one_thread():
 
 
 @pytest.fixture
-def make_inputs():
-    """A function from task vectors (or weights) and weights to a method's inputs."""
-
-    def make(tensors, weights=None, *, base=None, unit_roundoff=2.0**-24):
-        tensors = torch.as_tensor(tensors, dtype=torch.float32)
-        return MergeInputs(
-            name="model.encoder.layers.0.fc1.weight",
-            base=torch.zeros_like(tensors[0]) if base is None else base,
-            tensors=tensors,
-            weights=tuple(weights or [1.0] * len(tensors)),
-            unit_roundoff=unit_roundoff,
-            seed=lambda index: index,
-        )
-
-    return make
+def run():
+    """A function that merges tensors in memory; with what the method had to say."""
+    return merge_in_memory
 
 
 @pytest.fixture
-def merge(make_inputs):
-    """A function that merges task vectors (or weights) by a method's name and parameters."""
-    from worker.merging.methods import load
-
-    def run(name, tensors, weights=None, *, base=None, unit_roundoff=2.0**-24, **parameters):
-        inputs = make_inputs(tensors, weights, base=base, unit_roundoff=unit_roundoff)
-        return load(name)(inputs, parse_parameters(name, parameters))
-
-    return run
+def merge():
+    """As `run`, the merged tensor alone."""
+    return lambda *given, **parameters: merge_in_memory(*given, **parameters).tensor
 
 
 @pytest.fixture
-def merge_in_blocks(make_inputs):
-    """As `merge`, by blocks of so many rows, surveyed by stretches of so many, as the engine does.
-
-    Blocks are flat, unless the method wants rows.
-    """
-    from worker.merging.interface import About, Survey
-    from worker.merging.methods import load
-
-    def run(name, tensors, rows, weights=None, *, stretch=None, **given):
-        method, parameters = load(name), parse_parameters(name, given)
-        count, row = len(tensors), tensors[0][0].numel()
-
-        def block(start):
-            inputs = make_inputs(tensors[:, start : start + rows], weights)
-            if not parameters.row_blocks:
-                inputs.base, inputs.tensors = inputs.base.flatten(), inputs.tensors.flatten(1)
-            inputs.start = start * row
-            return inputs.summed() if parameters.of_sum else inputs
-
-        starts = range(0, tensors.shape[1], rows)
-        stretch = stretch or tensors.shape[1]
-        known = ()
-        if method.survey is not None:
-            about = About("a.tensor", tuple(tensors.shape[1:]), tuple(weights or [1.0] * count))
-            answer = method.survey(about, parameters, None)
-            finished = None
-            while isinstance(answer, Survey):
-                parts = []
-                for first in range(0, tensors.shape[1], stretch):
-                    part = method.survey(about, parameters, finished)
-                    for start in range(first, min(first + stretch, tensors.shape[1]), rows):
-                        part.add(block(start))
-                    parts.append(part)
-                finished, *others = parts
-                for later in others:
-                    finished.join(later)
-                answer = method.survey(about, parameters, finished)
-            known = (answer,)
-        merged = [method.merge(block(start), parameters, *known).flatten() for start in starts]
-        return torch.cat(merged).view(tensors.shape[1:])
-
-    return run
+def merge_in_blocks():
+    """As `merge`, by blocks of so many rows."""
+    return lambda name, tensors, rows, weights=None, **more: (
+        merge_in_memory(name, tensors, weights, rows=rows, **more).tensor
+    )
 
 
 @pytest.fixture

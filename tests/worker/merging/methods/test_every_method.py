@@ -19,7 +19,15 @@ NOT_HOMOGENEOUS = frozenset({"pcb"})
 """Methods in which the size of the task vectors matters by their formula (a tanh of a product)."""
 DIRECTIONS = frozenset({"karcher", "multi_slerp"})
 """Methods that refuse directions which cancel; a tensor of one entry has only two."""
-SHAPES = [(1, 1), (1, 9), (9, 1), (24, 24), (40, 12), (12, 40), (200, 40), (40, 200), (160, 160)]
+SHAPES = [(1, 1), (1, 9), (9, 1), (24, 24), (40, 12), (12, 40)]
+OPTIONS = {
+    "model_stock": [{}, {"filter_wise": True}],
+    "nuslerp": [{}, {"axis": 0}, {"axis": -1}],
+    "ties": [{}, {"density": 1.0}],
+    "sce": [{}, {"select_topk": 0.5}],
+    "breadcrumbs": [{}, {"density": 1.0, "gamma": 0.0}],
+}
+"""Parameters that decide how often a method reads."""
 EVERY_METHOD = list(CATALOGUE)
 
 
@@ -32,7 +40,7 @@ def shapes_of(name):
     return SHAPES if CATALOGUE[name].spectral else [*SHAPES, (7,), (6, 5, 3)]
 
 
-def experts_of(name, among=(1, 2, 4, 20)):
+def experts_of(name, among=(1, 2, 20)):
     least, most = CATALOGUE[name].min_experts, CATALOGUE[name].max_experts
     return [n for n in among if n >= least and (most is None or n <= most)]
 
@@ -67,12 +75,12 @@ def test_the_result_is_finite_float32_of_the_tensors_shape(name, shape, experts,
     assert result.isfinite().all()
 
 
-def test_inputs_are_not_written_to(name, make_inputs):
-    base, tensors = torch.randn(160, 40), torch.randn(some(name), 160, 40)
-    inputs = make_inputs(tensors.clone(), base=base.clone())
-    load(name)(inputs, parse_parameters(name, {}))
-    assert torch.equal(inputs.tensors, tensors)
-    assert torch.equal(inputs.base, base)
+def test_inputs_are_not_written_to(name, merge):
+    base, tensors = torch.randn(60, 40), torch.randn(some(name), 60, 40)
+    before = base.clone(), tensors.clone()
+    merge(name, tensors, base=base)
+    assert torch.equal(base, before[0])
+    assert torch.equal(tensors, before[1])
 
 
 def test_views_that_are_not_contiguous_are_taken(name, merge):
@@ -82,14 +90,12 @@ def test_views_that_are_not_contiguous_are_taken(name, merge):
     assert torch.dist(result, expected) <= 1e-4 * expected.norm()
 
 
-@pytest.mark.parametrize("shape", [(30, 20), (200, 140)])
-def test_zero_task_vectors_give_zero(name, merge, shape):
-    assert not merge(name, torch.zeros(some(name), *shape)).any()
+def test_zero_task_vectors_give_zero(name, merge):
+    assert not merge(name, torch.zeros(some(name), 30, 20)).any()
 
 
-@pytest.mark.parametrize("shape", [(30, 20), (200, 140)])
-def test_a_second_run_gives_the_same_bits(name, merge, shape):
-    tensors = random(name, some(name), *shape, seed=3)
+def test_a_second_run_gives_the_same_bits(name, merge):
+    tensors = random(name, some(name), 60, 40, seed=3)
     assert torch.equal(merge(name, tensors), merge(name, tensors.clone()))
 
 
@@ -110,8 +116,8 @@ def test_a_weight_of_one_is_the_default(name, merge, random_tensors):
     assert torch.equal(merge(name, tensors, [1.0] * len(tensors)), merge(name, tensors))
 
 
-@pytest.mark.parametrize("experts", [1, 2, 4, 20])
-@pytest.mark.parametrize("shape", [(40, 40), (200, 64)])
+@pytest.mark.parametrize("experts", [1, 2, 20])
+@pytest.mark.parametrize("shape", [(40, 40), (100, 30)])
 def test_equal_experts_are_merged_without_noise(name, merge, experts, shape):
     if experts not in experts_of(name):
         pytest.skip("not that many experts")
@@ -136,7 +142,7 @@ def test_low_rank_experts_merge_into_the_space_they_span(name, merge, rank):
 
 
 @settings(
-    max_examples=30,
+    max_examples=15,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -158,36 +164,36 @@ def test_scale_is_carried_through(name, merge, random_tensors, scale):
 
 
 def test_blocks_of_a_blockwise_method_are_the_whole_to_the_bit(name, merge, merge_in_blocks):
-    if not CATALOGUE[name].blockwise:
-        pytest.skip("needs the whole tensor")
+    if CATALOGUE[name].spectral:
+        pytest.skip("in test_tall.py")
     tensors = random(name, some(name), 37, 11, seed=6)
     whole = merge(name, tensors)
     # Sums are taken in float64: their order shows in the last bit of float32 at most.
     torch.testing.assert_close(merge_in_blocks(name, tensors, 5), whole, rtol=3e-7, atol=0)
 
 
-def test_surveys_joined_over_stretches_are_those_of_the_whole(name, merge, merge_in_blocks):
-    if CATALOGUE[name].model_validate({}).passes == 1:
-        pytest.skip("surveys nothing")
+def test_reductions_joined_over_stretches_are_those_of_the_whole(name, merge, merge_in_blocks):
+    parameters = CATALOGUE[name].model_validate({})
+    if parameters.readings == 1 or parameters.spectral:
+        pytest.skip("reduces nothing, or in test_tall.py")
     tensors = random(name, some(name), 60, 11, seed=7).half().float()
     whole = merge(name, tensors)
     joined = merge_in_blocks(name, tensors, 4, stretch=20)
     torch.testing.assert_close(joined, whole, rtol=3e-7, atol=0)
 
 
-def test_the_catalogue_knows_which_methods_survey(name):
-    parameters = parse_parameters(name, {})
-    assert (parameters.passes_over((2**20, 16)) > 1) == (load(name).survey is not None)
-    assert CATALOGUE[name].blockwise or parameters.passes == 1
+def test_the_catalogue_says_how_often_a_method_reads(name, run):
+    for options in OPTIONS.get(name, [{}]):
+        found = run(name, torch.randn(some(name), 30, 20), **options)
+        assert found.readings == parse_parameters(name, options).readings
 
 
-def test_diagnostics_and_warnings_are_what_json_can_carry(name, make_inputs):
-    inputs = make_inputs(torch.randn(some(name), 30, 20))
-    load(name)(inputs, parse_parameters(name, {}))
-    json.dumps(inputs.diagnostics, allow_nan=False)
-    json.dumps(inputs.counts)
+def test_diagnostics_and_warnings_are_what_json_can_carry(name, run):
+    found = run(name, torch.randn(some(name), 30, 20))
+    json.dumps(found.diagnostics, allow_nan=False)
+    json.dumps(found.counts)
     if CATALOGUE[name].spectral:
-        assert len(inputs.diagnostics["experts"]) == some(name)
+        assert len(found.diagnostics["experts"]) == some(name)
 
 
 def test_an_unknown_method_is_refused_by_name():

@@ -5,9 +5,7 @@ import math
 import pytest
 import torch
 
-from app.contract.catalogue import parse_parameters
 from app.contract.errors import UndefinedMergeError
-from worker.merging.methods import load
 
 SHAPES = [(1, 40), (24, 24), (200, 30), (50,), (6, 5, 3)]
 
@@ -102,26 +100,23 @@ class TestModelStock:
         assert ratios == sorted(ratios)
         assert 0.97 < ratios[-1] < 1.0
 
-    def test_equal_experts_are_given_back_and_a_zero_one_counts_as_unrelated(self, make_inputs):
+    def test_equal_experts_are_given_back_and_a_zero_one_counts_as_unrelated(self, run):
         one = torch.randn(10, 6)
-        inputs = make_inputs(torch.stack([one, one, torch.zeros(10, 6)]))
-        result = load("model_stock")(inputs, parse_parameters("model_stock", {}))
-        assert inputs.diagnostics["mean_cosine"] == pytest.approx(1 / 3)
-        assert inputs.diagnostics["t"] == pytest.approx(3 / 5)
-        assert close(result, 3 / 5 * 2 / 3 * one.double())
-        assert not inputs.warnings
+        found = run("model_stock", torch.stack([one, one, torch.zeros(10, 6)]))
+        assert found.diagnostics["mean_cosine"] == pytest.approx(1 / 3)
+        assert found.diagnostics["t"] == pytest.approx(3 / 5)
+        assert close(found.tensor, 3 / 5 * 2 / 3 * one.double())
+        assert not found.warnings
 
     @pytest.mark.parametrize("filter_wise", [False, True])
-    def test_t_outside_the_unit_interval_is_a_warning_naming_the_tensor(
-        self, make_inputs, filter_wise
-    ):
+    def test_t_outside_the_unit_interval_is_a_warning_naming_the_tensor(self, run, filter_wise):
         generator = torch.Generator().manual_seed(0)
         one, noise = torch.randn(2, 10, 6, generator=generator)
-        inputs = make_inputs(torch.stack([one, -one + 0.5 * noise]))
-        parameters = parse_parameters("model_stock", {"filter_wise": filter_wise})
-        assert load("model_stock")(inputs, parameters).isfinite().all()
-        (warning,) = inputs.warnings
-        assert inputs.name in warning.message
+        pair = torch.stack([one, -one + 0.5 * noise])
+        found = run("model_stock", pair, filter_wise=filter_wise)
+        assert found.tensor.isfinite().all()
+        ((_, message),) = found.warnings
+        assert "model.encoder.layers.0.fc1.weight" in message
 
     def test_opposite_experts_give_the_base(self, merge):
         one = torch.randn(10, 6)
@@ -168,11 +163,10 @@ class TestKarcher:
         result = merge("karcher", torch.stack([one, torch.zeros(10, 6)]))
         assert close(result, one.double() / 2)
 
-    def test_diagnostics_tell_how_the_mean_was_reached(self, make_inputs):
-        inputs = make_inputs(family(3, (30, 20)))
-        load("karcher")(inputs, parse_parameters("karcher", {}))
-        assert inputs.diagnostics["tangent_norm"] < 1e-5
-        assert 0 < inputs.diagnostics["iterations"] <= 10
+    def test_diagnostics_tell_how_the_mean_was_reached(self, run):
+        found = run("karcher", family(3, (30, 20))).diagnostics
+        assert found["tangent_norm"] < 1e-5
+        assert 0 < found["iterations"] <= 10
 
 
 class TestMultiSlerp:

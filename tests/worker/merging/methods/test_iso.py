@@ -5,11 +5,9 @@ import math
 import pytest
 import torch
 
-from app.contract.catalogue import parse_parameters
-from worker.merging.methods import load
 from worker.merging.methods.iso_cts import places
 
-SHAPES = [(1, 1), (9, 1), (24, 24), (40, 12), (12, 40), (200, 64), (64, 200), (150, 150)]
+SHAPES = [(1, 1), (9, 1), (24, 24), (40, 12), (12, 40), (150, 150)]
 WEIGHTS = [1.0, -0.5, 2.0, 0.75, 1.0, 1.0, 0.3]
 
 
@@ -52,7 +50,7 @@ def test_iso_c_agrees_with_float64(merge, random_tensors, shape, experts):
     assert torch.dist(result.double(), expected) < 1e-4 * expected.norm()
 
 
-@pytest.mark.parametrize("fraction", [0.0, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("fraction", [0.0, 0.8, 1.0])
 @pytest.mark.parametrize("experts", [1, 2, 4])
 @pytest.mark.parametrize("shape", SHAPES[2:])
 def test_iso_cts_agrees_with_float64(merge, random_tensors, shape, experts, fraction):
@@ -74,12 +72,10 @@ def test_cases_worked_by_hand(merge):
     assert torch.allclose(own, torch.tensor([[4.0, 0.0], [0.0, 4.0]]))
 
 
-@pytest.mark.parametrize("how", ["polar", "svd"])
 @pytest.mark.parametrize("name", ["iso_c", "iso_cts"])
 @pytest.mark.parametrize("shape", [(60, 40), (40, 200), (144, 144)])
-def test_the_spectrum_is_flat(merge, random_tensors, name, shape, how):
-    options = {} if name == "iso_c" else {"orthogonalization": how}
-    values = torch.linalg.svdvals(merge(name, random_tensors(4, shape), **options).double())
+def test_the_spectrum_is_flat(merge, random_tensors, name, shape):
+    values = torch.linalg.svdvals(merge(name, random_tensors(4, shape)).double())
     assert torch.allclose(values, values.mean().expand_as(values), rtol=1e-4)
 
 
@@ -152,17 +148,13 @@ def test_equal_experts_add_nothing_outside_the_common_space(merge, random_tensor
     assert torch.linalg.matrix_rank(result.double(), rtol=1e-4) == 140 - own * (experts - 1)
 
 
-def test_diagnostics_tell_what_is_common(make_inputs, random_tensors):
+def test_diagnostics_tell_what_is_common(run, random_tensors):
     tensors = random_tensors(3, (60, 40))
-    inputs = make_inputs(tensors)
-    load("iso_cts")(inputs, parse_parameters("iso_cts", {}))
-    found = inputs.diagnostics
+    found = run("iso_cts", tensors).diagnostics
     assert found["common_rank"] == 31
     assert [expert["kept_rank"] for expert in found["experts"]] == [3, 3, 3]
     common = torch.linalg.svd(tensors.double().sum(0)).U[:, :31]
     for matrix, expert in zip(tensors.double(), found["experts"], strict=True):
         share = float((common.T @ matrix).square().sum() / matrix.square().sum())
         assert expert["energy_in_common_space"] == pytest.approx(share, abs=1e-5)
-    inputs = make_inputs(tensors)
-    load("iso_c")(inputs, parse_parameters("iso_c", {}))
-    assert inputs.diagnostics["sum"]["noise_directions"] == 0
+    assert run("iso_c", tensors).diagnostics["sum"]["noise_directions"] == 0

@@ -5,12 +5,10 @@ import math
 import pytest
 import torch
 
-from app.contract.catalogue import parse_parameters
-from worker.merging.linalg.newton_schulz import COEFFICIENTS
-from worker.merging.methods import load
+from worker.merging.linalg.orthogonal import NEWTON_SCHULZ
 
 BOTH = ["tsv_m", "boosted_tsv_m"]
-SHAPES = [(24, 24), (40, 12), (12, 40), (200, 64), (64, 200), (150, 150)]
+SHAPES = [(24, 24), (40, 12), (12, 40), (150, 150)]
 
 
 def orthogonalize(matrix, how):
@@ -18,7 +16,7 @@ def orthogonalize(matrix, how):
         u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
         return u @ vh
     x = matrix / matrix.norm()
-    for a, b, c in COEFFICIENTS:
+    for a, b, c in NEWTON_SCHULZ:
         squares = x.T @ x
         x = x @ (a * torch.eye(x.shape[1]) + b * squares + c * squares @ squares)
     return x
@@ -49,7 +47,7 @@ def float64_by_default():
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("how", ["polar", "newton_schulz", "svd"])
+@pytest.mark.parametrize("how", ["polar", "newton_schulz"])
 @pytest.mark.parametrize("experts", [1, 2, 4, 7])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_tsv_m_agrees_with_float64(merge, random_tensors, shape, experts, how):
@@ -82,12 +80,11 @@ def test_any_rank_fraction_agrees_with_float64(merge, random_tensors, name, rank
     assert torch.dist(result.double(), expected) < 1e-4 * expected.norm()
 
 
-@pytest.mark.parametrize("how", ["polar", "svd"])
-def test_a_case_worked_by_hand(merge, how):
+def test_a_case_worked_by_hand(merge):
     # Each expert keeps one direction: e1·e1ᵀ of the first, 2·e2·e2ᵀ of the second. They are
     # orthogonal already, so the sum is plain.
     tensors = [[[1.0, 0.0], [0.0, 0.25]], [[0.5, 0.0], [0.0, 2.0]]]
-    result = merge("tsv_m", tensors, [3.0, 1.0], orthogonalization=how)
+    result = merge("tsv_m", tensors, [3.0, 1.0])
     assert torch.allclose(result, torch.tensor([[3.0, 0.0], [0.0, 2.0]], dtype=torch.float32))
 
 
@@ -125,7 +122,7 @@ def test_beta_zero_flattens_the_merged_spectrum(merge, random_tensors):
     assert torch.allclose(values, torch.ones(40), atol=1e-4)
 
 
-@pytest.mark.parametrize("how", ["polar", "newton_schulz", "svd"])
+@pytest.mark.parametrize("how", ["polar", "newton_schulz"])
 def test_beta_one_is_tsv_m_to_the_bit(merge, random_tensors, how):
     tensors = random_tensors(4, (60, 40))
     boosted = merge("boosted_tsv_m", tensors, beta=1.0, orthogonalization=how)
@@ -193,12 +190,11 @@ def test_rounding_of_the_stored_weights_is_not_boosted(merge, name, dtype):
     assert torch.linalg.matrix_rank(result.double(), rtol=1e-4) == 8
 
 
-def test_diagnostics_tell_the_spectrum(make_inputs, random_tensors):
+def test_diagnostics_tell_the_spectrum(run, random_tensors):
     tensors = random_tensors(2, (60, 40))
-    inputs = make_inputs(tensors)
-    load("boosted_tsv_m")(inputs, parse_parameters("boosted_tsv_m", {"beta": 0.5}))
+    diagnostics = run("boosted_tsv_m", tensors, beta=0.5).diagnostics
     sigma = torch.linalg.svdvals(tensors[0].double())
-    expert = inputs.diagnostics["experts"][0]
+    expert = diagnostics["experts"][0]
     assert expert["norm"] == pytest.approx(float(tensors[0].norm()), rel=1e-6)
     assert expert["stable_rank"] == pytest.approx(float((sigma**2).sum() / sigma[0] ** 2), rel=1e-5)
     assert expert["kept_rank"] == 20
@@ -208,6 +204,5 @@ def test_diagnostics_tell_the_spectrum(make_inputs, random_tensors):
     reached = int((sigma.cumsum(0) / sigma.sum() < 0.5).sum())
     assert expert["singular_value_at_beta"] == pytest.approx(float(sigma[reached]), rel=1e-5)
     assert expert["noise_directions"] == 0
-    diagnostics = inputs.diagnostics
     assert diagnostics["stable_rank_after"] > diagnostics["stable_rank_before"]
     assert diagnostics["effective_rank_after"] > diagnostics["effective_rank_before"]

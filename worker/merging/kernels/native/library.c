@@ -1,4 +1,0 @@
-// Which sources a build was made of.
-#include "kernels.h"
-
-EXPORT const char *sources(void) { return SOURCES; }

@@ -1,0 +1,131 @@
+// Blocks read from files, widened to float32, and combined while they are in the cache.
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "kernels.h"
+
+// Where an input's entries begin, and how they are stored.
+typedef struct {
+    int32_t descriptor;
+    int32_t dtype;
+    int64_t offset;
+} Source;
+
+// Entries of an input that are read at a time: what a read costs beside its bytes is little, and a
+// few inputs' pieces stay in a core's share of the cache.
+enum { PIECE = 16384 };
+
+enum { FLOAT32, FLOAT16, BFLOAT16, FLOAT64 };
+
+static const int64_t sizes[] = {4, 2, 2, 8};
+
+static inline int64_t piece_of(int64_t inputs) {
+    return max(CHUNK, min(PIECE, 8 * PIECE / max(inputs, 1) / CHUNK * CHUNK));
+}
+
+// Fill `bytes`; return 0, or a failed read's errno + 1 (1 where the file ends).
+static int64_t fill(int descriptor, void *bytes, int64_t size, int64_t offset) {
+    for (int64_t done = 0; done < size;) {
+        ssize_t count = pread(descriptor, (char *)bytes + done, size - done, offset + done);
+        if (count < 0 && errno == EINTR) continue;
+        if (count <= 0) return count < 0 ? errno + 1 : 1;
+        done += count;
+    }
+    return 0;
+}
+
+// Widen a float16 with operations that every processor has as vectors.
+static inline float float_of_half(uint16_t half) {
+    int32_t size = half & 0x7FFF;
+    // 112 is the difference of the exponents' biases; those of infinity and NaN grow twice as much.
+    int32_t normal = (size << 13) + (size < 0x7C00 ? 112 << 23 : 224 << 23);
+    // Subnormal halves are multiples of 2⁻²⁴, the last digit of 0.5.
+    int32_t subnormal = bits_of(float_of(size + (126 << 23)) - 0.5f);
+    int32_t sign = (int32_t)((uint32_t)(half & 0x8000) << 16);
+    return float_of((size < 0x0400 ? subnormal : normal) | sign);
+}
+
+// Read entries `start` and on into `out`; return 0, or a failed read's errno + 1.
+static int64_t read_entries(const Source *source, int64_t start, int64_t count,
+                            float *restrict out) {
+    int64_t size = sizes[source->dtype], offset = source->offset + start * size;
+    if (source->dtype == FLOAT32) return fill(source->descriptor, out, count * size, offset);
+    double stored[PIECE];
+    int64_t failed = fill(source->descriptor, stored, count * size, offset);
+    if (failed) return failed;
+    const uint16_t *halves = (const uint16_t *)stored;
+    if (source->dtype == FLOAT16) {
+        for (int64_t j = 0; j < count; j++) out[j] = float_of_half(halves[j]);
+    } else if (source->dtype == BFLOAT16) {
+        for (int64_t j = 0; j < count; j++)
+            out[j] = float_of((int32_t)((uint32_t)halves[j] << 16));
+    } else {
+        for (int64_t j = 0; j < count; j++) out[j] = (float)stored[j];
+    }
+    return 0;
+}
+
+// What a caller is told of a read that failed: whose it was, and why.
+static inline int64_t failure(int64_t input, int64_t failed) { return -(failed << 32 | input); }
+
+// Inputs that are read together: the first is subtracted from the others if `subtract` says so, and
+// the inner products of the rows, without that of what was subtracted, are added to `gram`, unless it
+// is NULL.
+typedef struct {
+    const Source *sources;
+    int64_t count;
+    int32_t subtract;
+    double *gram;
+} Inputs;
+
+// Read at most a piece's entries into rows `stride` apart; return what they hold.
+//
+// FINITE if all entries are, EQUAL if all inputs have the same bits. Of a read that failed, return
+// −((errno + 1)·2³² + the input's number); errno is 0 where the file ends.
+static int64_t read_piece(const Inputs *inputs, int64_t start, int64_t width, float *rows,
+                          int64_t stride) {
+    int64_t count = inputs->count, first = inputs->subtract != 0;
+    for (int64_t i = 0; i < count; i++) {
+        int64_t failed = read_entries(inputs->sources + i, start, width, rows + i * stride);
+        if (failed) return failure(i, failed);
+    }
+    int64_t seen = first ? subtract_rows(rows, count, stride, width)
+                         : inspect_rows(rows, count, stride, width);
+    if (inputs->gram) add_gram(rows + first * stride, count - first, stride, width, inputs->gram);
+    return seen;
+}
+
+// Read entries `start` and on of each input into a row of `rows`; return what `read_piece` does.
+EXPORT int64_t read_rows(const Inputs *inputs, int64_t start, int64_t width, float *rows) {
+    int64_t piece = piece_of(inputs->count), seen = FINITE | EQUAL;
+    for (int64_t from = 0; from < width && seen >= 0; from += piece) {
+        int64_t here = min(piece, width - from);
+        int64_t found = read_piece(inputs, start + from, here, rows + from, width);
+        seen = found < 0 ? found : seen & found;
+    }
+    return seen;
+}
+
+// Read entries `start` and on of each input and write what they combine to into `results`, if there
+// is anything to write: else they are read for what is gathered of them.
+//
+// Return what `read_piece` does, plus RESULT_FINITE if all results are.
+EXPORT int64_t read_combined(const Inputs *inputs, int64_t start, int64_t width,
+                             const Combination *combination, float *results) {
+    int64_t piece = piece_of(inputs->count), seen = FINITE | EQUAL | RESULT_FINITE;
+    float *rows = malloc(inputs->count * piece * sizeof *rows);
+    if (!rows) return failure(0, ENOMEM + 1);
+    for (int64_t from = 0; from < width && seen >= 0; from += piece) {
+        int64_t here = min(piece, width - from);
+        int64_t found = read_piece(inputs, start + from, here, rows, piece);
+        if (found >= 0 && combination)
+            found |= combine_block(rows, inputs->count, piece, here, combination, results + from,
+                                   width)
+                         ? RESULT_FINITE
+                         : 0;
+        seen = found < 0 ? found : seen & found;
+    }
+    free(rows);
+    return seen;
+}
