@@ -134,6 +134,11 @@ class Settings(BaseSettings):
         ge=1,
         description="Working memory of a merge; half of what is available if not set. The largest tensor may always exceed it.",
     )
+    reductions_bytes: int = Field(
+        0,
+        ge=0,
+        description="Disk space for norms and spectra that later merges of the same checkpoints reuse, such as a search over beta; 0 turns it off.",
+    )
     failed_scratch_seconds: float = Field(
         86_400.0,
         ge=0,

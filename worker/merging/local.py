@@ -159,6 +159,8 @@ def make_job(
         device=_merge_device(settings, prepared),
         threads=settings.threads or default_threads(),
         memory_bytes=settings.memory_bytes,
+        store_folder=settings.data / "reductions",
+        store_bytes=settings.reductions_bytes,
     )
 
 

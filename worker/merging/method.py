@@ -23,7 +23,7 @@ engine transposes the others.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Generator, Hashable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, ClassVar, TypeVar
@@ -161,6 +161,10 @@ class Reduction(ABC):
 
     products_alone: ClassVar[bool] = False
     """Whether it looks at `Block.products` alone, which need no entries in memory."""
+    storable: ClassVar[bool] = False
+    """Whether `packed` and `unpacked` can keep the result on disk for later merges."""
+    depends_on_weights: ClassVar[bool] = False
+    """Whether the result depends on the merging weights."""
 
     @abstractmethod
     def add(self, state: State, block: Block, subject: Subject) -> None:
@@ -177,6 +181,14 @@ class Reduction(ABC):
     def finish(self, state: State, subject: Subject) -> Any:
         """Return what the method gets. It may be shared: nobody may change it."""
         return state
+
+    def packed(self, result: Any) -> dict[str, torch.Tensor]:
+        """Return the result as tensors by name."""
+        raise NotImplementedError
+
+    def unpacked(self, arrays: Mapping[str, torch.Tensor], subject: Subject) -> Any:
+        """Return the result that `packed` gave these tensors."""
+        raise NotImplementedError
 
 
 class Combine(ABC):

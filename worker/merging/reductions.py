@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from worker.merging import native
 from worker.merging.combines import left_rows
 from worker.merging.linalg.directions import Directions, Part
-from worker.merging.linalg.ops import flat, gram, mirror, product
-from worker.merging.linalg.spectrum import Rounding, Spectrum, spectra_of
+from worker.merging.linalg.ops import eigen_of, flat, gram, mirror, product
+from worker.merging.linalg.spectrum import Rounding, Spectrum, spectra_from, spectra_of
 from worker.merging.linalg.sphere import symmetric
 from worker.merging.method import Block, Reduction, State, Subject
 
@@ -31,6 +31,7 @@ class InnerProducts(Reduction):
     """
 
     products_alone: ClassVar[bool] = True
+    storable: ClassVar[bool] = True
 
     def add(self, state: State, block: Block, subject: Subject) -> None:
         """Add the block's."""
@@ -39,6 +40,15 @@ class InnerProducts(Reduction):
     def finish(self, state: State, subject: Subject) -> Doubles:
         """Return the matrix."""
         return symmetric(state.get("gram", np.zeros((subject.experts, subject.experts))))
+
+    def packed(self, result: Doubles) -> dict[str, torch.Tensor]:
+        """Return the matrix."""
+        return {"gram": torch.from_numpy(result)}
+
+    def unpacked(self, arrays: Mapping[str, torch.Tensor], subject: Subject) -> Doubles:
+        """Return the matrix."""
+        found: Doubles = arrays["gram"].numpy()
+        return found
 
 
 class Stream(ABC):
@@ -172,6 +182,8 @@ def magnitude_cuts(
 class Spectra(Reduction):
     """The spectrum of each expert's task matrix."""
 
+    storable: ClassVar[bool] = True
+
     def add(self, state: State, block: Block, subject: Subject) -> None:
         """Add each expert's dᵢᵀdᵢ."""
         add_base(state, block)
@@ -182,6 +194,14 @@ class Spectra(Reduction):
         """Return the spectra."""
         grams = [state.pop(f"{number}") for number in range(subject.experts)]
         return TaskSpectra(spectra_of(grams), rounding_of(state, subject))
+
+    def packed(self, result: TaskSpectra) -> dict[str, torch.Tensor]:
+        """Return the eigenproblems and the base's size."""
+        return _packed(result.spectra, result.rounding)
+
+    def unpacked(self, arrays: Mapping[str, torch.Tensor], subject: Subject) -> TaskSpectra:
+        """Return the spectra."""
+        return TaskSpectra(*_unpacked(arrays, subject))
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,6 +230,9 @@ class TaskSpectra:
 class SumSpectrum(Reduction):
     """The spectrum of the sum Σ wᵢdᵢ, with the rounding of what it was computed from."""
 
+    storable: ClassVar[bool] = True
+    depends_on_weights: ClassVar[bool] = True
+
     def add(self, state: State, block: Block, subject: Subject) -> None:
         """Add the sum's Gram matrix."""
         add_base(state, block)
@@ -219,6 +242,18 @@ class SumSpectrum(Reduction):
         """Return both."""
         (spectrum,) = spectra_of([state.pop("sum")])
         return spectrum, rounding_of(state, subject)
+
+    def packed(self, result: tuple[Spectrum, Rounding]) -> dict[str, torch.Tensor]:
+        """Return the eigenproblem and the base's size."""
+        spectrum, rounding = result
+        return _packed([spectrum], rounding)
+
+    def unpacked(
+        self, arrays: Mapping[str, torch.Tensor], subject: Subject
+    ) -> tuple[Spectrum, Rounding]:
+        """Return the spectrum and the rounding."""
+        (spectrum,), rounding = _unpacked(arrays, subject)
+        return spectrum, rounding
 
 
 @dataclass(frozen=True)
@@ -234,6 +269,28 @@ class LeftGram(Reduction):
     def finish(self, state: State, subject: Subject) -> torch.Tensor:
         """Return the matrix."""
         return mirror(state.pop("left"))
+
+
+def _packed(spectra: Sequence[Spectrum], rounding: Rounding) -> dict[str, torch.Tensor]:
+    arrays = {
+        f"{number}/{name}": array
+        for number, spectrum in enumerate(spectra)
+        for name, array in spectrum.eigen.arrays().items()
+    }
+    return arrays | {"base_rms": torch.tensor(rounding.base_rms, dtype=torch.float64)}
+
+
+def _unpacked(
+    arrays: Mapping[str, torch.Tensor], subject: Subject
+) -> tuple[list[Spectrum], Rounding]:
+    parts: dict[int, dict[str, torch.Tensor]] = {}
+    for name, array in arrays.items():
+        number, _, part = name.partition("/")
+        if part:
+            parts.setdefault(int(number), {})[part] = array
+    eigens = [eigen_of(parts[number]) for number in range(len(parts))]
+    rms = float(arrays["base_rms"])
+    return spectra_from(eigens), Rounding(subject.unit_roundoff, rms, subject.shape)
 
 
 def add_gram(state: State, name: str, matrix: torch.Tensor) -> None:

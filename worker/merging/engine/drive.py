@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -19,6 +20,7 @@ from worker.merging.combines import Linear
 from worker.merging.engine.journal import Entry
 from worker.merging.engine.read import DTYPES, Inputs, TensorBlocks, first_difference
 from worker.merging.engine.schedule import Stretch, Unit, Variant
+from worker.merging.engine.store import ReductionStore
 from worker.merging.engine.write import OutputWriter, StretchDigest, all_finite, rounded, scaled
 from worker.merging.linalg.sphere import Doubles, described
 from worker.merging.memory import Scratch
@@ -90,6 +92,8 @@ class Task:
     number: int
     reductions: tuple[Reduction, ...] = ()
     states: tuple[State, ...] = ()
+    stored: Mapping[Reduction, Path] | None = None
+    """Where all the reductions' results are, if an earlier merge stored them."""
 
     @property
     def memory_bytes(self) -> int:
@@ -101,10 +105,15 @@ class UnitRun:
     """A unit's state: the reading it is at, then its merge."""
 
     def __init__(
-        self, unit: Unit, inputs: Inputs, points: Sequence[str], left: Sequence[Stretch]
+        self,
+        unit: Unit,
+        inputs: Inputs,
+        points: Sequence[str],
+        left: Sequence[Stretch],
+        store: ReductionStore | None = None,
     ) -> None:
         """`left` are the stretches that are not finished; `points` name the outputs in errors."""
-        self.unit, self.inputs, self.points = unit, inputs, points
+        self.unit, self.inputs, self.points, self._store = unit, inputs, points, store
         self.flops = sum(step.cost.flops for step in unit.steps)
         self.courses: list[Course] = []
         self.all_equal = True
@@ -146,10 +155,35 @@ class UnitRun:
                 reduction: reduction.finish(state, self.courses[0].subject)
                 for reduction, state in zip(task.reductions, self._joined, strict=True)
             }
-            for course in self.courses:
-                with self.naming(course.variant.numbers):
-                    course.resume(found)
-            return self._tasks()
+            self._save(found)
+            return self._resume(found)
+
+    def load(self, task: Task) -> Sequence[Task]:
+        """Take in what an earlier merge stored instead of reading; return the tasks that follow."""
+        assert self._store is not None
+        assert task.stored is not None
+        loaded = self._store.load(task.stored, self.courses[0].subject)
+        if loaded is None:
+            return self._reading(task.reductions)
+        found, equal = loaded
+        self.all_equal &= equal
+        return self._resume(found)
+
+    def _resume(self, found: Mapping[Reduction, Any]) -> Sequence[Task]:
+        for course in self.courses:
+            with self.naming(course.variant.numbers):
+                course.resume(found)
+        return self._tasks()
+
+    def _save(self, found: Mapping[Reduction, Any]) -> None:
+        for reduction, result in found.items():
+            if self._store and (path := self._path(reduction)):
+                self._store.save(path, reduction, result, equal=self.all_equal)
+
+    def _path(self, reduction: Reduction) -> Path | None:
+        if self._store is None:
+            return None
+        return self._store.path(self.unit, reduction, self.courses[0].subject)
 
     @contextmanager
     def naming(self, numbers: Sequence[int]) -> Iterator[None]:
@@ -169,6 +203,13 @@ class UnitRun:
         wanted = tuple(dict.fromkeys(r for course in self.courses for r in course.asked))
         if not wanted:
             return [Task(self, stretch, number) for number, stretch in enumerate(self._left)]
+        paths = {reduction: self._path(reduction) for reduction in wanted}
+        there = {reduction: path for reduction, path in paths.items() if path and path.exists()}
+        if len(there) == len(wanted):
+            return [Task(self, self.unit.stretches[0], 0, wanted, (), there)]
+        return self._reading(wanted)
+
+    def _reading(self, wanted: tuple[Reduction, ...]) -> list[Task]:
         self._next = 0
         return [
             Task(self, stretch, number, wanted, tuple({} for _ in wanted))
@@ -210,7 +251,10 @@ def work_through(
         return (), _copy(task, writers, check)
     blocks = TensorBlocks(stretch.step, run.inputs, run.unit.reading, stretch.origin)
     while task.reductions:
-        following = run.reduced(task, _reduce(task, blocks, check))
+        if task.stored:
+            following = run.load(task)
+        else:
+            following = run.reduced(task, _reduce(task, blocks, check))
         if len(run.unit.stretches) > 1:
             return following, {}
         (task,) = following

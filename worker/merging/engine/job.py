@@ -33,6 +33,9 @@ class Job:
     threads: int = 1
     memory_bytes: int | None = None
     """How much working memory the run may take; None: half of what is available."""
+    store_folder: Path | None = None
+    store_bytes: int = 0
+    """Where reductions are kept for later merges, and how many bytes at most; 0: nowhere."""
     point: str = ""
     """Which of a sweep's merges it is, for messages."""
 

@@ -24,6 +24,7 @@ from worker.merging.engine.job import Interrupted, Job, Observer, Outcome
 from worker.merging.engine.journal import Entry
 from worker.merging.engine.read import Inputs, TensorReader
 from worker.merging.engine.schedule import Crew, units_of
+from worker.merging.engine.store import ReductionStore
 from worker.merging.engine.write import OutputWriter
 from worker.merging.linalg.sphere import Doubles, described, symmetric
 from worker.merging.memory import available_bytes, memory_kept
@@ -138,18 +139,28 @@ def _merge_all(
                     observer.progress(total - len(left), total)
         return following
 
-    points = [job.point for job in jobs]
+    points, store = [job.point for job in jobs], _store_of(jobs[0])
     # Nothing but the crew may hold the units: what they found out is freed as they are finished.
     crew: Crew[Task] = Crew(
         (
-            UnitRun(unit, inputs, points, [s for s in unit.stretches if s.key not in done])
+            UnitRun(unit, inputs, points, [s for s in unit.stretches if s.key not in done], store)
             for unit in units
         ),
         _working_memory(jobs),
         do,
     )
     crew.run(jobs[0].threads)
+    if store:
+        store.trim()
     return entries, adopted
+
+
+def _store_of(job: Job) -> ReductionStore | None:
+    """Return where reductions are kept for later merges of the same inputs."""
+    if not job.store_folder or not job.store_bytes:
+        return None
+    digests = (job.base.sha256 if job.base else None, *(local.sha256 for local in job.experts))
+    return ReductionStore(job.store_folder, job.store_bytes, digests, origin_of(job.device))
 
 
 def origin_of(device: str) -> dict[str, str]:

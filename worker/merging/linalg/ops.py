@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -123,7 +123,10 @@ def apply(matrix: Float[Tensor, "m n"], factor: Float[Tensor, "n r"]) -> Float[T
 
 
 class Eigen(ABC):
-    """The eigenvalues of a symmetric matrix, and its leading eigenvectors on demand."""
+    """The eigenvalues of a symmetric matrix, and its leading eigenvectors on demand.
+
+    `arrays` gives all of it as tensors on the CPU, of which `eigen_of` makes an equal one.
+    """
 
     values: Float[Tensor, " n"]
     """All eigenvalues, float64, descending."""
@@ -136,6 +139,17 @@ class Eigen(ABC):
     def combined(self, weights: Float[Tensor, " count"]) -> Float[Tensor, "n n"]:
         """Return Σ wᵢ·vᵢvᵢᵀ of the leading eigenvectors; the weights are not negative."""
 
+    @abstractmethod
+    def arrays(self) -> dict[str, Tensor]:
+        """Return the problem as tensors by name."""
+
+
+def eigen_of(arrays: Mapping[str, Tensor]) -> Eigen:
+    """Return the eigenproblem of its `arrays`."""
+    if "vectors" in arrays:
+        return _All(arrays["values"].flip(-1), arrays["vectors"].flip(-1))
+    return _Tridiagonal.of(arrays)
+
 
 def eigh(grams: Sequence[Float[Tensor, "n n"]]) -> Sequence[Eigen]:
     """Return the eigenproblems of symmetric float64 matrices of one size (upper triangles).
@@ -145,7 +159,7 @@ def eigh(grams: Sequence[Float[Tensor, "n n"]]) -> Sequence[Eigen]:
     """
     if grams and grams[0].is_cuda:
         return _on_gpu(torch.stack(list(grams)))
-    problems = [_Tridiagonal(gram) for gram in grams]
+    problems = [_Tridiagonal(native.TridiagonalForm(gram)) for gram in grams]
     for first in range(0, len(problems), native.TOGETHER):
         some = problems[first : first + native.TOGETHER]
         found = native.eigenvalues([problem.form for problem in some])
@@ -178,10 +192,14 @@ class _All(Eigen):
     def vectors(self, count: int) -> Float[Tensor, "n count"]:
         return self._vectors[:, :count]
 
+    def arrays(self) -> dict[str, Tensor]:
+        return {"values": self.values.cpu(), "vectors": self._vectors.cpu().contiguous()}
+
     def combined(self, weights: Float[Tensor, " count"]) -> Float[Tensor, "n n"]:
         return symmetric_product((self.vectors(len(weights)) * weights.sqrt()).mT)
 
 
+_FORM = ("reflections", "diagonal", "off_diagonal", "scales")
 _PADDING = 8
 """Rows of vectors are this much longer, so that they do not all fall on the same cache lines."""
 _EPSILON = 2.0**-52
@@ -202,10 +220,21 @@ class _Tridiagonal(Eigen):
     torch and numpy find all eigenvectors or none; of a task matrix a part of them is wanted.
     """
 
-    def __init__(self, matrix: Float[Tensor, "n n"]) -> None:
-        self._n = len(matrix)
-        self.form = native.TridiagonalForm(matrix)
+    def __init__(self, form: native.TridiagonalForm) -> None:
+        self._n = len(form.diagonal)
+        self.form = form
         self._kept: Tensor | None = None
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Tensor]) -> _Tridiagonal:
+        found = cls(native.TridiagonalForm.from_arrays(*(arrays[name] for name in _FORM)))
+        found.values = arrays["values"]
+        return found
+
+    def arrays(self) -> dict[str, Tensor]:
+        return {"values": self.values.clone()} | {
+            name: getattr(self.form, name).clone() for name in _FORM
+        }
 
     def vectors(self, count: int) -> Float[Tensor, "n count"]:
         if self._kept is None or len(self._kept) != count:

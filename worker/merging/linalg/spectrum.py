@@ -113,7 +113,12 @@ def spectra_of(grams: Sequence[Float[Tensor, "short short"]]) -> list[Spectrum]:
     1e-16·σ₁² / (σₖ² − σₖ₊₁²). A float32 SVD, 6e-8·σ₁ and 6e-8·σ₁ / (σₖ − σₖ₊₁), is worse for
     every σ over 1e-8·σ₁.
     """
-    return [Spectrum(e.values.clamp(min=0.0).sqrt(), e) for e in eigh(grams)]
+    return spectra_from(eigh(grams))
+
+
+def spectra_from(problems: Sequence[Eigen]) -> list[Spectrum]:
+    """Return the spectra of upright matrices M from the eigenproblems of their MᵀM."""
+    return [Spectrum(problem.values.clamp(min=0.0).sqrt(), problem) for problem in problems]
 
 
 def boost(

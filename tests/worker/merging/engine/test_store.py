@@ -1,0 +1,116 @@
+"""Reductions kept on disk: later merges of the same inputs do not make them again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from app.planning import cost
+from worker.merging import reductions
+from worker.merging.engine.job import Job
+from worker.merging.engine.run import run
+from worker.merging.linalg.spectrum import Spectrum, spectra_of
+from worker.merging.local import describe_files
+
+Make = Callable[..., Job]
+METHODS: dict[str, dict[str, Any]] = {
+    "boosted_tsv_m": {"beta": 0.7},
+    "tsv_m": {"rank_fraction": 0.5},
+    "iso_c": {"scaling_coefficient": 0.5},
+    "karcher": {"max_iter": 2},
+    "sce": {},
+}
+
+
+@pytest.fixture
+def decomposed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of spectra that were computed, each time."""
+    made: list[int] = []
+
+    def counted(grams: list[torch.Tensor]) -> list[Spectrum]:
+        made.append(len(grams))
+        return spectra_of(grams)
+
+    monkeypatch.setattr(reductions, "spectra_of", counted)
+    return made
+
+
+def document(method: str, base: Path, experts: list[Path], **parameters: Any) -> dict[str, Any]:
+    based = {} if method == "karcher" else {"base": str(base)}
+    checkpoints = [str(expert) for expert in experts]
+    return based | {"checkpoints": checkpoints, "method": method, "parameters": parameters}
+
+
+def digests(job: Job) -> dict[str, str]:
+    return {file["name"]: file["sha256"] for file in describe_files(run(job).folder)}
+
+
+@pytest.mark.parametrize("pieces", ["whole tensors", "small pieces"])
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_merge_from_stored_reductions_has_the_same_bytes(
+    method: str,
+    pieces: str,
+    make: Make,
+    base_folder: Path,
+    expert_folders: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if pieces == "small pieces":
+        monkeypatch.setattr(cost, "BLOCK_ENTRIES", 128)
+        monkeypatch.setattr(cost, "STRETCH_ENTRIES", 384)
+        monkeypatch.setattr(cost, "_LARGE", 0)
+        monkeypatch.setattr(cost, "_TALL", 2)
+    changed = document(method, base_folder, expert_folders, **METHODS[method])
+    alone = digests(make(changed, "alone"))
+    first = document(method, base_folder, expert_folders)
+    digests(make(first, "first", reductions_bytes=2**30))
+    again = make(changed, "again", reductions_bytes=2**30)
+    assert again.store_folder is not None
+    before = {path: path.stat().st_ino for path in again.store_folder.iterdir()}
+    assert before
+    assert digests(again) == alone
+    assert {path: path.stat().st_ino for path in again.store_folder.iterdir()} == before
+
+
+def test_a_search_over_beta_decomposes_the_experts_once(
+    make: Make, base_folder: Path, expert_folders: list[Path], decomposed: list[int]
+) -> None:
+    for number, beta in enumerate((0.1, 0.5, 0.9)):
+        recipe = document("boosted_tsv_m", base_folder, expert_folders, beta=beta)
+        run(make(recipe, f"{number}", reductions_bytes=2**30))
+        if number == 0:
+            once = list(decomposed)
+    assert once
+    assert decomposed == once
+
+
+def test_other_weights_and_other_inputs_are_other_reductions(
+    make: Make, base_folder: Path, expert_folders: list[Path], decomposed: list[int]
+) -> None:
+    recipe = document("iso_c", base_folder, expert_folders)
+    weighted = [{"uri": str(e), "weight": 0.5} for e in expert_folders]
+    run(make(recipe, "1", reductions_bytes=2**30))
+    once = len(decomposed)
+    run(make(recipe | {"checkpoints": weighted}, "2", reductions_bytes=2**30))
+    assert len(decomposed) == 2 * once
+    run(make(recipe | {"checkpoints": recipe["checkpoints"][:2]}, "3", reductions_bytes=2**30))
+    assert len(decomposed) == 3 * once
+
+
+def test_the_folder_stays_within_its_limit_and_damage_only_costs_time(
+    make: Make, base_folder: Path, expert_folders: list[Path]
+) -> None:
+    recipe = document("boosted_tsv_m", base_folder, expert_folders)
+    expected = digests(make(recipe, "1"))
+    job = make(recipe, "2", reductions_bytes=50_000)
+    assert digests(job) == expected
+    assert job.store_folder is not None
+    kept = list(job.store_folder.iterdir())
+    assert 0 < sum(path.stat().st_size for path in kept) <= 50_000
+    for path in kept:
+        path.write_bytes(path.read_bytes()[:100])
+    assert digests(make(recipe, "3", reductions_bytes=50_000)) == expected

@@ -1,0 +1,91 @@
+"""Finished reductions on disk, under the digests of their inputs, for later merges.
+
+What is loaded is what was computed, to the bit, so that the merge's bytes do not depend on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from app.planning import cost
+from worker.merging.engine.schedule import Unit
+from worker.merging.method import Reduction, Subject
+
+
+@dataclass(frozen=True)
+class ReductionStore:
+    """A folder of finished reductions that holds at most so many bytes, the newest ones.
+
+    Attributes:
+        inputs: the digests of the base (or None) and the experts, in order.
+        origin: what else decides the results' bits: torch's version, the device.
+    """
+
+    folder: Path
+    max_bytes: int
+    inputs: tuple[str | None, ...]
+    origin: Mapping[str, str]
+
+    def path(self, unit: Unit, reduction: Reduction, subject: Subject) -> Path | None:
+        """Return where a reduction's result is, or would be; None if it cannot be stored."""
+        if not reduction.storable:
+            return None
+        reading = asdict(unit.reading) | {"own_weights": None}
+        document = {
+            "reduction": [type(reduction).__qualname__, repr(reduction)],
+            "weights": subject.weights if reduction.depends_on_weights else None,
+            "tensors": [[step.name, step.target.shape, asdict(step.cut)] for step in unit.steps],
+            "reading": reading,
+            "blocks": [cost.BLOCK_ENTRIES, cost.STRETCH_ENTRIES],
+            "inputs": self.inputs,
+            "origin": dict(self.origin),
+        }
+        key = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+        return self.folder / f"{key}.safetensors"
+
+    def load(
+        self, paths: Mapping[Reduction, Path], subject: Subject
+    ) -> tuple[dict[Reduction, Any], bool] | None:
+        """Return the results, and whether all inputs are equal; None if one cannot be read."""
+        found, equal = {}, True
+        try:
+            for reduction, path in paths.items():
+                with safe_open(path, "pt") as file:
+                    arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                    equal &= (file.metadata() or {})["equal"] == "True"
+                os.utime(path)
+                found[reduction] = reduction.unpacked(arrays, subject)
+        except (OSError, SafetensorError, KeyError, ValueError):
+            return None
+        return found, equal
+
+    def save(self, path: Path, reduction: Reduction, result: Any, *, equal: bool) -> None:
+        """Store a result. A full disk only means that it is computed again."""
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        with suppress(OSError, SafetensorError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file(reduction.packed(result), partial, {"equal": str(equal)})
+            partial.rename(path)
+
+    def trim(self) -> None:
+        """Delete what was not used for longest, until the folder is within its limit."""
+        files: Sequence[tuple[float, int, Path]] = []
+        with suppress(OSError):
+            stats = [(path.stat(), path) for path in self.folder.iterdir()]
+            files = sorted((found.st_mtime, found.st_size, path) for found, path in stats)
+        total = sum(size for _, size, _ in files)
+        for _, size, path in files:
+            if total <= self.max_bytes:
+                break
+            path.unlink(missing_ok=True)
+            total -= size
