@@ -14,10 +14,10 @@ typedef struct {
     bool doubles;
 } Matrix;
 
-// Write the product of `rows` x `depth` and `depth` x `columns` entries in float64, or add it to what
-// is in the result (whose entries are 1 across); return false if there is no memory. With `upper`,
-// of a symmetric product, what is below the diagonal may be anything.
-bool multiply_doubles(const Matrix *left, const Matrix *right, const Matrix *result, int64_t rows,
-                      int64_t depth, int64_t columns, bool add, bool upper);
+// Write the product of `rows` x `depth` and `depth` x `columns` entries, or add it to what is in the
+// result (whose entries are 1 across); return false if there is no memory. With `upper`, of a
+// symmetric product, what is below the diagonal may be anything.
+bool multiply_in_doubles(const Matrix *left, const Matrix *right, const Matrix *result,
+                         int64_t rows, int64_t depth, int64_t columns, bool add, bool upper);
 
 #endif

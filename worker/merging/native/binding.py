@@ -5,7 +5,8 @@ up in float32 is added entry by entry in the order of the experts, so results de
 where blocks begin nor on the processor's instruction set. Products of matrices and tridiagonal
 forms depend on the instruction set too (docs/decisions/0014).
 
-Tensors are contiguous float32 on the CPU unless a docstring says otherwise; others raise TypeError.
+Tensors are contiguous float32 on the CPU unless a docstring says otherwise; a kernel called with
+others raises ctypes.ArgumentError.
 """
 
 from __future__ import annotations
@@ -13,31 +14,47 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.merging.memory import Scratch
 
+__all__ = [
+    "ALIGNED", "BUCKETS", "EQUAL", "FINITE", "RESULT_FINITE", "TOGETHER", "Combination",
+    "ReadError", "Sources", "TridiagonalForm", "add_energies", "add_inner_products", "add_scaled",
+    "all_finite", "banded_sum", "bucket_bounds", "clear_below", "combine_rows", "competition_mean",
+    "competition_scores", "count_buckets", "eigenvalues", "eigenvectors", "elected_sum",
+    "find_between", "largest_overlap", "mirror", "multiply", "spread", "weighted_sum",
+]  # fmt: skip
+
+# Shapes and dtypes, for jaxtyping.
+Row = Float32[Tensor, " n"]
+Rows = Float32[Tensor, "experts n"]
+Vector = Float64[Tensor, " n"]
+Vectors = Float64[Tensor, "count padded"]
+Gram = NDArray[np.float64]
+Numbers = Sequence[float]
+
 # --- The library, and how it is called --------------------------------------------------------
 
-Array = torch.Tensor | NDArray[Any]
-FLOAT, DOUBLE, INT, LONG = ctypes.c_float, ctypes.c_double, ctypes.c_int32, ctypes.c_int64
-POINTER = ctypes.c_void_p
+INT, LONG, BOOL = ctypes.c_int32, ctypes.c_int64, ctypes.c_bool
+FLOAT, DOUBLE, POINTER = ctypes.c_float, ctypes.c_double, ctypes.c_void_p
 
 # The flags in /proc/cpuinfo of a processor with all instructions of x86-64's second to fourth level
 # (the System V psABI's), beyond those of the level before.
 _LEVELS = {
-    "v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
-    "v3": {"avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"},
     "v2": {"cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3"},
+    "v3": {"avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"},
+    "v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
 }
 
 
@@ -47,33 +64,26 @@ def builds() -> list[Path]:
     names = [f"native_{machine}"]
     if machine == "x86_64":
         has = _instructions()
-        levels: list[str] = []
-        for level, needed in reversed(_LEVELS.items()):
-            if not needed <= has:
-                break
-            levels.insert(0, level)
-        names = [f"native_{machine}_{level}" for level in levels]
+        levels = takewhile(lambda level: _LEVELS[level] <= has, _LEVELS)
+        names = [f"native_{machine}_{level}" for level in levels][::-1]
     return [path for name in names if (path := folder / f"{name}.so").exists()]
 
 
-def address(array: Array, dtype: torch.dtype | type[np.generic] = torch.float32) -> int:
-    """Return the address of an array's entries; TypeError if a kernel cannot take them."""
-    if isinstance(array, torch.Tensor):
-        if array.dtype is dtype and array.is_contiguous() and not array.is_cuda:
-            return array.data_ptr()
-    elif array.dtype == dtype and array.flags.c_contiguous:
-        return array.ctypes.data
-    raise TypeError(f"A kernel takes contiguous {dtype} in memory, not {array.dtype}.")
+def _instructions() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return set(flags.partition(":")[2].split())
 
 
-def floats(numbers: Iterable[float]) -> Any:
-    """Return numbers as an array of C floats."""
-    listed = tuple(numbers)
-    return (FLOAT * len(listed))(*listed)
-
-
-def _doubles(tensor: Tensor) -> int:
-    return address(tensor, torch.float64)
+def _digest() -> str:
+    """Return the digest of the C sources, as setup.py compiles it into each build."""
+    whole = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.[ch]")):
+        whole.update(path.read_bytes())
+    return whole.hexdigest()
 
 
 @cache
@@ -94,23 +104,6 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def _digest() -> str:
-    """Return the digest of the C sources, as setup.py compiles it into each build."""
-    whole = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.[ch]")):
-        whole.update(path.read_bytes())
-    return whole.hexdigest()
-
-
-def _instructions() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    flags = next((line for line in lines if line.startswith("flags")), "")
-    return set(flags.partition(":")[2].split())
-
-
 def _function(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
     """Return a kernel, given the C types of its result and its arguments."""
     found: Any = getattr(_library(), name)
@@ -119,12 +112,34 @@ def _function(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
     return called
 
 
-ALIGNED = 2**14
-"""Blocks cut at multiples of this many entries give the long sums that one block would."""
+class Entries:
+    """The C type of an argument that points to entries; None becomes NULL."""
 
-_ROWS = (POINTER, LONG, LONG)
+    def __init__(self, dtype: torch.dtype, entry: Any) -> None:
+        self._dtype, self._name, self._entry = dtype, str(dtype).removeprefix("torch."), entry
+
+    def from_param(self, array: Tensor | NDArray[Any] | Sequence[float] | None) -> Any:
+        """Return the C argument, for ctypes; TypeError if a kernel cannot take the array."""
+        if array is None:
+            return POINTER()
+        if isinstance(array, Sequence):
+            return (self._entry * len(array))(*array)
+        if isinstance(array, Tensor):
+            if array.dtype is self._dtype and array.is_cpu and array.is_contiguous():
+                return POINTER(array.data_ptr())
+        elif array.dtype == self._name and array.flags.c_contiguous:
+            return POINTER(array.ctypes.data)
+        raise TypeError(f"A kernel takes contiguous {self._name} in memory, not {array.dtype}.")
+
+
+FLOATS = Entries(torch.float32, FLOAT)
+DOUBLES = Entries(torch.float64, DOUBLE)
+COUNTS = Entries(torch.int64, LONG)
+ROWS = (FLOATS, LONG, LONG)
 """Rows of entries: their address, how many rows, how many entries in each."""
 
+ALIGNED = 2**14
+"""Blocks cut at multiples of this many entries give the long sums that one block would."""
 
 # --- Every block: base, scales, NaN and infinity ----------------------------------------------
 
@@ -132,53 +147,47 @@ FINITE, EQUAL, RESULT_FINITE = 1, 2, 4
 """What was found in a block: all entries are finite; all inputs have the same bits; all results are
 finite."""
 
-_all_finite = _function("all_finite", INT, POINTER, LONG)
-_add_scaled = _function("add_scaled", INT, POINTER, POINTER, LONG, POINTER, LONG, POINTER)
+_inspect_rows = _function("inspect_rows", INT, *ROWS, LONG)
+_add_scaled = _function("add_scaled", BOOL, FLOATS, FLOATS, LONG, FLOATS, LONG, FLOATS, LONG)
 
 
-def all_finite(values: Float[Tensor, " n"]) -> bool:
+def all_finite(values: Row) -> bool:
     """Return whether no entry is NaN or infinite."""
-    return bool(_all_finite(address(values), len(values)))
+    return bool(_inspect_rows(values, 1, len(values), len(values)) & FINITE)
 
 
 def add_scaled(
-    base: Float[Tensor, " n"],
-    scales: Sequence[float],
-    values: Float[Tensor, " n"],
-    results: Float[Tensor, "scales n"],
+    base: Row, scales: Numbers, values: Row, results: Float32[Tensor, "scales n"]
 ) -> bool:
     """Write base + scale·values into a row of `results` for each scale.
 
     Return whether all results are finite. Where scale·values is 0 the base is copied, with the sign
     of its zeros.
     """
-    finite = _add_scaled(
-        address(base), floats(scales), len(scales), address(values), len(base), address(results)
-    )
-    return bool(finite)
+    n = len(base)
+    finite: bool = _add_scaled(base, scales, len(scales), values, n, results, n)
+    return finite
 
 
 # --- Linear combinations of rows, in memory or as they are read -------------------------------
 
 
-class _CombinationFields(ctypes.Structure):
-    _fields_ = (
-        ("coefficients", POINTER),
-        ("scales", POINTER),
-        ("outputs", LONG),
-        ("subtracted", INT),
-        ("apart", INT),
-        ("copy_equal", INT),
-    )
-
-
-class Combination:
+class Combination(ctypes.Structure):
     """The coefficients of a linear combination of inputs, and what becomes of the sum."""
+
+    _fields_ = (
+        ("coefficients", ctypes.POINTER(FLOAT)),
+        ("scales", ctypes.POINTER(FLOAT)),
+        ("outputs", LONG),
+        ("subtracted", BOOL),
+        ("apart", BOOL),
+        ("copy_equal", BOOL),
+    )
 
     def __init__(
         self,
-        coefficients: Sequence[float],
-        scales: Sequence[float] = (1.0,),
+        coefficients: Numbers,
+        scales: Numbers = (1.0,),
         *,
         subtracted: bool,
         apart: bool = False,
@@ -195,60 +204,48 @@ class Combination:
         """
         if apart and not subtracted:
             raise ValueError("`apart` needs `subtracted`: without a base there is one result only.")
-        self.inputs = len(coefficients) + subtracted
-        self.outputs = 2 if apart else len(scales)
-        # Kept alive: the structure holds their addresses only.
-        self._coefficients, self._scales = floats(coefficients), floats(scales)
-        self._fields = _CombinationFields(
-            ctypes.addressof(self._coefficients),
-            ctypes.addressof(self._scales),
-            len(scales),
-            subtracted,
-            apart,
-            copy_equal,
-        )
-        self.pointer = ctypes.byref(self._fields)
+        factors = FLOATS.from_param(coefficients), FLOATS.from_param(scales)
+        super().__init__(*factors, len(scales), subtracted, apart, copy_equal)
+        self._shape = len(coefficients) + subtracted, 2 if apart else len(scales)
 
-    def check(self, inputs: int, outputs: int) -> None:
-        """Raise ValueError unless the combination has so many inputs and results."""
-        if (self.inputs, self.outputs) != (inputs, outputs):
+    def reference(self, inputs: int, outputs: int) -> Any:
+        """Return the argument for a kernel; ValueError unless so many inputs and results fit."""
+        if self._shape != (inputs, outputs):
             raise ValueError(
-                f"A combination of {self.inputs} inputs to {self.outputs} results was called with "
-                f"{inputs} inputs and room for {outputs} results."
+                f"A combination of {self._shape[0]} inputs to {self._shape[1]} results was called "
+                f"with {inputs} inputs and room for {outputs} results."
             )
+        return ctypes.byref(self)
 
 
-_combine_rows = _function("combine_rows", INT, POINTER, LONG, LONG, LONG, POINTER, POINTER)
+_combine_rows = _function("combine_rows", BOOL, *ROWS, LONG, POINTER, FLOATS, LONG)
 
 
 def combine_rows(
-    rows: Float[Tensor, "inputs n"],
+    rows: Float32[Tensor, "inputs n"],
     start: int,
     combination: Combination,
-    results: Float[Tensor, "outputs m"],
+    results: Float32[Tensor, "outputs m"],
 ) -> bool:
     """Fill `results` with the combination of rows from `start` on; return whether it is finite."""
-    (count, stride), width = rows.shape, results.shape[1]
-    combination.check(count, len(results))
+    (count, stride), (outputs, width) = rows.shape, results.shape
+    what = combination.reference(count, outputs)
     if not 0 <= start <= stride - width:
         raise IndexError(f"{width} entries from {start} on are not in rows of {stride}.")
-    first = address(rows) + start * rows.itemsize
-    return bool(_combine_rows(first, count, stride, width, combination.pointer, address(results)))
+    first = rows[0, start:]
+    finite: bool = _combine_rows(first, count, width, rows.stride(0), what, results, width)
+    return finite
 
 
 _STORED = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
+SOURCES = (POINTER, LONG, BOOL, LONG, LONG)
+"""Sources: their address, how many, whether the first is subtracted; first entry, how many."""
+_read_rows = _function("read_rows", LONG, *SOURCES, FLOATS, DOUBLES)
+_read_combined = _function("read_combined", LONG, *SOURCES, POINTER, FLOATS, DOUBLES)
 
 
 class _Source(ctypes.Structure):
     _fields_ = (("descriptor", INT), ("dtype", INT), ("offset", LONG))
-
-
-class _Inputs(ctypes.Structure):
-    _fields_ = (("sources", POINTER), ("count", LONG), ("subtract", INT), ("gram", POINTER))
-
-
-_read_rows = _function("read_rows", LONG, POINTER, LONG, LONG, POINTER)
-_read_combined = _function("read_combined", LONG, POINTER, LONG, LONG, POINTER, POINTER)
 
 
 class ReadError(Exception):
@@ -275,45 +272,40 @@ class Sources:
         listed = [
             _Source(descriptor, _STORED[dtype], offset) for descriptor, dtype, offset in places
         ]
-        self._sources = (_Source * len(listed))(*listed)
-        self._subtract = subtract
+        self._sources = (_Source * len(listed))(*listed), len(listed), subtract
+        self._count, self._experts = len(listed), len(listed) - subtract
 
-    def read(
-        self, start: int, rows: Float[Tensor, "inputs n"], gram: NDArray[np.float64] | None = None
-    ) -> int:
+    def read(self, start: int, rows: Float32[Tensor, "inputs n"], gram: Gram | None = None) -> int:
         """Fill `rows` with the entries from `start` on."""
-        if len(rows) != len(self._sources):
-            raise ValueError(f"{len(self._sources)} inputs do not fit into {len(rows)} rows.")
-        inputs = self._inputs(gram)
-        return _checked(_read_rows(inputs, start, rows.shape[1], address(rows)))
+        if len(rows) != self._count:
+            raise ValueError(f"{self._count} inputs do not fit into {len(rows)} rows.")
+        _check_gram(gram, self._experts)
+        return _checked(_read_rows(*self._sources, start, rows.shape[1], rows, gram))
 
-    def add_inner_products(self, start: int, stop: int, gram: NDArray[np.float64]) -> int:
+    def add_inner_products(self, start: int, stop: int, gram: Gram) -> int:
         """Add to `gram` what `read` would; keep no entries."""
-        inputs = self._inputs(gram)
-        return _checked(_read_combined(inputs, start, stop - start, None, None))
+        _check_gram(gram, self._experts)
+        return _checked(_read_combined(*self._sources, start, stop - start, None, None, gram))
 
     def combine(
         self,
         start: int,
         combination: Combination,
-        results: Float[Tensor, "outputs n"],
-        gram: NDArray[np.float64] | None = None,
+        results: Float32[Tensor, "outputs n"],
+        gram: Gram | None = None,
     ) -> int:
         """Fill `results` with the combination of the entries from `start` on.
 
         Return RESULT_FINITE as well if all results are finite.
         """
-        combination.check(len(self._sources), len(results))
-        inputs, width = self._inputs(gram), results.shape[1]
-        return _checked(_read_combined(inputs, start, width, combination.pointer, address(results)))
+        what, width = combination.reference(self._count, len(results)), results.shape[1]
+        _check_gram(gram, self._experts)
+        return _checked(_read_combined(*self._sources, start, width, what, results, gram))
 
-    def _inputs(self, gram: NDArray[np.float64] | None) -> Any:
-        experts = len(self._sources) - self._subtract
-        if gram is not None and gram.shape != (experts, experts):
-            raise ValueError(f"Inner products of {experts} rows do not fit into {gram.shape}.")
-        where = None if gram is None else address(gram, np.float64)
-        sources = ctypes.addressof(self._sources)
-        return ctypes.byref(_Inputs(sources, len(self._sources), self._subtract, where))
+
+def _check_gram(gram: Gram | None, rows: int) -> None:
+    if gram is not None and gram.shape != (rows, rows):
+        raise ValueError(f"Inner products of {rows} rows do not fit into {gram.shape}.")
 
 
 def _checked(answer: int) -> int:
@@ -325,34 +317,32 @@ def _checked(answer: int) -> int:
 
 # --- Sums over the experts, entry by entry ----------------------------------------------------
 
-_weighted_sum = _function("weighted_sum", None, *_ROWS, POINTER, POINTER)
-_add_inner_products = _function("add_inner_products", None, *_ROWS, POINTER)
-_elected_sum = _function("elected_sum", None, *_ROWS, POINTER, POINTER, INT, INT, POINTER, POINTER)
-_banded_sum = _function("banded_sum", LONG, *_ROWS, POINTER, POINTER, POINTER, POINTER)
-_spread = _function("spread", None, *_ROWS, POINTER)
-_add_energies = _function("add_energies", None, *_ROWS, POINTER, FLOAT, POINTER)
-_clear_below = _function("clear_below", None, POINTER, POINTER, LONG, FLOAT)
+_weighted_sum = _function("weighted_sum", None, *ROWS, FLOATS, FLOATS)
+_add_inner_products = _function("add_inner_products", None, *ROWS, LONG, DOUBLES)
+_elected_sum = _function("elected_sum", None, *ROWS, FLOATS, FLOATS, BOOL, BOOL, FLOATS, POINTER)
+_banded_sum = _function("banded_sum", LONG, *ROWS, FLOATS, FLOATS, FLOATS, FLOATS)
+_spread = _function("spread", None, *ROWS, FLOATS)
+_add_energies = _function("add_energies", None, *ROWS, FLOATS, FLOAT, DOUBLES)
+_clear_below = _function("clear_below", None, FLOATS, FLOATS, LONG, FLOAT)
 
 
-def weighted_sum(
-    tensors: Float[Tensor, "experts n"], weights: Sequence[float], result: Float[Tensor, " n"]
-) -> None:
+def weighted_sum(tensors: Rows, weights: Numbers, result: Row) -> None:
     """Write Σ wᵢxᵢ into `result`."""
-    _weighted_sum(address(tensors), *tensors.shape, floats(weights), address(result))
+    _weighted_sum(tensors, *tensors.shape, weights, result)
 
 
-def add_inner_products(tensors: Float[Tensor, "experts n"], gram: NDArray[np.float64]) -> None:
+def add_inner_products(tensors: Rows, gram: Gram) -> None:
     """Add ⟨xᵢ, xⱼ⟩ to the upper triangle of `gram`; products of float32 are exact in float64."""
-    if gram.shape != (len(tensors), len(tensors)):
-        raise ValueError(f"Inner products of {len(tensors)} rows do not fit into {gram.shape}.")
-    _add_inner_products(address(tensors), *tensors.shape, address(gram, np.float64))
+    count, width = tensors.shape
+    _check_gram(gram, count)
+    _add_inner_products(tensors, count, width, width, gram)
 
 
 def elected_sum(
-    tensors: Float[Tensor, "experts n"],
-    weights: Sequence[float],
-    cuts: Sequence[float],
-    result: Float[Tensor, " n"],
+    tensors: Rows,
+    weights: Numbers,
+    cuts: Numbers,
+    result: Row,
     *,
     weighted_votes: bool,
     normalize: bool,
@@ -365,96 +355,75 @@ def elected_sum(
     `normalize` the sum is divided by Σ wᵢ over the same i; it is 0 where those sum up to 0.
     """
     counts = (LONG * 2)()
-    _elected_sum(
-        address(tensors), *tensors.shape, floats(weights), floats(cuts), weighted_votes, normalize,
-        address(result), counts,
-    )  # fmt: skip
+    options = weighted_votes, normalize
+    _elected_sum(tensors, *tensors.shape, weights, cuts, *options, result, counts)
     return counts[0], counts[1]
 
 
 def banded_sum(
-    tensors: Float[Tensor, "experts n"],
-    weights: Sequence[float],
-    bands: Sequence[tuple[float, float]],
-    result: Float[Tensor, " n"],
+    tensors: Rows, weights: Numbers, bands: Sequence[tuple[float, float]], result: Row
 ) -> int:
     """Write Σ wᵢxᵢ over the i with lowᵢ ≤ |xᵢ| ≤ highᵢ; return how many entries are kept."""
-    lows, highs = floats(low for low, _ in bands), floats(high for _, high in bands)
-    kept: int = _banded_sum(
-        address(tensors), *tensors.shape, floats(weights), lows, highs, address(result)
-    )
+    lows, highs = [low for low, _ in bands], [high for _, high in bands]
+    kept: int = _banded_sum(tensors, *tensors.shape, weights, lows, highs, result)
     return kept
 
 
-def spread(tensors: Float[Tensor, "experts n"], result: Float[Tensor, " n"]) -> None:
+def spread(tensors: Rows, result: Row) -> None:
     """Write each entry's population standard deviation over the experts.
 
-    0 exactly where all are equal. Worked out of differences to the first expert, so that no square
-    overflows; what is 2⁷⁵ times smaller than the largest near it counts as 0.
+    It is exactly 0 where all are equal. What is 2⁷⁵ times smaller than the largest near it counts
+    as 0.
     """
-    _spread(address(tensors), *tensors.shape, address(result))
+    _spread(tensors, *tensors.shape, result)
 
 
 def add_energies(
-    tensors: Float[Tensor, "experts n"],
-    ranked: Float[Tensor, " n"],
-    cut: float,
-    energies: Float[Tensor, " experts"],
+    tensors: Rows, ranked: Row, cut: float, energies: Float64[Tensor, " experts"]
 ) -> None:
-    """Add to `energies` (float64) each expert's Σ xᵢ² over the entries with ranked ≥ cut."""
-    _add_energies(address(tensors), *tensors.shape, address(ranked), cut, _doubles(energies))
+    """Add to `energies` each expert's Σ xᵢ² over the entries with ranked ≥ cut."""
+    _add_energies(tensors, *tensors.shape, ranked, cut, energies)
 
 
-def clear_below(values: Float[Tensor, " n"], ranked: Float[Tensor, " n"], cut: float) -> None:
+def clear_below(values: Row, ranked: Row, cut: float) -> None:
     """Set `values` to 0 where ranked < cut."""
-    _clear_below(address(values), address(ranked), len(values), cut)
+    _clear_below(values, ranked, len(values), cut)
 
 
 # --- The competition of PCB-Merging -----------------------------------------------------------
 
-_competition_scores = _function(
-    "competition_scores", None, *_ROWS, POINTER, POINTER, INT, POINTER
-)  # fmt: skip
-_competition_mean = _function(
-    "competition_mean", None, *_ROWS, POINTER, POINTER, INT, POINTER, POINTER, FLOAT, POINTER
-)
+CLIPPED = (*ROWS, FLOATS, FLOATS, BOOL)
+_competition_scores = _function("competition_scores", None, *CLIPPED, FLOATS)
+_competition_mean = _function("competition_mean", None, *CLIPPED, FLOATS, FLOATS, FLOAT, FLOATS)
 
 
 def competition_scores(
-    tensors: Float[Tensor, "experts n"],
-    lows: Sequence[float],
-    highs: Sequence[float],
-    linear: bool,
-    scores: Float[Tensor, "experts n"],
+    tensors: Rows, lows: Numbers, highs: Numbers, linear: bool, scores: Rows
 ) -> None:
     """Write each expert's scores; 0 where all its magnitudes are equal, never a negative zero.
 
     Magnitudes are clipped between lows[i] and highs[i]. `linear` says that tanh(x) is x, to float32
     rounding, for all products that occur.
     """
-    _competition_scores(
-        address(tensors), *tensors.shape, floats(lows), floats(highs), linear, address(scores)
-    )
+    _competition_scores(tensors, *tensors.shape, lows, highs, linear, scores)
 
 
 def competition_mean(
-    tensors: Float[Tensor, "experts n"],
-    lows: Sequence[float],
-    highs: Sequence[float],
+    tensors: Rows,
+    lows: Numbers,
+    highs: Numbers,
     linear: bool,
-    bottoms: Sequence[float],
-    tops: Sequence[float],
+    bottoms: Numbers,
+    tops: Numbers,
     least_scale: float,
-    result: Float[Tensor, " n"],
+    result: Row,
 ) -> None:
     """Write Σ sign(dᵢ)Aᵢ·scaleᵢ / max(Σ scaleᵢ, least_scale), Aᵢ being the clipped magnitudes.
 
     scaleᵢ rises from 0 at a score of bottoms[i] to 1 at tops[i].
     """
-    _competition_mean(
-        address(tensors), *tensors.shape, floats(lows), floats(highs), linear,
-        floats(bottoms), floats(tops), least_scale, address(result),
-    )  # fmt: skip
+    clips = lows, highs, linear
+    _competition_mean(tensors, *tensors.shape, *clips, bottoms, tops, least_scale, result)
 
 
 # --- Buckets: counting numbers by their upper bits --------------------------------------------
@@ -462,21 +431,20 @@ def competition_mean(
 BUCKETS = {True: 2**14, False: 2**15}
 """How many buckets there are, by `magnitudes`."""
 _LOW_BITS, _MAGNITUDE = 17, 0x7FFFFFFF
+_SCRATCH = Scratch()
 
-_count_buckets = _function("count_buckets", None, POINTER, LONG, INT, POINTER)
-_find_between = _function("find_between", LONG, POINTER, LONG, INT, FLOAT, FLOAT, POINTER)
+_count_buckets = _function("count_buckets", None, FLOATS, LONG, BOOL, COUNTS)
+_find_between = _function("find_between", LONG, FLOATS, LONG, BOOL, FLOAT, FLOAT, FLOATS)
 
 
-def count_buckets(
-    values: Float[Tensor, " n"], counts: NDArray[np.int64], *, magnitudes: bool
-) -> None:
+def count_buckets(values: Row, counts: NDArray[np.int64], *, magnitudes: bool) -> None:
     """Add to `counts` how many values, or magnitudes, fall into each bucket.
 
     Buckets are in ascending order of what they hold. Negative zeros count as zeros.
     """
     if len(counts) != BUCKETS[magnitudes]:
         raise ValueError(f"There are {BUCKETS[magnitudes]} buckets, not {len(counts)}.")
-    _count_buckets(address(values), len(values), magnitudes, address(counts, np.int64))
+    _count_buckets(values, len(values), magnitudes, counts)
 
 
 def bucket_bounds(index: int, *, magnitudes: bool) -> tuple[float, float]:
@@ -492,31 +460,25 @@ def _number(key: int) -> float:
     return value if value == value else float("inf" if key >= 0 else "-inf")
 
 
-_SCRATCH = Scratch()
-
-
 def find_between(
-    values: Float[Tensor, " n"], low: float, high: float, *, magnitudes: bool
-) -> Float[Tensor, " m"]:
+    values: Row, low: float, high: float, *, magnitudes: bool
+) -> Float32[Tensor, " m"]:
     """Return a copy of the values, or magnitudes, from `low` to `high` that are not 0, in order.
 
     Zeros are left out because there may be very many of them.
     """
     found = _SCRATCH.take(len(values))
-    count = _find_between(address(values), len(values), magnitudes, low, high, address(found))
-    return found[:count].clone()
+    return found[: _find_between(values, len(values), magnitudes, low, high, found)].clone()
 
 
 # --- Products of matrices ---------------------------------------------------------------------
 
-_multiply = _function(
-    "multiply", INT,
-    POINTER, LONG, LONG, INT, POINTER, LONG, LONG, INT, POINTER, LONG, INT,
-    LONG, LONG, LONG, INT, INT, INT,
-)  # fmt: skip
-_mirror_floats = _function("mirror_floats", None, POINTER, LONG)
-_mirror_doubles = _function("mirror_doubles", None, POINTER, LONG)
-_IS_DOUBLE = {torch.float32: 0, torch.float64: 1}
+MATRIX = (POINTER, LONG, LONG, BOOL)
+_SIZES, _OPTIONS = [LONG] * 3, [BOOL] * 3
+_multiply = _function("multiply", BOOL, *MATRIX, *MATRIX, *MATRIX, *_SIZES, *_OPTIONS)
+_mirror_floats = _function("mirror_in_floats", None, FLOATS, LONG)
+_mirror_doubles = _function("mirror_in_doubles", None, DOUBLES, LONG)
+_IS_DOUBLE = {torch.float32: False, torch.float64: True}
 
 
 def multiply(
@@ -534,49 +496,45 @@ def multiply(
     contiguous, and `out` is neither factor. With `upper`, for a symmetric product, the entries
     below the diagonal are undefined. Raises MemoryError.
     """
-    if any(t.is_cuda or t.dtype not in _IS_DOUBLE for t in (left, right, out)):
-        described = ", ".join(f"{t.dtype} on {t.device}" for t in (left, right, out))
-        raise TypeError(f"Factors and result are float32 or float64 on the CPU, not {described}.")
     (m, k), n = left.shape, right.shape[1]
     if k != right.shape[0] or out.shape != (m, n) or (n > 1 and out.stride(1) != 1):
         raise ValueError(f"{(m, k)} x {tuple(right.shape)} do not go into {tuple(out.shape)}.")
     if k == 0 and not add:
         out.zero_()
-    failed = _multiply(
-        left.data_ptr(), left.stride(0), left.stride(1), _IS_DOUBLE[left.dtype],
-        right.data_ptr(), right.stride(0), right.stride(1), _IS_DOUBLE[right.dtype],
-        out.data_ptr(), out.stride(0), _IS_DOUBLE[out.dtype],
-        m, k, n, _IS_DOUBLE[precision], add, upper,
-    )  # fmt: skip
-    if failed:
+    tensors = *_matrix(left), *_matrix(right), *_matrix(out)
+    if not _multiply(*tensors, m, k, n, _IS_DOUBLE[precision], add, upper):
         raise MemoryError
+
+
+def _matrix(tensor: Tensor) -> tuple[int, ...]:
+    if not tensor.is_cpu or tensor.dtype not in _IS_DOUBLE:
+        raise TypeError(
+            "Factors and result are float32 or float64 on the CPU, not "
+            f"{tensor.dtype} on {tensor.device}."
+        )
+    return tensor.data_ptr(), *tensor.stride(), _IS_DOUBLE[tensor.dtype]
 
 
 def mirror(matrix: Float[Tensor, "n n"]) -> None:
     """Copy the upper triangle of a float32 or float64 matrix into the lower one, in place."""
-    if matrix.dtype is torch.float64:
-        _mirror_doubles(_doubles(matrix), len(matrix))
-    else:
-        _mirror_floats(address(matrix), len(matrix))
+    kernel = _mirror_doubles if matrix.dtype is torch.float64 else _mirror_floats
+    kernel(matrix, len(matrix))
 
 
 # --- Symmetric eigenproblems by way of tridiagonal form ---------------------------------------
 
 _make_tridiagonal = _function(
-    "make_tridiagonal", INT, POINTER, LONG, LONG, POINTER, LONG, POINTER, POINTER, POINTER
+    "make_tridiagonal", BOOL, DOUBLES, LONG, DOUBLES, LONG, DOUBLES, DOUBLES, DOUBLES
 )
 _back_transform = _function(
-    "back_transform", INT, POINTER, LONG, LONG, POINTER, POINTER, LONG, LONG
+    "back_transform", BOOL, DOUBLES, LONG, LONG, DOUBLES, DOUBLES, LONG, LONG
 )
-_tridiagonal_values = _function(
-    "tridiagonal_values", INT, POINTER, POINTER, LONG, LONG, POINTER
-)  # fmt: skip
+_tridiagonal_values = _function("tridiagonal_values", INT, DOUBLES, DOUBLES, LONG, LONG, DOUBLES)
 _tridiagonal_vectors = _function(
-    "tridiagonal_vectors", INT, POINTER, POINTER, LONG, POINTER, LONG, DOUBLE, POINTER, LONG
-)
-_largest_overlap = _function(
-    "largest_overlap", DOUBLE, POINTER, LONG, LONG, LONG, POINTER, DOUBLE
+    "tridiagonal_vectors", BOOL, DOUBLES, DOUBLES, LONG, DOUBLES, LONG, DOUBLE,
+    DOUBLES, LONG,
 )  # fmt: skip
+_largest_overlap = _function("largest_overlap", DOUBLE, DOUBLES, LONG, LONG, LONG, DOUBLES, DOUBLE)
 
 TOGETHER = 4
 """How many matrices `eigenvalues` solves in the time of one."""
@@ -586,71 +544,50 @@ _LINE, _SPARE = 8, 4
 
 
 class TridiagonalForm:
-    """T = Qᵀ·A·Q of a symmetric float64 matrix A on the CPU, as LAPACK's dsytrd makes it.
+    """T = Qᵀ·A·Q of a symmetric float64 matrix A, as LAPACK's dsytrd makes it.
 
     Sums of squares are taken without scaling: entries must be within 1e±150. The four arrays are
     all there is to it: `from_arrays` takes them again. Raises MemoryError.
 
     Attributes:
-        reflections: the reflectors that Q is the product of, float64, flat.
-        diagonal: n entries, float64.
-        off_diagonal: n entries beside the diagonal, float64, of which the last is undefined.
-        scales: the reflectors' τ, n entries, float64, of which the last is undefined.
+        reflections: the reflectors that Q is the product of, flat.
+        diagonal: n entries.
+        off_diagonal: n entries beside the diagonal, of which the last is undefined.
+        scales: the reflectors' τ, n entries, of which the last is undefined.
     """
 
-    def __init__(self, matrix: Float[Tensor, "n n"]) -> None:
-        """Reduce the matrix, whose upper half is read and whose rows are contiguous."""
-        if matrix.is_cuda or matrix.dtype is not torch.float64:
-            raise TypeError(
-                f"The matrix must be float64 on the CPU, not {matrix.dtype} on {matrix.device}."
-            )
-        n = len(matrix)
-        if n > 1 and matrix.stride(1) != 1:
-            raise ValueError(f"Rows must be contiguous, entries are {matrix.stride(1)} apart.")
-        reflections = torch.empty((n + _SPARE) * _row_length(n), dtype=torch.float64)
-        diagonal, off_diagonal, scales = torch.zeros(3, n, dtype=torch.float64)
-        self._set(reflections, diagonal, off_diagonal, scales)
-        failed = _make_tridiagonal(
-            matrix.data_ptr(), matrix.stride(0), n, _doubles(reflections), _row_length(n),
-            _doubles(diagonal), _doubles(off_diagonal), _doubles(scales),
-        )  # fmt: skip
-        if failed:
+    def __init__(self, matrix: Float64[Tensor, "n n"]) -> None:
+        """Reduce the matrix, of which the upper half is read."""
+        n, length = len(matrix), _row_length(len(matrix))
+        self.reflections = torch.empty((n + _SPARE) * length, dtype=torch.float64)
+        self.diagonal, self.off_diagonal, self.scales = torch.zeros(3, n, dtype=torch.float64)
+        entries = self.diagonal, self.off_diagonal, self.scales
+        if not _make_tridiagonal(matrix.contiguous(), n, self.reflections, length, *entries):
             raise MemoryError
 
     @classmethod
     def from_arrays(
         cls,
-        reflections: Float[Tensor, " m"],
-        diagonal: Float[Tensor, " n"],
-        off_diagonal: Float[Tensor, " n"],
-        scales: Float[Tensor, " n"],
+        reflections: Float64[Tensor, " m"],
+        diagonal: Vector,
+        off_diagonal: Vector,
+        scales: Vector,
     ) -> TridiagonalForm:
-        """Return the form that has these four arrays, all float64; ValueError if sizes disagree."""
+        """Return the form that has these four arrays; ValueError if their sizes disagree."""
         n = len(diagonal)
         sizes = [len(reflections), len(off_diagonal), len(scales)]
         if sizes != [(n + _SPARE) * _row_length(n), n, n]:
             raise ValueError(f"Arrays of {sizes} entries are not of a form of {n} rows.")
         form = cls.__new__(cls)
-        form._set(reflections, diagonal, off_diagonal, scales)
+        form.reflections, form.diagonal = reflections, diagonal
+        form.off_diagonal, form.scales = off_diagonal, scales
         return form
 
-    def _set(
-        self, reflections: Tensor, diagonal: Tensor, off_diagonal: Tensor, scales: Tensor
-    ) -> None:
-        self.reflections, self.scales = reflections, scales
-        self.diagonal, self.off_diagonal = diagonal, off_diagonal
-
-    def back_transform(self, vectors: Float[Tensor, "count padded"]) -> None:
-        """Turn vectors z of T, the first n entries of a row each, into A's Q·z, in place.
-
-        All float64. Raises MemoryError.
-        """
+    def back_transform(self, vectors: Vectors) -> None:
+        """Turn vectors z of T, the first n entries of a row each, into A's Q·z; or MemoryError."""
         n = len(self.diagonal)
-        failed = _back_transform(
-            _doubles(self.reflections), _row_length(n), n, _doubles(self.scales),
-            _doubles(vectors), len(vectors), vectors.shape[1],
-        )  # fmt: skip
-        if failed:
+        form = self.reflections, _row_length(n), n, self.scales
+        if not _back_transform(*form, vectors, *vectors.shape):
             raise MemoryError
 
 
@@ -659,25 +596,21 @@ def _row_length(n: int) -> int:
 
     With an even number columns would fall on the same few sets of the cache.
     """
-    length = _LINE * (-(-n // _LINE) + 1)
-    return length if length // _LINE % 2 else length + _LINE
+    return _LINE * (-(-n // _LINE) + 1 | 1)
 
 
-def eigenvalues(forms: Sequence[TridiagonalForm]) -> Float[Tensor, "forms n"]:
-    """Return the eigenvalues of up to `TOGETHER` forms of one size, ascending, a row each, float64.
+def eigenvalues(forms: Sequence[TridiagonalForm]) -> Float64[Tensor, "forms n"]:
+    """Return the eigenvalues of up to `TOGETHER` forms of one size, ascending, a row each.
 
     Each is exact to float64 rounding of the largest, as LAPACK's dsterf finds it. Raises
     ArithmeticError where there are none (NaN, infinity, entries whose squares overflow), and
     MemoryError.
     """
-    n = len(forms[0].diagonal)
-    found = torch.empty(len(forms), n, dtype=torch.float64)
-    pointers = POINTER * len(forms)
-    failed = _tridiagonal_values(
-        pointers(*(_doubles(form.diagonal) for form in forms)),
-        pointers(*(_doubles(form.off_diagonal) for form in forms)),
-        n, len(forms), _doubles(found),
-    )  # fmt: skip
+    diagonals = torch.stack([form.diagonal for form in forms])
+    off_diagonals = torch.stack([form.off_diagonal for form in forms])
+    count, n = diagonals.shape
+    found = torch.empty(count, n, dtype=torch.float64)
+    failed = _tridiagonal_values(diagonals, off_diagonals, n, count, found)
     if failed == _NO_MEMORY:
         raise MemoryError
     if failed:
@@ -686,41 +619,29 @@ def eigenvalues(forms: Sequence[TridiagonalForm]) -> Float[Tensor, "forms n"]:
 
 
 def eigenvectors(
-    diagonal: Float[Tensor, " n"],
-    off_diagonal: Float[Tensor, " m"],
-    values: Float[Tensor, " count"],
-    into: Float[Tensor, "count padded"],
+    diagonal: Vector,
+    off_diagonal: Float64[Tensor, " m"],
+    values: Float64[Tensor, " count"],
+    into: Vectors,
 ) -> None:
     """Write the unit eigenvectors of these eigenvalues into the rows of `into`, n entries each.
 
-    All float64. By twisted factorisations (Dhillon and Parlett 2004) of T − λ: each costs O(n), and
+    By twisted factorisations (Dhillon and Parlett 2004) of T − λ: each costs O(n), and
     two are as orthogonal as their eigenvalues are apart, about 1e-16·‖T‖/|λᵢ − λⱼ|. Raises
     MemoryError.
     """
-    n = len(diagonal)
-    largest = float(
-        torch.maximum(diagonal.abs().max(), off_diagonal.abs().max() if n > 1 else diagonal[0])
-    )
-    smallest = max(largest * 1e-18, 1e-290)
-    failed = _tridiagonal_vectors(
-        _doubles(diagonal), _doubles(off_diagonal), n, _doubles(values), len(values), smallest,
-        _doubles(into), into.shape[1],
-    )  # fmt: skip
-    if failed:
+    form, (count, down) = (diagonal, off_diagonal, len(diagonal)), into.shape
+    smallest = max(float(torch.cat(form[:2]).abs().max()) * 1e-18, 1e-290)
+    if not _tridiagonal_vectors(*form, values, count, smallest, into, down):
         raise MemoryError
 
 
 def largest_overlap(
-    vectors: Float[Tensor, "count padded"],
-    values: Float[Tensor, " count"],
-    n: int,
-    reach: float,
+    vectors: Vectors, values: Float64[Tensor, " count"], n: int, reach: float
 ) -> float:
     """Return the largest |zᵢ·zⱼ| of vectors whose values are at most `reach` apart; 0 if none are.
 
-    The vectors are the first n entries of a row each, the values descend, all float64.
+    The vectors are the first n entries of a row each, the values descend.
     """
-    found: float = _largest_overlap(
-        _doubles(vectors), n, len(vectors), vectors.shape[1], _doubles(values), reach
-    )
+    found: float = _largest_overlap(vectors, n, *vectors.shape, values, reach)
     return found

@@ -14,8 +14,7 @@ static inline int32_t bucket_of(float x, bool magnitudes) {
     return ((((bits >> 31) & MAGNITUDE) ^ bits) >> LOW_BITS) + (1 << (31 - LOW_BITS));
 }
 
-// Add to `counts` how many values, or magnitudes, fall into each bucket.
-EXPORT void count_buckets(const float *values, int64_t width, int32_t magnitudes, int64_t *counts) {
+EXPORT void count_buckets(const float *values, int64_t width, bool magnitudes, int64_t *counts) {
     int64_t j = 0;
     // Four at a time: the count of a neighbour in the same bucket need not be waited for.
     for (; j + 4 <= width; j += 4) {
@@ -30,9 +29,8 @@ static inline float number_of(float x, bool magnitudes) {
     return magnitudes ? __builtin_fabsf(x) : x;
 }
 
-// Write the values, or magnitudes, from `low` to `high` that are not 0, in order; return how many
-// there are. `found` has room for all values.
-EXPORT int64_t find_between(const float *values, int64_t width, int32_t magnitudes, float low,
+// Return how many values were found; there is room for all.
+EXPORT int64_t find_between(const float *values, int64_t width, bool magnitudes, float low,
                             float high, float *found) {
     uint8_t marks[CHUNK];
     int64_t count = 0;

@@ -22,7 +22,7 @@ static void total_of(const float *tensors, int64_t count, int64_t width, int64_t
 
 // Write exp(N·(norm(A)² − 1))·tanh(d·Σⱼdⱼ) of a chunk, never a negative zero.
 static void score(const float *restrict row, const float *restrict total, int64_t chunk, float low,
-                  float high, float count, int32_t linear, float *restrict scores) {
+                  float high, float count, bool linear, float *restrict scores) {
     float stretch = __builtin_sqrtf(count) / (high - low);
     for (int64_t j = 0; j < chunk; j++) {
         float size = __builtin_fabsf(row[j]);
@@ -50,12 +50,8 @@ static inline bool told_apart(float low, float high, float scale) {
     return high > low && scale / (high - low) < INFINITY;
 }
 
-// Write each expert's scores; 0 where all its sizes are equal, never a negative zero.
-//
-// Sizes are clipped between lows[i] and highs[i]; `linear` says that tanh of any product is the
-// product, to float32 rounding.
 EXPORT void competition_scores(const float *tensors, int64_t count, int64_t width,
-                               const float *lows, const float *highs, int32_t linear,
+                               const float *lows, const float *highs, bool linear,
                                float *scores) {
     float total[CHUNK];
     for (int64_t start = 0; start < width; start += CHUNK) {
@@ -72,11 +68,8 @@ EXPORT void competition_scores(const float *tensors, int64_t count, int64_t widt
     }
 }
 
-// Write Σ sign(dᵢ)Aᵢ·scaleᵢ / max(Σ scaleᵢ, least_scale).
-//
-// scaleᵢ goes from 0 at a score of bottoms[i] to 1 at tops[i].
 EXPORT void competition_mean(const float *tensors, int64_t count, int64_t width, const float *lows,
-                             const float *highs, int32_t linear, const float *bottoms,
+                             const float *highs, bool linear, const float *bottoms,
                              const float *tops, float least_scale, float *restrict result) {
     float total[CHUNK], scores[CHUNK], divisor[CHUNK];
     for (int64_t start = 0; start < width; start += CHUNK) {

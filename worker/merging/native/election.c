@@ -31,14 +31,8 @@ static int32_t add_agreeing(const float *restrict kept, const float *restrict vo
     return agreeing;
 }
 
-// Write Σ wᵢxᵢ over the i whose wᵢxᵢ has the elected sign. counts[0] gets the number of entries with
-// the elected sign, counts[1] the number that the cuts keep.
-//
-// xᵢ is trimmed first to |x| ≥ cuts[i]. Elected is the sign of Σ xᵢ, or with `weighted_votes` of
-// Σ wᵢxᵢ; a sum of 0 counts as positive. With `normalize` the sum is divided by Σ wᵢ over the same i;
-// it is 0 where those sum up to 0.
 EXPORT void elected_sum(const float *tensors, int64_t count, int64_t width, const float *weights,
-                        const float *cuts, int32_t weighted_votes, int32_t normalize,
+                        const float *cuts, bool weighted_votes, bool normalize,
                         float *restrict result, int64_t *counts) {
     float kept[CHUNK], votes[CHUNK], divisor[CHUNK];
     counts[0] = counts[1] = 0;
@@ -64,7 +58,6 @@ EXPORT void elected_sum(const float *tensors, int64_t count, int64_t width, cons
     }
 }
 
-// Write Σ wᵢxᵢ over the i with lows[i] ≤ |xᵢ| ≤ highs[i]; return how many entries are kept.
 EXPORT int64_t banded_sum(const float *tensors, int64_t count, int64_t width, const float *weights,
                           const float *lows, const float *highs, float *restrict result) {
     float kept[CHUNK];
@@ -96,10 +89,7 @@ static int32_t scale_exponent(const float *first, int64_t count, int64_t width, 
     return (int32_t)min(max(254 - (largest >> 23), 7), 247);
 }
 
-// Write each entry's population standard deviation over the experts: 0 exactly where all are equal.
-//
-// Of differences to the first expert, scaled by a power of two; what is 2⁷⁵ times smaller than the
-// largest in its chunk counts as 0.
+// The standard deviation of differences to the first expert, scaled by a power of two.
 EXPORT void spread(const float *tensors, int64_t count, int64_t width, float *restrict result) {
     float mean[CHUNK], squares[CHUNK];
     float share = (float)(1.0 / (double)count);
@@ -129,7 +119,6 @@ EXPORT void spread(const float *tensors, int64_t count, int64_t width, float *re
     }
 }
 
-// Set `values` to 0 where ranked < cut.
 EXPORT void clear_below(float *restrict values, const float *restrict ranked, int64_t width,
                         float cut) {
     for (int64_t j = 0; j < width; j++)

@@ -42,10 +42,10 @@ static void add_rows(const float *left, const float *right, int64_t stride, int6
                      int64_t rows, int64_t columns, double *gram, int64_t count) {
     if (left == right) {
         switch (rows) {
-            case 1: add_tile(left, left, stride, width, 1, 1, true, gram, count); return;
-            case 2: add_tile(left, left, stride, width, 2, 2, true, gram, count); return;
-            case 3: add_tile(left, left, stride, width, 3, 3, true, gram, count); return;
-            default: add_tile(left, left, stride, width, 4, 4, true, gram, count); return;
+            case 1: return add_tile(left, left, stride, width, 1, 1, true, gram, count);
+            case 2: return add_tile(left, left, stride, width, 2, 2, true, gram, count);
+            case 3: return add_tile(left, left, stride, width, 3, 3, true, gram, count);
+            default: return add_tile(left, left, stride, width, 4, 4, true, gram, count);
         }
     }
     for (int64_t i = 0; i < rows; i++) {
@@ -59,7 +59,8 @@ static void add_rows(const float *left, const float *right, int64_t stride, int6
     }
 }
 
-void add_gram(const float *rows, int64_t count, int64_t stride, int64_t width, double *gram) {
+EXPORT void add_inner_products(const float *rows, int64_t count, int64_t width, int64_t stride,
+                               double *gram) {
     for (int64_t start = 0; start < width; start += CHUNK) {
         int64_t chunk = min(CHUNK, width - start);
         for (int64_t i = 0; i < count; i += 4)
@@ -67,10 +68,6 @@ void add_gram(const float *rows, int64_t count, int64_t stride, int64_t width, d
                 add_rows(rows + i * stride + start, rows + k * stride + start, stride, chunk,
                          min(4, count - i), min(4, count - k), gram + i * count + k, count);
     }
-}
-
-EXPORT void add_inner_products(const float *tensors, int64_t count, int64_t width, double *gram) {
-    add_gram(tensors, count, width, width, gram);
 }
 
 // Return Σ (row·selected)² of a chunk, `selected` being 0 or 1.
@@ -92,7 +89,6 @@ static double energy(const float *row, const float *selected, int64_t chunk) {
     return total;
 }
 
-// Add to `energies` each expert's Σ xᵢ² over the entries with ranked ≥ cut.
 EXPORT void add_energies(const float *tensors, int64_t count, int64_t width, const float *ranked,
                          float cut, double *energies) {
     float selected[CHUNK];

@@ -2,6 +2,8 @@
 // that lie one after the other. The compiler reorders nothing: sums over experts are taken in the
 // experts' order, entry by entry, and long sums in a fixed number of lanes. So results depend neither
 // on where blocks begin nor, `algebra.h` excepted, on the instruction set.
+//
+// What an exported kernel writes and returns is said in binding.py, which calls it.
 #ifndef AFLUENTE_KERNELS_H
 #define AFLUENTE_KERNELS_H
 
@@ -28,8 +30,7 @@ enum { WIDTH = 16 };
 // Long sums are taken in LANES lanes whatever the width of a register: in PARTS registers.
 enum { LANES = 8, PART = WIDTH / 8, PARTS = LANES / PART };
 
-// What was found in a block: all entries are finite, all inputs have the same bits, all results are
-// finite.
+// What was found in a block, as in binding.py.
 enum { FINITE = 1, EQUAL = 2, RESULT_FINITE = 4 };
 
 // All of a float32's exponent bits are set in infinity and NaN only.
@@ -77,40 +78,28 @@ static inline double sum_of(const doubles *parts) {
     return total;
 }
 
+// A number in each entry of a vector.
+static inline doubles all(double x) { return x - (doubles){0}; }
+
 // rows.c: `inspect_rows` returns FINITE if all entries are, plus EQUAL if all rows have the same bits.
 // `subtract_rows` does too, and subtracts the first row from the others.
-int32_t inspect_rows(const float *rows, int64_t count, int64_t stride, int64_t width);
-int32_t subtract_rows(float *rows, int64_t count, int64_t stride, int64_t width);
+int32_t inspect_rows(const float *rows, int64_t count, int64_t width, int64_t stride);
+int32_t subtract_rows(float *rows, int64_t count, int64_t width, int64_t stride);
+bool add_scaled(const float *base, const float *scales, int64_t count, const float *values,
+                int64_t width, float *results, int64_t result_stride);
 
-// Write base + scale·values into a row of `results` for each scale; return whether all are finite.
-// Where scale·values is 0 the base is copied, with the sign of its zeros.
-bool add_scaled_rows(const float *base, const float *scales, int64_t count, const float *values,
-                     int64_t width, int64_t stride, float *results);
+// inner_products.c
+void add_inner_products(const float *rows, int64_t count, int64_t width, int64_t stride,
+                        double *gram);
 
-// sums.c: write Σ wᵢxᵢ of a chunk of rows.
-void sum_chunk(const float *rows, int64_t count, int64_t stride, int64_t width,
-               const float *weights, float *result);
-
-// inner_products.c: add the inner products of rows i and k, k ≥ i, to gram[i, k].
-void add_gram(const float *rows, int64_t count, int64_t stride, int64_t width, double *gram);
-
-// combining.c: a linear combination of inputs, Σ cᵢxᵢ, and what becomes of it.
-//
-// With `subtracted` the first row is the base W₀, the others are xᵢ − W₀, and there is a result
-// W₀ + λ·Σ cᵢ(xᵢ − W₀) for each λ in `scales`; with `apart` the two results are W₀ and the sum.
-// Otherwise the result is the sum, or with `copy_equal` the entry itself where all rows have the same
-// bits.
+// combining.c
 typedef struct {
-    const float *coefficients;
-    const float *scales;
+    const float *coefficients, *scales;
     int64_t outputs;
-    int32_t subtracted;
-    int32_t apart;
-    int32_t copy_equal;
+    bool subtracted, apart, copy_equal;
 } Combination;
 
-// Write the combination of a block's rows into rows of `results`; return whether all are finite.
-bool combine_block(const float *rows, int64_t count, int64_t stride, int64_t width,
-                   const Combination *combination, float *results, int64_t result_stride);
+bool combine_rows(const float *rows, int64_t count, int64_t width, int64_t stride,
+                  const Combination *combination, float *results, int64_t result_stride);
 
 #endif

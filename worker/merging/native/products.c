@@ -21,6 +21,9 @@ enum { SHALLOW = 192 * 8, DEEP = 1536 };
 // Rows of the left factor that are copied at a time.
 enum { HEIGHT = 48 };
 
+// Rows and columns that are mirrored at a time: a tile and its transpose fit into the L1 cache.
+enum { TILE = 16 };
+
 #define REAL float
 #define OF(name) name##_in_floats
 #include "products_of.h"
@@ -30,38 +33,14 @@ enum { HEIGHT = 48 };
 #define OF(name) name##_in_doubles
 #include "products_of.h"
 
-bool multiply_doubles(const Matrix *left, const Matrix *right, const Matrix *result, int64_t rows,
-                      int64_t depth, int64_t columns, bool add, bool upper) {
-    return multiply_in_doubles(left, right, result, rows, depth, columns, add, upper);
-}
-
-// Write the product of `rows` x `depth` and `depth` x `columns` entries, or add it to what is in the
-// result (whose entries are 1 across); return 1 if there is no memory. With `upper`, of a symmetric
-// product, what is below the diagonal may be anything.
-EXPORT int32_t multiply(void *left, int64_t left_down, int64_t left_across, int32_t left_doubles,
-                        void *right, int64_t right_down, int64_t right_across,
-                        int32_t right_doubles, void *result, int64_t result_down,
-                        int32_t result_doubles, int64_t rows, int64_t depth, int64_t columns,
-                        int32_t in_doubles, int32_t add, int32_t upper) {
+EXPORT bool multiply(void *left, int64_t left_down, int64_t left_across, bool left_doubles,
+                     void *right, int64_t right_down, int64_t right_across, bool right_doubles,
+                     void *result, int64_t result_down, int64_t result_across,
+                     bool result_doubles, int64_t rows, int64_t depth, int64_t columns,
+                     bool in_doubles, bool add, bool upper) {
     Matrix a = {left, left_down, left_across, left_doubles};
     Matrix b = {right, right_down, right_across, right_doubles};
-    Matrix c = {result, result_down, 1, result_doubles};
-    bool done = in_doubles ? multiply_in_doubles(&a, &b, &c, rows, depth, columns, add, upper)
-                           : multiply_in_floats(&a, &b, &c, rows, depth, columns, add, upper);
-    return !done;
+    Matrix c = {result, result_down, result_across, result_doubles};
+    return in_doubles ? multiply_in_doubles(&a, &b, &c, rows, depth, columns, add, upper)
+                      : multiply_in_floats(&a, &b, &c, rows, depth, columns, add, upper);
 }
-
-// Rows and columns that are copied at a time: a tile and its transpose fit into the L1 cache.
-enum { TILE = 16 };
-
-// Copy the upper triangle of a square matrix into the lower one.
-#define MIRROR(name, TYPE)                                                                         \
-    EXPORT void name(TYPE *matrix, int64_t n) {                                                    \
-        for (int64_t top = 0; top < n; top += TILE)                                                \
-            for (int64_t left = top; left < n; left += TILE)                                       \
-                for (int64_t i = top; i < min(top + TILE, n); i++)                                 \
-                    for (int64_t j = max(left, i + 1); j < min(left + TILE, n); j++)               \
-                        matrix[j * n + i] = matrix[i * n + j];                                     \
-    }
-MIRROR(mirror_floats, float)
-MIRROR(mirror_doubles, double)

@@ -6,6 +6,15 @@
 typedef REAL OF(vector) __attribute__((vector_size(WIDTH), aligned(sizeof(REAL))));
 enum { OF(ENTRIES) = WIDTH / sizeof(REAL), OF(COLUMNS) = VECTORS * WIDTH / sizeof(REAL) };
 
+// Copy the upper triangle of a square matrix into the lower one.
+EXPORT void OF(mirror)(REAL *matrix, int64_t n) {
+    for (int64_t top = 0; top < n; top += TILE)
+        for (int64_t left = top; left < n; left += TILE)
+            for (int64_t i = top; i < min(top + TILE, n); i++)
+                for (int64_t j = max(left, i + 1); j < min(left + TILE, n); j++)
+                    matrix[j * n + i] = matrix[i * n + j];
+}
+
 // Copy `lines` lines of `depth` entries to panels of `width` lines each, filled up with zeros:
 // entry p of a panel's line l comes to p·width + l.
 #define PACK(name, TYPE)                                                                           \
@@ -86,8 +95,8 @@ PUT(put_floats, float)
 PUT(put_doubles, double)
 #undef PUT
 
-static bool OF(multiply)(const Matrix *left, const Matrix *right, const Matrix *result,
-                         int64_t rows, int64_t depth, int64_t columns, bool add, bool upper) {
+bool OF(multiply)(const Matrix *left, const Matrix *right, const Matrix *result, int64_t rows,
+                  int64_t depth, int64_t columns, bool add, bool upper) {
     bool alike = result->doubles == (sizeof(REAL) == sizeof(double));
     int64_t stretch = alike ? SHALLOW / (int64_t)sizeof(REAL) : DEEP;
     int64_t deepest = min(depth, stretch), high = min(rows, HEIGHT);

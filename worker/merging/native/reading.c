@@ -66,64 +66,50 @@ static int64_t read_entries(const Source *source, int64_t start, int64_t count,
     return 0;
 }
 
-// What a caller is told of a read that failed: whose it was, and why.
 static inline int64_t failure(int64_t input, int64_t failed) { return -(failed << 32 | input); }
 
-// Inputs that are read together: the first is subtracted from the others if `subtract` says so, and
-// the inner products of the rows, without that of what was subtracted, are added to `gram`, unless it
-// is NULL.
-typedef struct {
-    const Source *sources;
-    int64_t count;
-    int32_t subtract;
-    double *gram;
-} Inputs;
-
-// Read at most a piece's entries into rows `stride` apart; return what they hold.
+// Read at most a piece's entries of each input into a row, subtract the first if `subtract` says so,
+// and add the inner products of the rows, without a subtracted one, to `gram`, unless it is NULL.
 //
-// FINITE if all entries are, EQUAL if all inputs have the same bits. Of a read that failed, return
-// −((errno + 1)·2³² + the input's number); errno is 0 where the file ends.
-static int64_t read_piece(const Inputs *inputs, int64_t start, int64_t width, float *rows,
-                          int64_t stride) {
-    int64_t count = inputs->count, first = inputs->subtract != 0;
+// Return FINITE if all entries are, plus EQUAL if all inputs have the same bits. If a read failed,
+// return −((errno + 1)·2³² + the input's number); errno is 0 where the file ends.
+static int64_t read_piece(const Source *sources, int64_t count, bool subtract, int64_t start,
+                          int64_t width, float *rows, int64_t stride, double *gram) {
     for (int64_t i = 0; i < count; i++) {
-        int64_t failed = read_entries(inputs->sources + i, start, width, rows + i * stride);
+        int64_t failed = read_entries(sources + i, start, width, rows + i * stride);
         if (failed) return failure(i, failed);
     }
-    int64_t seen = first ? subtract_rows(rows, count, stride, width)
-                         : inspect_rows(rows, count, stride, width);
-    if (inputs->gram) add_gram(rows + first * stride, count - first, stride, width, inputs->gram);
+    int64_t seen = subtract ? subtract_rows(rows, count, width, stride)
+                            : inspect_rows(rows, count, width, stride);
+    if (gram) add_inner_products(rows + subtract * stride, count - subtract, width, stride, gram);
     return seen;
 }
 
-// Read entries `start` and on of each input into a row of `rows`; return what `read_piece` does.
-EXPORT int64_t read_rows(const Inputs *inputs, int64_t start, int64_t width, float *rows) {
-    int64_t piece = piece_of(inputs->count), seen = FINITE | EQUAL;
+EXPORT int64_t read_rows(const Source *sources, int64_t count, bool subtract, int64_t start,
+                         int64_t width, float *rows, double *gram) {
+    int64_t piece = piece_of(count), seen = FINITE | EQUAL;
     for (int64_t from = 0; from < width && seen >= 0; from += piece) {
         int64_t here = min(piece, width - from);
-        int64_t found = read_piece(inputs, start + from, here, rows + from, width);
+        int64_t found =
+            read_piece(sources, count, subtract, start + from, here, rows + from, width, gram);
         seen = found < 0 ? found : seen & found;
     }
     return seen;
 }
 
-// Read entries `start` and on of each input and write what they combine to into `results`, if there
-// is anything to write: else they are read for what is gathered of them.
-//
-// Return what `read_piece` does, plus RESULT_FINITE if all results are.
-EXPORT int64_t read_combined(const Inputs *inputs, int64_t start, int64_t width,
-                             const Combination *combination, float *results) {
-    int64_t piece = piece_of(inputs->count), seen = FINITE | EQUAL | RESULT_FINITE;
-    float *rows = malloc(inputs->count * piece * sizeof *rows);
+// Without a combination, entries are read for their inner products alone.
+EXPORT int64_t read_combined(const Source *sources, int64_t count, bool subtract, int64_t start,
+                             int64_t width, const Combination *combination, float *results,
+                             double *gram) {
+    int64_t piece = piece_of(count), seen = FINITE | EQUAL | RESULT_FINITE;
+    float *rows = malloc(count * piece * sizeof *rows);
     if (!rows) return failure(0, ENOMEM + 1);
     for (int64_t from = 0; from < width && seen >= 0; from += piece) {
         int64_t here = min(piece, width - from);
-        int64_t found = read_piece(inputs, start + from, here, rows, piece);
-        if (found >= 0 && combination)
-            found |= combine_block(rows, inputs->count, piece, here, combination, results + from,
-                                   width)
-                         ? RESULT_FINITE
-                         : 0;
+        int64_t found = read_piece(sources, count, subtract, start + from, here, rows, piece, gram);
+        if (found >= 0 && combination &&
+            combine_rows(rows, count, here, piece, combination, results + from, width))
+            found |= RESULT_FINITE;
         seen = found < 0 ? found : seen & found;
     }
     free(rows);

@@ -13,8 +13,6 @@ enum { PANEL = 16, BACK = 48, GROUP = 4 };
 
 static inline doubles at(const double *from) { return *(const doubles *)from; }
 
-static inline doubles all(double x) { return x - (doubles){0}; }
-
 static inline double total(doubles x) {
     double sum = 0;
     UNROLLED
@@ -148,17 +146,15 @@ static void reduce_panel(double *matrix, int64_t n, int64_t length, int64_t from
     }
 }
 
-// Reduce the symmetric matrix of which the upper half is in rows `down` apart. `form` has room for
-// n + GROUP rows of `length` entries, an odd multiple of 8 and at least n + 8, and begins at a
-// multiple of 64 bytes. Return 1 if there is no memory.
-EXPORT int32_t make_tridiagonal(const double *matrix, int64_t down, int64_t n, double *form,
-                                int64_t length, double *diagonal, double *off_diagonal,
-                                double *scales) {
+// `form` has room for n + GROUP rows of `length` entries, an odd multiple of 8 and at least n + 8, and
+// begins at a multiple of 64 bytes. Return false if there is no memory.
+EXPORT bool make_tridiagonal(const double *matrix, int64_t n, double *form, int64_t length,
+                             double *diagonal, double *off_diagonal, double *scales) {
     double *pairs = aligned_alloc(64, (4 * PANEL + 1) * length * sizeof *pairs);
-    if (!pairs) return 1;
+    if (!pairs) return false;
     double *negated = pairs + 2 * PANEL * length, *product = negated + 2 * PANEL * length;
     for (int64_t j = 0; j < n; j++) {
-        memcpy(form + j * length + j, matrix + j * down + j, (n - j) * sizeof *form);
+        memcpy(form + j * (length + 1), matrix + j * (n + 1), (n - j) * sizeof *form);
         memset(form + j * length, 0, j * sizeof *form);
         memset(form + j * length + n, 0, (length - n) * sizeof *form);
     }
@@ -171,10 +167,10 @@ EXPORT int32_t make_tridiagonal(const double *matrix, int64_t down, int64_t n, d
         Matrix left = {pairs + next, 1, length, true}, right = {negated + next, length, 1, true};
         Matrix corner = {form + next * (length + 1), length, 1, true};
         if (rest)
-            done = multiply_doubles(&left, &right, &corner, rest, 2 * count, rest, true, true);
+            done = multiply_in_doubles(&left, &right, &corner, rest, 2 * count, rest, true, true);
     }
     free(pairs);
-    return !done;
+    return done;
 }
 
 // Tᵀ of the upper triangular T of H₀·H₁ … = I − V·T·Vᵀ, from VᵀV and the reflections' τ; negated.
@@ -191,13 +187,12 @@ static void join_reflections(const double *squares, const double *scales, int64_
     }
 }
 
-// Turn `count` rows of vectors, `down` apart, from those of the tridiagonal form into the matrix's.
-// Return 1 if there is no memory.
-EXPORT int32_t back_transform(const double *form, int64_t length, int64_t n, const double *scales,
-                          double *vectors, int64_t count, int64_t down) {
+// Return false if there is no memory.
+EXPORT bool back_transform(const double *form, int64_t length, int64_t n, const double *scales,
+                           double *vectors, int64_t count, int64_t down) {
     size_t entries = BACK * (2 * length + 2 * BACK + count);
     double *reflectors = aligned_alloc(64, entries * sizeof *reflectors);
-    if (!reflectors) return 1;
+    if (!reflectors) return false;
     double *squares = reflectors + BACK * length, *joined = squares + BACK * BACK;
     double *combined = joined + BACK * BACK, *inside = combined + BACK * length;
     bool done = true;
@@ -215,13 +210,13 @@ EXPORT int32_t back_transform(const double *form, int64_t length, int64_t n, con
         Matrix inner_products = {squares, BACK, 1, true}, turned = {joined, BACK, 1, true};
         Matrix rest = {vectors + from + 1, down, 1, true}, first = {inside, BACK, 1, true};
         Matrix second = {combined, length, 1, true};
-        done = multiply_doubles(&across, &upright, &inner_products, some, rows, some, false, true);
+        done = multiply_in_doubles(&across, &upright, &inner_products, some, rows, some, false, true);
         join_reflections(squares, scales + from, some, joined);
         // zᵀ becomes zᵀ − (zᵀ·V)·(Tᵀ·Vᵀ).
-        done = done && multiply_doubles(&turned, &across, &second, some, some, rows, false, false) &&
-               multiply_doubles(&rest, &upright, &first, count, rows, some, false, false) &&
-               multiply_doubles(&first, &second, &rest, count, some, rows, true, false);
+        done = done && multiply_in_doubles(&turned, &across, &second, some, some, rows, false, false) &&
+               multiply_in_doubles(&rest, &upright, &first, count, rows, some, false, false) &&
+               multiply_in_doubles(&first, &second, &rest, count, some, rows, true, false);
     }
     free(reflectors);
-    return !done;
+    return done;
 }

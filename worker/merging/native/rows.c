@@ -10,7 +10,7 @@ static int32_t flags(int32_t largest_exponent, int32_t differing) {
     return (largest_exponent != EXPONENT) * FINITE + (differing == 0) * EQUAL;
 }
 
-int32_t inspect_rows(const float *rows, int64_t count, int64_t stride, int64_t width) {
+EXPORT int32_t inspect_rows(const float *rows, int64_t count, int64_t width, int64_t stride) {
     int32_t largest = 0, differing = 0;
     for (int64_t i = 0; i < count; i++) {
         const float *row = rows + i * stride;
@@ -23,7 +23,7 @@ int32_t inspect_rows(const float *rows, int64_t count, int64_t stride, int64_t w
     return flags(largest, differing);
 }
 
-int32_t subtract_rows(float *rows, int64_t count, int64_t stride, int64_t width) {
+int32_t subtract_rows(float *rows, int64_t count, int64_t width, int64_t stride) {
     int32_t largest = 0, differing = 0;
     for (int64_t start = 0; start < width; start += CHUNK) {
         int64_t stop = min(start + CHUNK, width);
@@ -42,13 +42,13 @@ int32_t subtract_rows(float *rows, int64_t count, int64_t stride, int64_t width)
     return flags(largest, differing);
 }
 
-bool add_scaled_rows(const float *base, const float *scales, int64_t count, const float *values,
-                     int64_t width, int64_t stride, float *results) {
+EXPORT bool add_scaled(const float *base, const float *scales, int64_t count, const float *values,
+                       int64_t width, float *results, int64_t result_stride) {
     int32_t largest = 0;
     for (int64_t start = 0; start < width; start += CHUNK) {
         int64_t stop = min(start + CHUNK, width);
         for (int64_t i = 0; i < count; i++) {
-            float *restrict result = results + i * stride;
+            float *restrict result = results + i * result_stride;
             float scale = scales[i];
             for (int64_t j = start; j < stop; j++) {
                 float step = scale * values[j];
@@ -60,11 +60,5 @@ bool add_scaled_rows(const float *base, const float *scales, int64_t count, cons
     return largest != EXPONENT;
 }
 
-EXPORT int32_t all_finite(const float *values, int64_t width) {
-    return inspect_rows(values, 1, width, width) & FINITE;
-}
-
-EXPORT int32_t add_scaled(const float *base, const float *scales, int64_t count,
-                          const float *values, int64_t width, float *results) {
-    return add_scaled_rows(base, scales, count, values, width, width, results);
-}
+// The digest of the sources that this library was compiled from.
+EXPORT const char *sources(void) { return SOURCES; }

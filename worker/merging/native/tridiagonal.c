@@ -126,15 +126,6 @@ static void sweep(Lanes *lanes) {
     }
 }
 
-// Find the eigenvalues of all lanes; return false if too many sweeps were not enough.
-static bool solve(Lanes *lanes) {
-    for (int64_t sweeps = 30 * lanes->n; next_blocks(lanes); sweeps--) {
-        if (sweeps <= 0) return false;
-        sweep(lanes);
-    }
-    return true;
-}
-
 // Load a matrix into a lane; a lane that is not `used` has nothing to do. Return whether all entries
 // and the squares of all are finite.
 static bool load(Lanes *lanes, int lane, const double *diagonal, const double *off_diagonal,
@@ -158,32 +149,27 @@ static bool load(Lanes *lanes, int lane, const double *diagonal, const double *o
     return finite && __builtin_isfinite(largest * largest);
 }
 
-// Find the eigenvalues of up to MATRICES matrices, in no order, given room for 2n rows of lanes.
-static bool solve_together(const double *const *diagonals, const double *const *off_diagonals,
-                           int64_t n, int64_t count, quads *room, double *values) {
-    Lanes lanes = {.diagonal = room, .squares = room + n, .n = n};
-    bool solved = true;
-    for (int lane = 0; lane < MATRICES; lane++) {
-        int64_t matrix = min(lane, count - 1);
-        solved &= load(&lanes, lane, diagonals[matrix], off_diagonals[matrix], lane < count);
-    }
-    solved = solved && solve(&lanes);
-    for (int64_t lane = 0; lane < count; lane++)
-        for (int64_t i = 0; i < n; i++) values[lane * n + i] = lanes.diagonal[i][lane];
-    return solved;
-}
-
-// Write the n eigenvalues of each of `count` matrices, in no order, a row each. Return 1 if there is no
-// memory, 2 if there is no solution (NaN, infinity).
-EXPORT int32_t tridiagonal_values(const double *const *diagonals, const double *const *off_diagonals,
-                                  int64_t n, int64_t count, double *values) {
+// Return 1 if there is no memory, 2 if there is no solution: NaN, infinity, or too many sweeps.
+EXPORT int32_t tridiagonal_values(const double *diagonals, const double *off_diagonals, int64_t n,
+                                  int64_t count, double *values) {
     if (n == 0) return 0;
     quads *room = aligned_alloc(64, (2 * n * sizeof *room + 63) / 64 * 64);
     if (!room) return 1;
     bool solved = true;
-    for (int64_t from = 0; from < count && solved; from += MATRICES)
-        solved = solve_together(diagonals + from, off_diagonals + from, n,
-                                min(MATRICES, count - from), room, values + from * n);
+    for (int64_t from = 0; from < count && solved; from += MATRICES) {
+        Lanes lanes = {.diagonal = room, .squares = room + n, .n = n};
+        for (int lane = 0; lane < MATRICES; lane++) {
+            int64_t matrix = min(from + lane, count - 1);
+            solved &= load(&lanes, lane, diagonals + matrix * n, off_diagonals + matrix * n,
+                           from + lane < count);
+        }
+        for (int64_t sweeps = 30 * n; solved && next_blocks(&lanes); sweeps--) {
+            solved = sweeps > 0;
+            sweep(&lanes);
+        }
+        for (int64_t lane = 0; lane < min(MATRICES, count - from); lane++)
+            for (int64_t i = 0; i < n; i++) values[(from + lane) * n + i] = room[i][lane];
+    }
     free(room);
     return solved ? 0 : 2;
 }
@@ -192,16 +178,12 @@ EXPORT int32_t tridiagonal_values(const double *const *diagonals, const double *
 
 // A pivot too small to divide by is replaced by −`smallest`.
 static inline doubles safe(doubles pivot, double smallest) {
-    doubles bound = {0};
-    bound += smallest;
-    return pick(magnitude(pivot) < bound, -bound, pivot);
+    return pick(magnitude(pivot) < smallest, all(-smallest), pivot);
 }
 
 // An entry too small to matter beside a 1 becomes 0, before subnormal numbers slow everything down.
 static inline doubles flush(doubles entry) {
-    doubles zero = {0}, bound = {0};
-    bound += 1e-150;
-    return pick(magnitude(entry) < bound, zero, entry);
+    return pick(magnitude(entry) < 1e-150, all(0), entry);
 }
 
 static inline integers index_of(int64_t i) { return i + (integers){0}; }
@@ -258,13 +240,12 @@ static void follow(const double *off_diagonal, int64_t n, const integers *twist,
         }
 }
 
-// Write the eigenvectors of `count` eigenvalues into rows of `vectors`, `stride` apart; return 0, or
-// 1 if there is no memory. They are orthogonal as far as the eigenvalues are apart.
-EXPORT int32_t tridiagonal_vectors(const double *diagonal, const double *off_diagonal, int64_t n,
-                                   const double *values, int64_t count, double smallest,
-                                   double *vectors, int64_t stride) {
+// Return false if there is no memory.
+EXPORT bool tridiagonal_vectors(const double *diagonal, const double *off_diagonal, int64_t n,
+                                const double *values, int64_t count, double smallest,
+                                double *vectors, int64_t stride) {
     doubles *down = aligned_alloc(64, 2 * n * PARTS * sizeof *down), *up = down + n * PARTS;
-    if (!down) return 1;
+    if (!down) return false;
     for (int64_t first = 0; first < count; first += LANES) {
         double some[LANES], squares[LANES];
         integers twist[PARTS] = {0};
@@ -278,11 +259,9 @@ EXPORT int32_t tridiagonal_vectors(const double *diagonal, const double *off_dia
         }
     }
     free(down);
-    return 0;
+    return true;
 }
 
-// Return the largest inner product of two of `count` rows whose values, descending, are at most
-// `reach` apart, or 0.
 EXPORT double largest_overlap(const double *vectors, int64_t n, int64_t count, int64_t stride,
                               const double *values, double reach) {
     double largest = 0;

@@ -101,4 +101,4 @@ def test_without_a_build_the_error_says_what_to_do():
 )
 def test_an_array_that_a_kernel_cannot_take_is_refused(array):
     with pytest.raises(TypeError, match="contiguous"):
-        binding.address(array, torch.float32 if isinstance(array, torch.Tensor) else np.float32)
+        binding.FLOATS.from_param(array)
