@@ -14,7 +14,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
@@ -104,12 +104,11 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def _function(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
+def _function(name: str, result: Any, *arguments: Any) -> Any:
     """Return a kernel, given the C types of its result and its arguments."""
     found: Any = getattr(_library(), name)
     found.restype, found.argtypes = result, arguments
-    called: Callable[..., Any] = found
-    return called
+    return found
 
 
 class Entries:
@@ -147,13 +146,13 @@ FINITE, EQUAL, RESULT_FINITE = 1, 2, 4
 """What was found in a block: all entries are finite; all inputs have the same bits; all results are
 finite."""
 
-_inspect_rows = _function("inspect_rows", INT, *ROWS, LONG)
+_all_finite = _function("all_finite", BOOL, FLOATS, LONG)
 _add_scaled = _function("add_scaled", BOOL, FLOATS, FLOATS, LONG, FLOATS, LONG, FLOATS, LONG)
 
 
 def all_finite(values: Row) -> bool:
     """Return whether no entry is NaN or infinite."""
-    return bool(_inspect_rows(values, 1, len(values), len(values)) & FINITE)
+    return bool(_all_finite(values, len(values)))
 
 
 def add_scaled(
@@ -165,8 +164,7 @@ def add_scaled(
     of its zeros.
     """
     n = len(base)
-    finite: bool = _add_scaled(base, scales, len(scales), values, n, results, n)
-    return finite
+    return bool(_add_scaled(base, scales, len(scales), values, n, results, n))
 
 
 # --- Linear combinations of rows, in memory or as they are read -------------------------------
@@ -233,8 +231,7 @@ def combine_rows(
     if not 0 <= start <= stride - width:
         raise IndexError(f"{width} entries from {start} on are not in rows of {stride}.")
     first = rows[0, start:]
-    finite: bool = _combine_rows(first, count, width, rows.stride(0), what, results, width)
-    return finite
+    return bool(_combine_rows(first, count, width, rows.stride(0), what, results, width))
 
 
 _STORED = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
@@ -269,23 +266,19 @@ class Sources:
 
         With `subtract` the first input is the base: it is subtracted from the others on reading.
         """
-        listed = [
-            _Source(descriptor, _STORED[dtype], offset) for descriptor, dtype, offset in places
-        ]
-        self._sources = (_Source * len(listed))(*listed), len(listed), subtract
-        self._count, self._experts = len(listed), len(listed) - subtract
+        self._count, self._subtract = len(places), subtract
+        listed = [_Source(file, _STORED[dtype], offset) for file, dtype, offset in places]
+        self._sources = (_Source * len(places))(*listed)
 
     def read(self, start: int, rows: Float32[Tensor, "inputs n"], gram: Gram | None = None) -> int:
         """Fill `rows` with the entries from `start` on."""
         if len(rows) != self._count:
             raise ValueError(f"{self._count} inputs do not fit into {len(rows)} rows.")
-        _check_gram(gram, self._experts)
-        return _checked(_read_rows(*self._sources, start, rows.shape[1], rows, gram))
+        return self._call(_read_rows, start, rows.shape[1], rows, gram=gram)
 
     def add_inner_products(self, start: int, stop: int, gram: Gram) -> int:
         """Add to `gram` what `read` would; keep no entries."""
-        _check_gram(gram, self._experts)
-        return _checked(_read_combined(*self._sources, start, stop - start, None, None, gram))
+        return self._call(_read_combined, start, stop - start, None, None, gram=gram)
 
     def combine(
         self,
@@ -298,21 +291,22 @@ class Sources:
 
         Return RESULT_FINITE as well if all results are finite.
         """
-        what, width = combination.reference(self._count, len(results)), results.shape[1]
-        _check_gram(gram, self._experts)
-        return _checked(_read_combined(*self._sources, start, width, what, results, gram))
+        what = combination.reference(self._count, len(results))
+        return self._call(_read_combined, start, results.shape[1], what, results, gram=gram)
+
+    def _call(self, kernel: Any, start: int, width: int, *into: Any, gram: Gram | None) -> int:
+        _check_gram(gram, self._count - self._subtract)
+        sources = self._sources, self._count, self._subtract
+        answer = int(kernel(*sources, start, width, *into, gram))
+        if answer < 0:
+            failed, number = divmod(-answer, 2**32)
+            raise ReadError(number, failed - 1)
+        return answer
 
 
 def _check_gram(gram: Gram | None, rows: int) -> None:
     if gram is not None and gram.shape != (rows, rows):
         raise ValueError(f"Inner products of {rows} rows do not fit into {gram.shape}.")
-
-
-def _checked(answer: int) -> int:
-    if answer < 0:
-        failed, number = divmod(-answer, 2**32)
-        raise ReadError(number, failed - 1)
-    return answer
 
 
 # --- Sums over the experts, entry by entry ----------------------------------------------------
@@ -354,8 +348,7 @@ def elected_sum(
     sign of Σ xᵢ, or with `weighted_votes` of Σ wᵢxᵢ; a sum of 0 counts as positive. With
     `normalize` the sum is divided by Σ wᵢ over the same i; it is 0 where those sum up to 0.
     """
-    counts = (LONG * 2)()
-    options = weighted_votes, normalize
+    counts, options = (LONG * 2)(), (weighted_votes, normalize)
     _elected_sum(tensors, *tensors.shape, weights, cuts, *options, result, counts)
     return counts[0], counts[1]
 
@@ -365,15 +358,13 @@ def banded_sum(
 ) -> int:
     """Write Σ wᵢxᵢ over the i with lowᵢ ≤ |xᵢ| ≤ highᵢ; return how many entries are kept."""
     lows, highs = [low for low, _ in bands], [high for _, high in bands]
-    kept: int = _banded_sum(tensors, *tensors.shape, weights, lows, highs, result)
-    return kept
+    return int(_banded_sum(tensors, *tensors.shape, weights, lows, highs, result))
 
 
 def spread(tensors: Rows, result: Row) -> None:
     """Write each entry's population standard deviation over the experts.
 
-    It is exactly 0 where all are equal. What is 2⁷⁵ times smaller than the largest near it counts
-    as 0.
+    It is exactly 0 where all are equal, or 2⁷⁵ times smaller than the largest near it.
     """
     _spread(tensors, *tensors.shape, result)
 
@@ -626,9 +617,8 @@ def eigenvectors(
 ) -> None:
     """Write the unit eigenvectors of these eigenvalues into the rows of `into`, n entries each.
 
-    By twisted factorisations (Dhillon and Parlett 2004) of T − λ: each costs O(n), and
-    two are as orthogonal as their eigenvalues are apart, about 1e-16·‖T‖/|λᵢ − λⱼ|. Raises
-    MemoryError.
+    Each costs O(n); two are as orthogonal as their eigenvalues are apart, about
+    1e-16·‖T‖/|λᵢ − λⱼ|. Raises MemoryError.
     """
     form, (count, down) = (diagonal, off_diagonal, len(diagonal)), into.shape
     smallest = max(float(torch.cat(form[:2]).abs().max()) * 1e-18, 1e-290)
@@ -641,7 +631,6 @@ def largest_overlap(
 ) -> float:
     """Return the largest |zᵢ·zⱼ| of vectors whose values are at most `reach` apart; 0 if none are.
 
-    The vectors are the first n entries of a row each, the values descend.
+    Vectors are the first n entries of a row each; the values descend.
     """
-    found: float = _largest_overlap(vectors, n, *vectors.shape, values, reach)
-    return found
+    return float(_largest_overlap(vectors, n, *vectors.shape, values, reach))

@@ -54,17 +54,13 @@ typedef float floats __attribute__((vector_size(WIDTH / 2), aligned(4)));
 static inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 
-static inline int32_t bits_of(float x) {
+typedef union {
+    float number;
     int32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
+} Float;
 
-static inline float float_of(int32_t bits) {
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
+static inline int32_t bits_of(float x) { return (Float){.number = x}.bits; }
+static inline float float_of(int32_t bits) { return (Float){.bits = bits}.number; }
 
 static inline doubles widened(const float *x) {
     return __builtin_convertvector(*(const floats *)x, doubles);

@@ -10,7 +10,7 @@ static int32_t flags(int32_t largest_exponent, int32_t differing) {
     return (largest_exponent != EXPONENT) * FINITE + (differing == 0) * EQUAL;
 }
 
-EXPORT int32_t inspect_rows(const float *rows, int64_t count, int64_t width, int64_t stride) {
+int32_t inspect_rows(const float *rows, int64_t count, int64_t width, int64_t stride) {
     int32_t largest = 0, differing = 0;
     for (int64_t i = 0; i < count; i++) {
         const float *row = rows + i * stride;
@@ -58,6 +58,10 @@ EXPORT bool add_scaled(const float *base, const float *scales, int64_t count, co
         }
     }
     return largest != EXPONENT;
+}
+
+EXPORT bool all_finite(const float *values, int64_t width) {
+    return inspect_rows(values, 1, width, width) & FINITE;
 }
 
 // The digest of the sources that this library was compiled from.
