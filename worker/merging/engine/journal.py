@@ -6,7 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,11 @@ TENSORS_FOLDER = "tensors"
 
 @dataclass(frozen=True)
 class Entry:
-    """A finished stretch of a tensor: entries `start` to `stop`, the digest of their bytes."""
+    """A finished stretch of a tensor: entries `start` to `stop`, the digest of their bytes.
+
+    `inner_products` are those of the task vectors there, the upper triangle; empty where they are
+    not gathered.
+    """
 
     name: str
     start: int
@@ -26,18 +30,17 @@ class Entry:
     warnings: tuple[Mapping[str, str], ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     inner_products: Sequence[Sequence[float]] = ()
-    """Of the task vectors there, the upper triangle; nothing where they are not gathered."""
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """What tells one stretch from another."""
+        """Name, start and stop."""
         return self.name, self.start, self.stop
 
 
 class Journal:
-    """An append-only file of entries; each is written after the bytes that it vouches for.
+    """An append-only file of entries; each is written after the bytes that it is about.
 
-    Its first line is its `origin`: on what the bytes were computed.
+    Its first line is its `origin`: torch's version, the device, and so on.
     """
 
     def __init__(self, path: Path, origin: Mapping[str, str]) -> None:
@@ -47,17 +50,7 @@ class Journal:
 
     def add(self, entry: Entry) -> None:
         """Append one entry in a single write."""
-        document = {
-            "name": entry.name,
-            "start": entry.start,
-            "stop": entry.stop,
-            "digest": entry.digest,
-            "diagnostics": entry.diagnostics,
-            "warnings": list(entry.warnings),
-            "counts": entry.counts,
-            "inner_products": entry.inner_products,
-        }
-        self._append(document)
+        self._append(asdict(entry))
 
     def _append(self, document: Mapping[str, Any]) -> None:
         line = json.dumps(document, separators=(",", ":")).encode() + b"\n"
@@ -72,7 +65,7 @@ class Journal:
 def read_journal(path: Path, origin: Mapping[str, str]) -> Iterator[Entry]:
     """Yield the entries that are whole, if the journal's origin is this one.
 
-    A last line cut short by a crash is passed over.
+    A last line that a crash cut short is ignored.
     """
     if not path.is_file():
         return
@@ -84,15 +77,6 @@ def read_journal(path: Path, origin: Mapping[str, str]) -> Iterator[Entry]:
             return
         try:
             found = json.loads(line)
-            yield Entry(
-                found["name"],
-                found["start"],
-                found["stop"],
-                found["digest"],
-                found["diagnostics"],
-                tuple(found["warnings"]),
-                found["counts"],
-                found["inner_products"],
-            )
+            yield Entry(**found | {"warnings": tuple(found["warnings"])})
         except (ValueError, KeyError, TypeError):
             return
