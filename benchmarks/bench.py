@@ -99,7 +99,7 @@ def main() -> None:
         _print_commands(contests, cache, options.repeats)
     else:
         _print_merges(contests, cache, options)
-    shutil.rmtree(cache / "out", ignore_errors=True)
+    shutil.rmtree(cache / "out" / "bench", ignore_errors=True)
 
 
 def _print_merges(contests: Sequence[Contest], cache: Path, options: argparse.Namespace) -> None:
@@ -127,12 +127,12 @@ def _row(
     repeats: int,
 ) -> str:
     recipe = recipe_of(contest.method, folders, json.loads(contest.parameters))
-    out = cache / "out" / "ours"
+    out = cache / "out" / "bench" / "ours"
     # Once uncounted: transformers has then looked at the base, and the inputs' digests are known.
     measure_merge(recipe, out)
     ours, theirs, floors = [], [], []
     for _ in range(repeats):
-        floors.append(_floor(contest, folders, cache / "out" / "floor"))
+        floors.append(_floor(contest, folders, cache / "out" / "bench" / "floor"))
         ours.append(measure_merge(recipe, out))
         if peer is not None and (not theirs or theirs[0].printed["seconds"] < _LONG_SECONDS):
             theirs.append(peer())
@@ -156,7 +156,7 @@ def _row(
 
 def _peer(contest: Contest, folders: Sequence[Path], cache: Path) -> Callable[[], Process]:
     named = {"mergekit": peers.mergekit_python, "fusion_bench": peers.fusion_bench_python}
-    python, out = named[contest.peer](cache), cache / "out" / contest.peer
+    python, out = named[contest.peer](cache), cache / "out" / "bench" / contest.peer
     command = [python, "-P", peers.__file__, contest.peer, contest.peer_method]
     return lambda: run_process([*command, contest.peer_parameters, out, *folders])
 
@@ -177,7 +177,7 @@ def _floor(contest: Contest, folders: Sequence[Path], target: Path) -> float:
 
 
 def _print_commands(contests: Sequence[Contest], cache: Path, repeats: int) -> None:
-    folders, out = copy_samples(cache / "inputs", 4), cache / "out"
+    folders, out = copy_samples(cache / "inputs", 4), cache / "out" / "bench"
     mergekit = peers.mergekit_python(cache).with_name("mergekit-pytorch")
     print("| method | afluente merge, s | mergekit-pytorch, s | theirs / ours |")
     print("| --- | --- | --- | --- |")
