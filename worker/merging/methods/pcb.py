@@ -55,12 +55,10 @@ class Scores(Stream):
 
     def __call__(self, block: Block) -> Sequence[torch.Tensor]:
         """Return the block's scores, one row an expert."""
-        return list(block.once(self, lambda: self._of(flat(block.tensors))))
-
-    def _of(self, tensors: torch.Tensor) -> torch.Tensor:
+        tensors = flat(block.tensors)
         scores = torch.empty(tensors.shape)
         native.competition_scores(tensors, *_columns(self.clips), self.linear, scores)
-        return scores
+        return list(scores)
 
 
 @dataclass(frozen=True)
