@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from app.contract.catalogue.method import MethodParameters, Paper
 
@@ -212,4 +213,61 @@ class Dare(TaskVectorParameters):
         return self.normalize
 
 
-METHODS: tuple[type[MethodParameters], ...] = (TaskArithmetic, Ties, Pcb, Sce, Breadcrumbs, Dare)
+class Della(TaskVectorParameters):
+    """DELLA: drop small changes more often than large ones, then elect a sign as TIES does."""
+
+    name = "della"
+    title = "Drop and rescale by magnitude (DELLA)"
+    paper = Paper(
+        "DELLA-Merging: reducing interference in model merging through magnitude-based sampling",
+        "Deep, Bhardwaj and Poria",
+        2024,
+        "https://arxiv.org/abs/2406.11617",
+    )
+    summary = (
+        "Drops each expert's changes at random, the small ones of a row more often, divides the "
+        "rest by the probability of keeping them, elects a sign for every entry, and averages the "
+        "changes with that sign. The recipe's seed determines the selection."
+    )
+
+    density: float = Field(0.5, gt=0.0, le=1.0, description="Mean probability of keeping a change.")
+    epsilon: float = Field(
+        0.15,
+        ge=0.0,
+        lt=1.0,
+        validate_default=True,
+        description="The probability rises from density - epsilon for the smallest change of a "
+        "row to density + epsilon for the largest; both must be between 0 and 1.",
+    )
+    normalize: bool = Field(
+        True, description="Average the agreeing changes by weight; false adds them up."
+    )
+
+    @field_validator("epsilon")
+    @classmethod
+    def _check_window(cls, epsilon: float, given: ValidationInfo) -> float:
+        density = given.data.get("density")
+        if density is not None and not (epsilon < density and density + epsilon <= 1.0):
+            raise PydanticCustomError(
+                "window",
+                "density - epsilon must be greater than 0 and density + epsilon at most 1, with "
+                "density {density}",
+                {"density": density},
+            )
+        return epsilon
+
+    @property
+    def by_rows(self) -> bool:
+        """Changes are ranked within a row."""
+        return True
+
+
+METHODS: tuple[type[MethodParameters], ...] = (
+    TaskArithmetic,
+    Ties,
+    Pcb,
+    Sce,
+    Breadcrumbs,
+    Dare,
+    Della,
+)
