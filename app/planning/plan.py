@@ -160,7 +160,7 @@ def _uses_base(assignment: Assignment) -> bool:
 def _treatment(target: TensorHeader, assignment: Assignment) -> Treatment:
     if not target.is_float:
         return Treatment.COPY
-    if assignment.parameters is None:
+    if assignment.parameters is None or target.numel == 0:
         return Treatment.KEEP
     if assignment.parameters.spectral and len(target.shape) != 2:
         return Treatment.MEAN

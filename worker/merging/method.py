@@ -6,7 +6,8 @@ returns a combine:
 
     @merges(Ties)
     def ties(x: Subject, p: Ties) -> Steps:
-        cuts = yield from magnitude_cuts(x, p.density)
+        kept = max(1, math.floor(p.density * x.entries))
+        cuts = [cut for (cut,) in (yield from magnitude_cuts([kept - 1]))]
         return Elected(x.weights, cuts, normalize=p.normalize)
 
 A **reduction** is what must be known of a whole tensor before any block of it can be merged: inner

@@ -50,6 +50,8 @@ class MethodParameters(BaseModel):
     of_sum: ClassVar[bool] = False
     """Needs nothing of the task vectors but their weighted sum and inner products: no expert's
     matrix is in memory."""
+    draws: ClassVar[bool] = False
+    """Draws random numbers from the recipe's seed."""
     counts_base: ClassVar[bool] = False
     """The base, if there is one, is the first of the merged models: `min_experts` counts it."""
 
@@ -63,7 +65,7 @@ class MethodParameters(BaseModel):
 
     @property
     def readings(self) -> int:
-        """How often the method looks at all entries: its reductions, and the merge itself."""
+        """How often the method looks at a matrix: once for each `yield`, and for the merge."""
         return 1
 
     @property

@@ -189,6 +189,7 @@ class Dare(TaskVectorParameters):
     """DARE: drop changes at random, and scale up the rest to compensate."""
 
     name = "dare"
+    draws = True
     title = "Drop and rescale (DARE)"
     paper = Paper(
         "Language models are super Mario: absorbing abilities from homologous models as a free "
@@ -217,6 +218,7 @@ class Della(TaskVectorParameters):
     """DELLA: drop small changes more often than large ones, then elect a sign as TIES does."""
 
     name = "della"
+    draws = True
     title = "Drop and rescale by magnitude (DELLA)"
     paper = Paper(
         "DELLA-Merging: reducing interference in model merging through magnitude-based sampling",

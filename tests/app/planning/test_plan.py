@@ -127,3 +127,12 @@ def test_hostile_globs_on_many_tensors_take_bounded_time() -> None:
     started = time.process_time()
     assert len(make_plan(recipe, tensors, None, [tensors, tensors]).unmatched_rules) == len(rules)
     assert time.process_time() - started < 5.0
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)])
+@pytest.mark.parametrize("method", ["iso_c", "tsv_m", "ties", "task_arithmetic"])
+def test_tensors_without_entries_are_kept(method: str, shape: tuple[int, ...]) -> None:
+    tensors = {"w": tensor("w", shape=shape)}
+    document = {"base": "file:///b", "checkpoints": ["file:///e"], "method": method}
+    plan = make_plan(parse_request(document).recipe, tensors, tensors, [tensors])
+    assert [step.treatment for step in plan.steps] == [Treatment.KEEP]

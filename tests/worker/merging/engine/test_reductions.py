@@ -350,7 +350,7 @@ def test_the_memory_that_a_reduction_is_planned_with_does_not_grow_with_the_tens
     assert planned("ties", 51_865) == planned("ties", 4 * 51_865) < 2**24
 
 
-@pytest.mark.parametrize("name", ["iso_c", "iso_cts", "tsv_m", "boosted_tsv_m"])
+@pytest.mark.parametrize("name", [name for name, kind in CATALOGUE.items() if kind.spectral])
 def test_tall_tensors_are_streamed_to_the_same_merge_on_any_number_of_threads(
     name: str,
     make: Make,

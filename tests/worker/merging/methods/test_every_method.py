@@ -13,7 +13,7 @@ from worker.merging.methods import load
 
 ORDERED = frozenset({"slerp"})
 """Methods whose result depends on the order of the experts."""
-DRAWN = frozenset({"dare", "della"})
+DRAWN = frozenset(name for name, method in CATALOGUE.items() if method.draws)
 """Methods that draw: here an expert's draws are those of its place."""
 NOT_HOMOGENEOUS = frozenset({"pcb"})
 """Methods in which the size of the task vectors matters by their formula (a tanh of a product)."""
