@@ -67,13 +67,14 @@ def cut_of(shape: Sequence[int], inputs: int, parameters: MethodParameters | Non
     entries = prod(shape)
     if parameters is None:
         return Cut()
+    readings = readings_of(shape, parameters)
     if isinstance(parameters, SpectralParameters):
         rows, columns = shape
         if rows >= _TALL * columns and entries >= _LARGE:
             return Cut(columns, by_rows=True)
         return Cut(max(1, entries), by_rows=True, transposed=rows <= columns, resident=True)
     resident = (
-        parameters.readings > 1
+        readings > 1
         and not parameters.whole_model
         and inputs * entries <= RESIDENT_ENTRIES
         and entries <= STRETCH_ENTRIES
@@ -83,12 +84,17 @@ def cut_of(shape: Sequence[int], inputs: int, parameters: MethodParameters | Non
     return Cut(resident=resident)
 
 
+def readings_of(shape: Sequence[int], parameters: MethodParameters) -> int:
+    """Return how often a method looks at a tensor's entries."""
+    return parameters.readings if len(shape) > 1 else parameters.readings_of_vectors
+
+
 def cost_of(
     target: TensorHeader, sources: Sequence[TensorHeader], parameters: MethodParameters | None
 ) -> tuple[Cut, int, Cost]:
     """Return how a tensor is cut, how often it is read, and an estimate of its merge's cost."""
     cut = cut_of(target.shape, len(sources), parameters)
-    readings = parameters.readings if parameters else 1
+    readings = readings_of(target.shape, parameters) if parameters else 1
     passes = 1 if cut.resident else readings
     bytes_read = passes * sum(source.size_bytes for source in sources)
     if isinstance(parameters, SpectralParameters):

@@ -162,6 +162,5 @@ def heavy_recipe(heavy: Path) -> dict[str, Any]:
     return {
         "base": (heavy / "base").as_uri(),
         "checkpoints": [(heavy / f"expert-{seed}").as_uri() for seed in (1, 2)],
-        "method": "tsv_m",
-        "parameters": {"orthogonalization": "svd"},
+        "method": "iso_cts",
     }

@@ -69,6 +69,11 @@ class MethodParameters(BaseModel):
         return 1
 
     @property
+    def readings_of_vectors(self) -> int:
+        """The same for a vector, whose blocks are never whole rows."""
+        return self.readings
+
+    @property
     def by_rows(self) -> bool:
         """Whether a block must be whole rows (slices of the first axis), in the tensor's shape."""
         return False

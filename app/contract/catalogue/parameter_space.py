@@ -205,6 +205,11 @@ class NuSlerp(MethodParameters):
         return 1 if self.axis == -1 else 2
 
     @property
+    def readings_of_vectors(self) -> int:
+        """A vector's angle first."""
+        return 2
+
+    @property
     def by_rows(self) -> bool:
         """Where vectors do not span the tensor, blocks must keep its axes."""
         return self.axis is not None

@@ -259,6 +259,11 @@ class Della(TaskVectorParameters):
         return epsilon
 
     @property
+    def readings_of_vectors(self) -> int:
+        """A vector's ranks first: rows are ranked in their block."""
+        return 2
+
+    @property
     def by_rows(self) -> bool:
         """Changes are ranked within a row."""
         return True
