@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from app.contract.recipe import parse_request
 from app.contract.settings import Settings
+from app.planning import cost
 from app.services.preparation import prepare, source_policy
 from tests.tiny_whisper import make_base, noisy, variant
+from worker.merging import reductions
 from worker.merging.engine.job import Job
+from worker.merging.linalg.spectrum import Spectrum, spectra_of
 from worker.merging.local import fetch_all, make_job
 
 
@@ -45,3 +49,23 @@ def make(settings: Settings, tmp_path: Path) -> Callable[..., Job]:
         return make_job(prepared, fetched, tmp_path / "scratch" / attempt, chosen, previous)
 
     return build
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the tiny model as many blocks and stretches as a large one is."""
+    monkeypatch.setattr(cost, "BLOCK_ENTRIES", 128)
+    monkeypatch.setattr(cost, "STRETCH_ENTRIES", 384)
+
+
+@pytest.fixture
+def decomposed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of spectra that were computed, each time."""
+    made: list[int] = []
+
+    def counted(grams: list[torch.Tensor]) -> list[Spectrum]:
+        made.append(len(grams))
+        return spectra_of(grams)
+
+    monkeypatch.setattr(reductions, "spectra_of", counted)
+    return made

@@ -57,13 +57,6 @@ def float_vectors(base: Path, experts: list[Path]) -> dict[str, list[torch.Tenso
     return {name: [expert[name] - start[name] for expert in loaded] for name in start}
 
 
-@pytest.fixture
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the tiny model as many blocks and stretches as a large one is."""
-    monkeypatch.setattr(cost, "BLOCK_ENTRIES", 128)
-    monkeypatch.setattr(cost, "STRETCH_ENTRIES", 384)
-
-
 @pytest.mark.parametrize("name", list(REDUCING))
 @pytest.mark.usefixtures("small_pieces")
 def test_threads_do_not_change_a_byte_where_tensors_are_cut_into_stretches(

@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from app.planning import cost
-from worker.merging import reductions
 from worker.merging.engine.job import Job
 from worker.merging.engine.run import run
-from worker.merging.linalg.spectrum import Spectrum, spectra_of
 from worker.merging.local import describe_files
 
 Make = Callable[..., Job]
@@ -24,19 +21,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "karcher": {"max_iter": 2},
     "sce": {},
 }
-
-
-@pytest.fixture
-def decomposed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The numbers of spectra that were computed, each time."""
-    made: list[int] = []
-
-    def counted(grams: list[torch.Tensor]) -> list[Spectrum]:
-        made.append(len(grams))
-        return spectra_of(grams)
-
-    monkeypatch.setattr(reductions, "spectra_of", counted)
-    return made
 
 
 def document(method: str, base: Path, experts: list[Path], **parameters: Any) -> dict[str, Any]:

@@ -12,13 +12,10 @@ import pytest
 import torch
 
 from app.contract.errors import OutputOverflowError, UndefinedMergeError
-from app.planning import cost
 from tests.tiny_whisper import variant
-from worker.merging import reductions
 from worker.merging.engine.job import Job, Observer
 from worker.merging.engine.run import run, run_all
 from worker.merging.linalg.draws import bernoulli
-from worker.merging.linalg.spectrum import spectra_of
 from worker.merging.local import describe_files
 from worker.merging.methods import dare
 from worker.merging.native import Sources
@@ -76,13 +73,6 @@ def make_points(make: Make, base_folder: Path, expert_folders: list[Path]) -> Ca
         ]
 
     return build
-
-
-@pytest.fixture
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the tiny model as many blocks and stretches as a large one is."""
-    monkeypatch.setattr(cost, "BLOCK_ENTRIES", 128)
-    monkeypatch.setattr(cost, "STRETCH_ENTRIES", 384)
 
 
 @pytest.mark.parametrize("method", list(SWEEPS))
@@ -149,40 +139,26 @@ def test_inputs_are_read_as_often_for_several_merges_as_for_one(
 
 @pytest.mark.parametrize("parameter", ["beta", "rank_fraction", "scaling_coefficient"])
 def test_spectra_are_made_once_for_all_points(
-    parameter: str, make_points: Callable[..., list[Job]], monkeypatch: pytest.MonkeyPatch
+    parameter: str, make_points: Callable[..., list[Job]], decomposed: list[int]
 ) -> None:
-    made: list[int] = []
-
-    def counted(grams: list[torch.Tensor]) -> Any:
-        made.append(len(grams))
-        return spectra_of(grams)
-
-    monkeypatch.setattr(reductions, "spectra_of", counted)
     points = [{parameter: value} for value in (0.1, 0.5, 1.0)]
     run_all(make_points("boosted_tsv_m", points[:1], "one", threads=1))
-    one = len(made)
+    one = len(decomposed)
     run_all(make_points("boosted_tsv_m", points, "several", threads=1))
     assert one
-    assert len(made) == 2 * one
+    assert len(decomposed) == 2 * one
 
 
 @pytest.mark.usefixtures("small_pieces")
 def test_methods_of_one_run_share_equal_reductions(
-    make: Make, base_folder: Path, expert_folders: list[Path], monkeypatch: pytest.MonkeyPatch
+    make: Make, base_folder: Path, expert_folders: list[Path], decomposed: list[int]
 ) -> None:
-    made: list[int] = []
-
-    def counted(grams: list[torch.Tensor]) -> Any:
-        made.append(len(grams))
-        return spectra_of(grams)
-
-    monkeypatch.setattr(reductions, "spectra_of", counted)
     methods = ("tsv_m", "boosted_tsv_m", "task_arithmetic", "ties")
     recipes = [document(method, base_folder, expert_folders) for method in methods]
     alone = [run(make(r, f"alone-{n}")) for n, r in enumerate(recipes)]
-    spectra = len(made)
+    spectra = len(decomposed)
     together = run_all([make(r, f"together-{n}") for n, r in enumerate(recipes)])
-    assert len(made) - spectra == spectra // 2
+    assert len(decomposed) - spectra == spectra // 2
     for one, both in zip(alone, together, strict=True):
         assert digests(both.folder) == digests(one.folder)
 
