@@ -80,8 +80,30 @@ class DatasetSpec(_Model):
     )
 
 
-class EvaluationSpec(_Model):
-    """Which datasets to decode, how, and what to compare the merge with."""
+class Reference(_Model):
+    """Another checkpoint to measure, such as one that was trained on all domains."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="Name in results.",
+        examples=["full-ft"],
+    )
+    uri: str = Field(
+        min_length=1, max_length=2048, description="Where the model's folder is, as for a merge."
+    )
+
+
+def unique(what: str, names: Sequence[str]) -> None:
+    """Raise ValueError if a name occurs twice."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f'Two {what} are called "{name}"; rename one')
+        seen.add(name)
+
+
+class Measurement(_Model):
+    """Which datasets to decode, and how."""
 
     datasets: tuple[DatasetSpec, ...] = Field(
         min_length=1, max_length=64, description="The datasets; their names must differ."
@@ -106,24 +128,61 @@ class EvaluationSpec(_Model):
         "temperatures, as OpenAI's Whisper does; seeded, so repeatable.",
     )
     batch_size: int = Field(16, ge=1, le=256, description="Utterances decoded at once.")
+
+    @field_validator("datasets")
+    @classmethod
+    def _names_differ(cls, value: tuple[DatasetSpec, ...]) -> tuple[DatasetSpec, ...]:
+        unique("datasets", [dataset.name for dataset in value])
+        return value
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """The URIs of the datasets' manifests."""
+        return tuple(dataset.uri for dataset in self.datasets)
+
+    def decoding_of(self, dataset: DatasetSpec) -> DecodingOptions:
+        """Return the decoding settings of a dataset, whose language and task take precedence."""
+        return DecodingOptions(
+            num_beams=self.num_beams,
+            search=self.search,
+            batch_size=self.batch_size,
+            language=dataset.language,
+            default_language=self.language,
+            task=dataset.task or self.task,
+        )
+
+    def normalizer_of(self, dataset: DatasetSpec) -> NormalizerName:
+        """Return the normaliser of a dataset."""
+        return dataset.normalizer or self.normalizer
+
+
+class EvaluationSpec(Measurement):
+    """Which datasets to decode, how, and what to compare the merge with."""
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """The URIs of the datasets' manifests, and of the references."""
+        return (*super().uris, *(reference.uri for reference in self.references))
+
     compare_with: tuple[str, ...] = Field(
         ("base", "checkpoints"),
         max_length=64,
         description="Other systems to decode with the same settings: "
         '"base", "checkpoints" (every expert) or "merge://{id}".',
     )
+    references: tuple[Reference, ...] = Field(
+        (),
+        max_length=32,
+        description="Further checkpoints to decode and to compare with, by names of your own.",
+    )
     gate: GateSpec | None = Field(
         None, description="Limits on the results; the verdict is `gate.passed`."
     )
 
-    @field_validator("datasets")
+    @field_validator("references")
     @classmethod
-    def _names_differ(cls, value: tuple[DatasetSpec, ...]) -> tuple[DatasetSpec, ...]:
-        seen: set[str] = set()
-        for dataset in value:
-            if dataset.name in seen:
-                raise ValueError(f'Two datasets are called "{dataset.name}"; rename one')
-            seen.add(dataset.name)
+    def _references_differ(cls, value: tuple[Reference, ...]) -> tuple[Reference, ...]:
+        unique("references", [reference.name for reference in value])
         return value
 
     @field_validator("compare_with")
@@ -146,31 +205,16 @@ class EvaluationSpec(_Model):
         needed = value.against
         if needed != "base" and not merge_in(needed):
             needed = "checkpoints"
-        if value.max_regression and needed not in info.data["compare_with"]:
+        named = [reference.name for reference in info.data.get("references", ())]
+        if (
+            value.max_regression
+            and needed not in info.data["compare_with"]
+            and (value.against not in named)
+        ):
             raise ValueError(
                 f'Regressions against "{value.against}" need "{needed}" in compare_with'
             )
         return value
-
-    @property
-    def uris(self) -> tuple[str, ...]:
-        """The URIs of the datasets' manifests."""
-        return tuple(dataset.uri for dataset in self.datasets)
-
-    def decoding_of(self, dataset: DatasetSpec) -> DecodingOptions:
-        """Return the decoding settings of a dataset, whose language and task take precedence."""
-        return DecodingOptions(
-            num_beams=self.num_beams,
-            search=self.search,
-            batch_size=self.batch_size,
-            language=dataset.language,
-            default_language=self.language,
-            task=dataset.task or self.task,
-        )
-
-    def normalizer_of(self, dataset: DatasetSpec) -> NormalizerName:
-        """Return the normaliser of a dataset."""
-        return dataset.normalizer or self.normalizer
 
 
 def unknown_set(name: str, known: Sequence[str]) -> str:

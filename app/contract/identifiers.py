@@ -9,6 +9,8 @@ from ulid import ULID
 MERGE = "mrg"
 EVALUATION = "evl"
 PART = "prt"
+STUDY = "std"
+PIECE = "pce"
 API_KEY = "key"
 WORKER = "wrk"
 

@@ -1,4 +1,4 @@
-"""The states of merges and evaluations, and the legal transitions."""
+"""The states of merges, evaluations and studies, and the legal transitions."""
 
 from __future__ import annotations
 
@@ -23,6 +23,26 @@ class Phase(StrEnum):
     DOWNLOADING = "downloading"
     MERGING = "merging"
     PUBLISHING = "publishing"
+
+
+class StudyPhase(StrEnum):
+    """What a running study is doing."""
+
+    PREPARING = "preparing"
+    REFERENCES = "references"
+    SEARCHING = "searching"
+    MERGING = "merging"
+    TESTING = "testing"
+
+
+class TrialStatus(StrEnum):
+    """A trial's status; `stopped`: it was not worth decoding to the end."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
 class EvaluationStatus(StrEnum):

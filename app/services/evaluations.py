@@ -106,7 +106,7 @@ def cancel(backend: Backend, merge_id: str, evaluation_id: str) -> EvaluationRes
 
 def _compared(spec: EvaluationSpec, sources: Mapping[str, Any]) -> list[str]:
     """Return the URIs of the systems that a merge with these sources is compared with."""
-    found = list(spec.compare_with)
+    found = [*spec.compare_with, *(reference.uri for reference in spec.references)]
     if "base" in found and sources["base"]:
         found.append(sources["base"]["resolved"])
     if "checkpoints" in found:

@@ -61,7 +61,8 @@ def problems_with_system(
     gate = spec.gate
     if gate is None or not gate.max_regression or merge_in(gate.against):
         return []
-    known = (["base"] if has_base else []) + list(experts)
+    known = [*(["base"] if has_base else []), *experts]
+    known += [reference.name for reference in spec.references]
     if gate.against in known:
         return []
     listed = ", ".join(known)
