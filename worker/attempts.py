@@ -32,6 +32,8 @@ from app.storage.leases import (
 )
 from app.storage.parts import Part, claim, leave_to_lead
 from app.storage.queue import Queue
+from app.storage.studies import Piece
+from app.storage.studies import claim as claim_piece
 from worker.evaluation.runner import EvaluationStoppedError
 from worker.keeper import LeaseKeeper, Reason
 from worker.merging.engine.job import Interrupted
@@ -42,6 +44,8 @@ _LOG = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 0.5
 # Time between two tries while the database does not respond.
 _DATABASE_SECONDS = 0.5
+# How long a worker waits for the next piece of a study.
+_IDLE_SECONDS = 10.0
 
 T = TypeVar("T")
 
@@ -56,15 +60,16 @@ class Attempt:
     store: ArtifactStore
     lease: Lease
     keeper: LeaseKeeper
+    worker_id: str
 
     @property
-    def merge_id(self) -> str:
-        """The identifier of the job's merge."""
-        return self.lease.merge_id
+    def topic(self) -> str:
+        """The merge or study whose events tell about the job."""
+        return self.lease.topic
 
     def wake(self) -> None:
-        """Wake the readers of the merge's events."""
-        self.queue.wake(self.merge_id)
+        """Wake the readers of the topic's events."""
+        self.queue.wake(self.topic)
 
     def retried(self, call: Callable[[], T]) -> T:
         """Return the result of `call`; while the database does not respond, retry.
@@ -143,13 +148,40 @@ def attempt_parts(
     other jobs wait for a worker.
     """
     with _opened(settings) as engine:
-        queue = Queue(str(settings.broker))
+        queue = Queue(settings.broker)
         owner = describe_process(worker_id)
         seconds = settings.lease_seconds
         while part := claim(engine, evaluation_id, owner, seconds, device_type):
             done = attempt_lease(engine, part.lease, settings, worker_id, partial(work, part))
             if not done or queue.depth() != 0:
                 return
+
+
+def attempt_pieces(
+    study_id: str,
+    settings: Settings,
+    worker_id: str,
+    work: Callable[[Piece, Attempt], None],
+    loaded: Callable[[], str | None],
+) -> None:
+    """Decode free pieces of a study that another worker leads, until other jobs wait.
+
+    `loaded` returns the system whose pieces are preferred. While the study has no free piece, waits
+    for some seconds: the next rung is usually near, and the worker would have to load everything
+    again. Stops after a piece that fails here.
+    """
+    with _opened(settings) as engine:
+        queue = Queue(settings.broker)
+        owner, seconds = describe_process(worker_id), settings.lease_seconds
+        deadline = time.monotonic() + _IDLE_SECONDS
+        while time.monotonic() < deadline and queue.depth() == 0:
+            piece = claim_piece(engine, study_id, owner, seconds, loaded=loaded())
+            if piece is None:
+                time.sleep(_DATABASE_SECONDS)
+                continue
+            if not attempt_lease(engine, piece.lease, settings, worker_id, partial(work, piece)):
+                return
+            deadline = time.monotonic() + _IDLE_SECONDS
 
 
 def attempt_lease(
@@ -160,20 +192,20 @@ def attempt_lease(
     work: Callable[[Attempt], None],
 ) -> bool:
     """Run the work for a lease while renewing it; return whether it was completed."""
-    queue = Queue(str(settings.broker))
-    queue.wake(lease.merge_id)
+    queue = Queue(settings.broker)
+    queue.wake(lease.topic)
 
     def at_end(reason: Reason) -> None:
         _conclude(engine, lease, reason)
-        queue.wake(lease.merge_id)
+        queue.wake(lease.topic)
 
     try:
         with LeaseKeeper(engine, lease, settings, worker_id, at_end) as keeper:
             store = ArtifactStore(settings.artifacts)
-            done = _run(Attempt(settings, engine, queue, store, lease, keeper), work)
+            done = _run(Attempt(settings, engine, queue, store, lease, keeper, worker_id), work)
         return done and keeper.reason is None
     finally:
-        queue.wake(lease.merge_id)
+        queue.wake(lease.topic)
 
 
 @contextmanager
@@ -217,8 +249,8 @@ def _run(attempt: Attempt, work: Callable[[Attempt], None]) -> bool:
 
 def _fail(attempt: Attempt, record: Mapping[str, Any], *, free_scratch: bool = False) -> None:
     engine, lease = attempt.engine, attempt.lease
-    if lease.kind is JobKind.PART:
-        # A missing mount or a full disk here may be no problem for the evaluation's lead.
+    if lease.kind.whole:
+        # A missing mount or a full disk here may be no problem for the lead of the whole job.
         with suppress(LeaseLostError):
             leave_to_lead(engine, lease)
         return

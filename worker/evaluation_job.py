@@ -130,7 +130,7 @@ def _settle(attempt: Attempt, decoder: PartDecoder, statuses: Counter[str]) -> N
     status = "succeeded" if set(statuses) == {"succeeded"} else "partial"
 
     def settle() -> None:
-        verdict = decide(attempt.engine, lease.merge_id, lease.id, decoder.spec, status)
+        verdict = decide(attempt.engine, lease.topic, lease.id, decoder.spec, status)
         with writing(attempt.engine) as connection:
             finish(connection, lease, status, {"verdict": verdict})
 

@@ -1,10 +1,10 @@
-"""Invites idle workers to decode free parts of evaluations."""
+"""Invites idle workers to decode free parts of evaluations and studies."""
 
 from __future__ import annotations
 
 from sqlalchemy import Engine
 
-from app.storage import fleet, parts
+from app.storage import fleet, parts, studies
 from app.storage.leases import JobKind, owners
 from app.storage.queue import Queue
 
@@ -22,5 +22,7 @@ def invite(engine: Engine, queue: Queue) -> None:
     idle = [row for row in fleet.alive(engine, _SEEN_WITHIN_SECONDS) if row["id"] not in busy]
     if not idle:
         return
-    for evaluation_id in parts.claimable(engine)[: len(idle)]:
-        queue.send(JobKind.EVALUATION, evaluation_id)
+    free = [(JobKind.EVALUATION, one) for one in parts.claimable(engine)]
+    free += [(JobKind.STUDY, one) for one in studies.claimable(engine)]
+    for kind, job_id in free[: len(idle)]:
+        queue.send(kind, job_id)

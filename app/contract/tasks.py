@@ -5,8 +5,9 @@ from __future__ import annotations
 QUEUE = "afluente"
 MERGE_TASK = "afluente.merge"
 EVALUATE_TASK = "afluente.evaluate"
+STUDY_TASK = "afluente.study"
 
 
-def events_channel(merge_id: str) -> str:
-    """Return the Redis channel that wakes the readers of a merge's events."""
-    return f"afluente:events:{merge_id}"
+def events_channel(topic: str) -> str:
+    """Return the Redis channel that wakes the readers of a merge's or a study's events."""
+    return f"afluente:events:{topic}"

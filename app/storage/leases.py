@@ -1,8 +1,8 @@
 """Leases on jobs, with a fencing number.
 
-A job (merge, evaluation, or part of one) belongs to the attempt that took its row last. Taking it
-raises `fence`, and every later write of that attempt has `where fence = ...`, so an attempt that
-lost its lease cannot change anything.
+A job (merge, evaluation, study, or part of one) belongs to the attempt that took its row last.
+Taking it raises `fence`, and every later write of that attempt has `where fence = ...`, so an
+attempt that lost its lease cannot change anything.
 
 A lease has expired if `lease_expires_at` is null, or a sweeper has not seen it change for the
 lease's length (`change_tracker.py`). The time itself is only informative, since clocks jump.
@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Connection,
     Engine,
@@ -31,27 +32,57 @@ from sqlalchemy import (
 from app.contract.states import FINAL, OPEN, origins
 from app.storage import events
 from app.storage.database import MOST_PARAMETERS, now, reading, writing
-from app.storage.tables import evaluation_parts, evaluations, merges, workers
+from app.storage.tables import (
+    evaluation_parts,
+    evaluations,
+    merges,
+    studies,
+    study_pieces,
+    workers,
+)
 
 
 class JobKind(StrEnum):
-    """The kinds of job; a PART belongs to an evaluation and ends with it."""
+    """The kinds of job.
+
+    A PART belongs to an evaluation and a PIECE to a study; they end with it.
+    """
 
     MERGE = "merge"
     EVALUATION = "evaluation"
     PART = "part"
+    STUDY = "study"
+    PIECE = "piece"
 
     @property
     def table(self) -> Table:
         """The table that holds the jobs of this kind."""
         return _TABLES[self]
 
+    @property
+    def parts(self) -> JobKind | None:
+        """The kind of this kind's parts, if it has any."""
+        return _PARTS.get(self)
+
+    @property
+    def whole(self) -> JobKind | None:
+        """The kind that this kind is a part of, if it is one."""
+        return next((whole for whole, part in _PARTS.items() if part is self), None)
+
+    @property
+    def whole_id(self) -> Column[Any]:
+        """The column of a part with the identifier of the job it belongs to."""
+        return self.table.c["evaluation_id" if self is JobKind.PART else "study_id"]
+
 
 _TABLES = {
     JobKind.MERGE: merges,
     JobKind.EVALUATION: evaluations,
     JobKind.PART: evaluation_parts,
+    JobKind.STUDY: studies,
+    JobKind.PIECE: study_pieces,
 }
+_PARTS = {JobKind.EVALUATION: JobKind.PART, JobKind.STUDY: JobKind.PIECE}
 # The values of a job that was given back.
 UNOWNED: Mapping[str, Any] = {
     "status": "queued",
@@ -60,8 +91,8 @@ UNOWNED: Mapping[str, Any] = {
     "sent_at": None,
 }
 _UNDER_WAY = ("running", "cancelling")
-# Kinds with messages and events. Parts are claimed through their evaluation.
-_ANNOUNCED = (JobKind.MERGE, JobKind.EVALUATION)
+# Kinds with messages and events. Parts are claimed through the job that they belong to.
+_ANNOUNCED = (JobKind.MERGE, JobKind.EVALUATION, JobKind.STUDY)
 
 
 class LeaseLostError(Exception):
@@ -78,11 +109,14 @@ class Hold(NamedTuple):
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to work on a job, until another attempt has a higher fence."""
+    """The right to work on a job, until another attempt has a higher fence.
+
+    `topic` is the merge or study whose events tell about the job.
+    """
 
     kind: JobKind
     id: str
-    merge_id: str
+    topic: str
     owner: str
     fence: int
     attempt: int
@@ -119,8 +153,8 @@ def take_within(
     ).one_or_none()
     if row is None:
         return None
-    _announce(connection, kind, job_id, row.merge_id, "running", attempt=row.attempt)
-    return Lease(kind, job_id, row.merge_id, owner, row.fence, row.attempt)
+    _announce(connection, kind, job_id, row.topic, "running", attempt=row.attempt)
+    return Lease(kind, job_id, row.topic, owner, row.fence, row.attempt)
 
 
 def renew(engine: Engine, lease: Lease, seconds: float) -> None:
@@ -143,14 +177,14 @@ def status_of(engine: Engine, lease: Lease, worker_id: str | None = None) -> str
     """Return `running`, `cancelling`, or `stopping` if the worker was told to stop.
 
     LeaseLostError if another attempt has the job, the job has ended or been deleted, or it is a
-    part of an evaluation that is no longer running.
+    part of one that is no longer running.
     """
     table = lease.kind.table
     stopping = select(workers.c.stopping).where(workers.c.id == worker_id).scalar_subquery()
     query = select(table.c.status, stopping.label("stopping")).where(lease._mine)
-    if lease.kind is JobKind.PART:
-        wanted = evaluations.c.status.in_(("queued", "running"))
-        query = query.join(evaluations, evaluations.c.id == table.c.evaluation_id).where(wanted)
+    if whole := lease.kind.whole:
+        wanted = whole.table.c.status.in_(("queued", "running"))
+        query = query.join(whole.table, whole.table.c.id == lease.kind.whole_id).where(wanted)
     with reading(engine) as connection:
         row = connection.execute(query).one_or_none()
     if row is None or row.status not in _UNDER_WAY:
@@ -179,14 +213,14 @@ def finish(
     if done.rowcount != 1:
         raise LeaseLostError(lease.id)
     error = (values or {}).get("error")
-    _announce(connection, lease.kind, lease.id, lease.merge_id, status, error=error)
-    _close(connection, lease.kind, lease.id, lease.merge_id)
+    _announce(connection, lease.kind, lease.id, lease.topic, status, error=error)
+    _close(connection, lease.kind, lease.id, lease.topic)
 
 
 def give_back(engine: Engine, lease: Lease) -> None:
     """Return a running job to the queue, because its worker was told to stop.
 
-    For an evaluation, its parts that the same process holds are returned too.
+    Its parts that the same process holds are returned too.
     """
     table = lease.kind.table
     with writing(engine) as connection:
@@ -195,15 +229,15 @@ def give_back(engine: Engine, lease: Lease) -> None:
         )
         if done.rowcount != 1:
             raise LeaseLostError(lease.id)
-        if lease.kind is JobKind.EVALUATION:
-            parts = evaluation_parts.c
+        if part := lease.kind.parts:
+            column = part.table.c
             connection.execute(
-                update(evaluation_parts)
-                .where(parts.evaluation_id == lease.id, parts.lease_owner == lease.owner)
-                .where(parts.status == "running")
+                update(part.table)
+                .where(part.whole_id == lease.id, column.lease_owner == lease.owner)
+                .where(column.status == "running")
                 .values(**UNOWNED)
             )
-        _announce(connection, lease.kind, lease.id, lease.merge_id, "queued")
+        _announce(connection, lease.kind, lease.id, lease.topic, "queued")
 
 
 def held(engine: Engine) -> dict[tuple[JobKind, str], Hold]:
@@ -261,7 +295,7 @@ def recover(
     `run_out` has the leases that were not renewed in time; those renewed since are kept. Abandoned
     leases are found without it. `lost` and `killed` are the error records for a job whose last
     worker vanished or was killed. Raising the fence shuts out attempts that are only slow. A part
-    never fails here: it is left to its evaluation's lead, whose crashes count.
+    never fails here: it is left to its job's lead, whose crashes count.
     """
     outcome = []
     with writing(engine) as connection:
@@ -291,7 +325,7 @@ def recover(
                 values: dict[str, Any] = {}
                 if row.status == "cancelling":
                     target, values = "cancelled", {"finished_at": now()}
-                elif kind is JobKind.PART:
+                elif kind.whole:
                     values = {"lead_only": True}
                 elif row.crashes + 1 >= max_crashes:
                     record = killed if row.killed else lost
@@ -309,9 +343,9 @@ def recover(
                         **values,
                     )
                 )
-                _announce(connection, kind, row.id, row.merge_id, target, error=values.get("error"))
+                _announce(connection, kind, row.id, row.topic, target, error=values.get("error"))
                 if target != "queued":
-                    _close(connection, kind, row.id, row.merge_id)
+                    _close(connection, kind, row.id, row.topic)
                 outcome.append(Recovered(kind, row.id, target))
     return outcome
 
@@ -387,8 +421,8 @@ def request_cancel(connection: Connection, kind: JobKind, job_id: str) -> str | 
         .returning(*_identity(table))
     ).one_or_none()
     if row is not None:
-        _announce(connection, kind, job_id, row.merge_id, "cancelled")
-        _close(connection, kind, job_id, row.merge_id)
+        _announce(connection, kind, job_id, row.topic, "cancelled")
+        _close(connection, kind, job_id, row.topic)
         return "cancelled"
     row = connection.execute(
         update(table)
@@ -397,19 +431,26 @@ def request_cancel(connection: Connection, kind: JobKind, job_id: str) -> str | 
         .returning(*_identity(table))
     ).one_or_none()
     if row is not None:
-        _announce(connection, kind, job_id, row.merge_id, "cancelling")
+        _announce(connection, kind, job_id, row.topic, "cancelling")
         return "cancelling"
     return connection.execute(select(table.c.status).where(table.c.id == job_id)).scalar()
 
 
-def _close(connection: Connection, kind: JobKind, job_id: str, merge_id: str) -> None:
-    """Delete an ended evaluation's parts, and end the merge's events if nothing else is open."""
-    if kind is JobKind.EVALUATION:
-        connection.execute(
-            delete(evaluation_parts).where(evaluation_parts.c.evaluation_id == job_id)
-        )
-    if kind in _ANNOUNCED:
-        _end_if_over(connection, merge_id)
+def _close(connection: Connection, kind: JobKind, job_id: str, topic: str) -> None:
+    """Delete an ended job's unfinished parts, and end the events if nothing else is open.
+
+    The finished parts of an evaluation are its results, which are stored elsewhere.
+    """
+    if part := kind.parts:
+        over = part.whole_id == job_id
+        if kind is JobKind.STUDY:
+            over &= part.table.c.status != "succeeded"
+        connection.execute(delete(part.table).where(over))
+    if kind is JobKind.STUDY:
+        status = connection.execute(select(studies.c.status).where(studies.c.id == job_id)).scalar()
+        events.append(connection, topic, "end", {"status": status})
+    elif kind in _ANNOUNCED:
+        _end_if_over(connection, topic)
 
 
 def _end_if_over(connection: Connection, merge_id: str) -> None:
@@ -429,8 +470,11 @@ def _first(table: Table) -> Any:
 
 
 def _identity(table: Table) -> tuple[Any, Any]:
-    merge_id = table.c.id if table is merges else table.c.merge_id
-    return table.c.id, merge_id.label("merge_id")
+    if table in (merges, studies):
+        topic = table.c.id
+    else:
+        topic = table.c.study_id if table is study_pieces else table.c.merge_id
+    return table.c.id, topic.label("topic")
 
 
 def _hold(table: Table) -> tuple[Any, Any, Any]:
@@ -441,7 +485,7 @@ def _announce(
     connection: Connection,
     kind: JobKind,
     job_id: str,
-    merge_id: str,
+    topic: str,
     status: str,
     *,
     attempt: int | None = None,
@@ -455,6 +499,6 @@ def _announce(
     if isinstance(error, Mapping):
         data["error"] = dict(error)
     if kind is JobKind.EVALUATION:
-        events.append(connection, merge_id, "evaluation", {"id": job_id, **data})
+        events.append(connection, topic, "evaluation", {"id": job_id, **data})
     else:
-        events.append(connection, merge_id, "status", data)
+        events.append(connection, topic, "status", data)

@@ -25,7 +25,7 @@ from app.contract.states import FINAL, OPEN
 from app.storage import events
 from app.storage.database import MOST_PARAMETERS, now, reading, writing
 from app.storage.leases import Lease, write
-from app.storage.tables import evaluations, merges
+from app.storage.tables import evaluations, merges, studies
 
 
 def create(
@@ -115,7 +115,7 @@ def set_phase(
         values |= {"progress_done": 0, "progress_unit": unit, "progress_total": total}
     with writing(engine) as connection:
         write(connection, lease, values)
-        events.append(connection, lease.merge_id, "phase", {"phase": phase})
+        events.append(connection, lease.topic, "phase", {"phase": phase})
 
 
 def set_progress(engine: Engine, lease: Lease, done: int, total: int, unit: str) -> None:
@@ -123,7 +123,7 @@ def set_progress(engine: Engine, lease: Lease, done: int, total: int, unit: str)
     values = {"progress_done": done, "progress_total": total, "progress_unit": unit}
     with writing(engine) as connection:
         write(connection, lease, values)
-        events.append(connection, lease.merge_id, "progress", progress(done, total, unit))
+        events.append(connection, lease.topic, "progress", progress(done, total, unit))
 
 
 def set_sources(engine: Engine, lease: Lease, sources: Mapping[str, Any]) -> None:
@@ -135,12 +135,12 @@ def set_sources(engine: Engine, lease: Lease, sources: Mapping[str, Any]) -> Non
 def set_warnings(engine: Engine, lease: Lease, warnings: Sequence[Mapping[str, Any]]) -> None:
     """Add the merge's new warnings, and append an event for each."""
     with writing(engine) as connection:
-        row = fetch(connection, lease.merge_id)
+        row = fetch(connection, lease.topic)
         known = list(row["warnings"]) if row else []
         fresh = [dict(warning) for warning in warnings if dict(warning) not in known]
         write(connection, lease, {"warnings": known + fresh})
         for warning in fresh:
-            events.append(connection, lease.merge_id, "warning", warning)
+            events.append(connection, lease.topic, "warning", warning)
 
 
 def counts(engine: Engine) -> dict[str, int]:
@@ -160,7 +160,7 @@ def has_open_work(connection: Connection, merge_id: str) -> bool:
 
 
 def has_open_readers(connection: Connection, merge_id: str) -> bool:
-    """Return whether an unfinished merge or evaluation uses this merge as a source."""
+    """Return whether an unfinished merge, evaluation or study uses this merge as a source."""
 
     def names_it(column: ColumnElement[Any]) -> ColumnElement[bool]:
         return cast(column, Text).contains(merge_uri(merge_id))
@@ -178,12 +178,18 @@ def has_open_readers(connection: Connection, merge_id: str) -> bool:
             or_(names_it(evaluations.c.spec), names_it(merges.c.sources)),
         )
     )
-    return any(connection.execute(query.limit(1)).first() for query in (theirs, measured))
+    searched = select(studies.c.id).where(
+        studies.c.status.in_(sorted(OPEN)),
+        or_(names_it(studies.c.sources), names_it(studies.c.outcome)),
+    )
+    queries = theirs, measured, searched
+    return any(connection.execute(query.limit(1)).first() for query in queries)
 
 
 def remove(connection: Connection, merge_id: str) -> None:
     """Delete the merge with its events, evaluations and results."""
     connection.execute(delete(merges).where(merges.c.id == merge_id))
+    events.remove(connection, merge_id)
 
 
 def disposable(

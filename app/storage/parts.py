@@ -83,7 +83,7 @@ def plan(engine: Engine, lease: Lease, device_type: str, planned: Sequence[Plann
             {
                 "id": new_id(PART),
                 "status": "queued",
-                "merge_id": lease.merge_id,
+                "merge_id": lease.topic,
                 "evaluation_id": lease.id,
                 "position": position,
                 "system": part.system,
@@ -240,7 +240,7 @@ def _report_progress(connection: Connection, part: Part, evaluation_status: str)
         .where(evaluations_table.c.id == part.evaluation_id)
         .values(progress_done=done, progress_total=total, progress_unit=_UNIT)
     )
-    merge_id = part.lease.merge_id
+    merge_id = part.lease.topic
     if done == total or events.age(connection, merge_id, "evaluation") >= _PROGRESS_SECONDS:
         data = {
             "id": part.evaluation_id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import time
 from functools import lru_cache
 from types import ModuleType
@@ -16,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from app.contract.errors import InvalidRequestError, Problem
-from app.contract.tasks import EVALUATE_TASK, MERGE_TASK, QUEUE, events_channel
+from app.contract.tasks import EVALUATE_TASK, MERGE_TASK, QUEUE, STUDY_TASK, events_channel
 from app.isolation import forget_variables
 from app.storage.leases import JobKind
 
@@ -37,6 +38,11 @@ _PROBLEMS: dict[type[redis.RedisError], str] = {
     exceptions.BusyLoadingError: "The broker is starting; try again in a few seconds.",
     exceptions.OutOfMemoryError: "The broker's memory is full.",
     exceptions.ResponseError: "The broker refuses messages; its log has the reason.",
+}
+_TASKS = {
+    JobKind.MERGE: MERGE_TASK,
+    JobKind.EVALUATION: EVALUATE_TASK,
+    JobKind.STUDY: STUDY_TASK,
 }
 # Longer than any job, so that Celery never redelivers: the sweeper handles lost workers.
 _VISIBILITY_SECONDS = 7 * 24 * 3600
@@ -100,10 +106,15 @@ class Queue:
     After a call has timed out, the next calls skip the broker for some seconds.
     """
 
-    def __init__(self, broker_url: str) -> None:
-        """Connect on first use; raises InvalidRequestError unless it is a redis:// URL."""
-        self._url = broker_url
-        self._away_until = 0.0
+    def __init__(self, broker_url: str | None) -> None:
+        """Connect on first use; raises InvalidRequestError unless it is a redis:// URL.
+
+        Without a URL there is no broker: nothing is sent, and nobody is woken.
+        """
+        self._url = broker_url or ""
+        self._away_until = 0.0 if broker_url else math.inf
+        if not broker_url:
+            return
         try:
             self._redis = redis.Redis.from_url(
                 broker_url,
@@ -120,7 +131,7 @@ class Queue:
         """Announce a queued job; False if the broker is away (the sweeper sends it later)."""
         from kombu.exceptions import OperationalError
 
-        name = MERGE_TASK if kind is JobKind.MERGE else EVALUATE_TASK
+        name = _TASKS[kind]
         try:
             # A client is waiting, and Celery would retry for six seconds.
             if not self._responds():
@@ -132,15 +143,15 @@ class Queue:
             return False
         return True
 
-    def wake(self, merge_id: str) -> None:
-        """Wake the readers of a merge's events; they also poll, in case this is lost."""
+    def wake(self, topic: str) -> None:
+        """Wake the readers of a topic's events; they also poll, in case this is lost."""
         if time.monotonic() < self._away_until:
             return
         try:
-            self._redis.publish(events_channel(merge_id), "")
+            self._redis.publish(events_channel(topic), "")
         except redis.RedisError as error:
             self._avoid()
-            _LOG.debug("readers of %s were not woken: %s", merge_id, error)
+            _LOG.debug("readers of %s were not woken: %s", topic, error)
 
     def depth(self) -> int | None:
         """Return the number of waiting messages, or None if the broker is away."""

@@ -15,6 +15,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -73,10 +74,11 @@ merges = Table(
     Column("continues", _ID),
 )
 
+# The events of a `topic`: a merge with its evaluations, or a study.
 events = Table(
     "events",
     metadata,
-    Column("merge_id", _ID, ForeignKey("merges.id", ondelete="CASCADE"), primary_key=True),
+    Column("topic", _ID, primary_key=True),
     Column("sequence", Integer, primary_key=True),
     Column("type", String(20), nullable=False),
     Column("data", _JSON, nullable=False),
@@ -134,6 +136,64 @@ evaluation_parts = Table(
     Column("lead_only", Boolean, nullable=False, default=False),
 )
 
+studies = Table(
+    "studies",
+    metadata,
+    *_job_columns(),
+    Column("name", String(200), index=True),
+    Column("phase", String(20)),
+    Column("phase_started_at", _TIME),
+    Column("request", _JSON, nullable=False),
+    # As for a merge, and the references.
+    Column("sources", _JSON, nullable=False),
+    # The budget, which may be extended.
+    Column("trials", Integer, nullable=False),
+    Column("seconds", Float),
+    # Of the first attempt: results from different types of device are not comparable.
+    Column("device_type", String(20)),
+    # The winner, what was kept and shipped, and why.
+    Column("outcome", _JSON, nullable=False, default=dict),
+)
+
+# The merges that a study tries, in the order in which they were chosen.
+study_trials = Table(
+    "study_trials",
+    metadata,
+    Column("study_id", _ID, ForeignKey("studies.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    # Trials of one batch were chosen together, before any of them was scored.
+    Column("batch", Integer, nullable=False),
+    Column("candidate", Integer, nullable=False),
+    Column("point", _JSON, nullable=False),
+    Column("recipe", _JSON, nullable=False),
+    Column("status", String(12), nullable=False),
+    # How many rungs it has finished, and what it scored on them.
+    Column("rungs", Integer, nullable=False, default=0),
+    Column("scores", _JSON, nullable=False, default=dict),
+    Column("reason", Text),
+    Column("merge_id", _ID),
+    Column("created_at", _TIME, nullable=False),
+    Column("finished_at", _TIME),
+)
+
+# The decoding of a study: a system on a rung's share of a dataset each. Any worker may claim one.
+study_pieces = Table(
+    "study_pieces",
+    metadata,
+    *_job_columns(),
+    Column(
+        "study_id", _ID, ForeignKey("studies.id", ondelete="CASCADE"), nullable=False, index=True
+    ),
+    Column("position", Integer, nullable=False),
+    # "base", an expert's or a reference's name, or a trial's number as "#12".
+    Column("system", String(120), nullable=False),
+    Column("dataset", String(120), nullable=False),
+    Column("rung", Integer, nullable=False),
+    Column("lead_only", Boolean, nullable=False, default=False),
+    Column("result", _JSON),
+    UniqueConstraint("study_id", "system", "dataset", "rung"),
+)
+
 transcripts = Table(
     "transcripts",
     metadata,
@@ -185,6 +245,7 @@ elections = Table(
 )
 
 Index("ix_merges_created_at_id", merges.c.created_at, merges.c.id)
+Index("ix_studies_created_at_id", studies.c.created_at, studies.c.id)
 Index(
     "ix_evaluation_parts_evaluation_id_lane_status",
     evaluation_parts.c.evaluation_id,

@@ -89,7 +89,7 @@ def test_a_part_that_lost_its_worker_is_free_again_and_its_old_worker_is_shut_ou
         with pytest.raises(LeaseLostError):
             attempt()
     parts.finish(engine, new, "succeeded", {"n": 1}, [])
-    assert [row["result"] for row in evaluations.results(engine, lead.merge_id)] == [{"n": 1}]
+    assert [row["result"] for row in evaluations.results(engine, lead.topic)] == [{"n": 1}]
 
 
 def test_a_part_that_killed_its_worker_is_left_to_the_lead_and_ends_nothing(
@@ -149,7 +149,7 @@ def test_nothing_is_left_to_do_when_the_evaluation_has_ended(engine: Engine, lea
         parts.finish(engine, other, "succeeded", {}, [])
     with reading(engine) as connection:
         assert connection.execute(select(evaluation_results)).all() == []
-    assert events.read(engine, lead.merge_id)[-1]["type"] == "end"
+    assert events.read(engine, lead.topic)[-1]["type"] == "end"
 
 
 def test_a_worker_that_stops_gives_back_its_parts_and_no_other(engine: Engine, lead: Lease):
@@ -205,7 +205,7 @@ def test_progress_events_have_the_evaluations_status(engine: Engine, lead: Lease
     with writing(engine) as connection:
         connection.execute(update(events_table).values(created_at=now() - 10))
     parts.set_progress(engine, part, 5)
-    last = events.read(engine, lead.merge_id)[-1]["data"]
+    last = events.read(engine, lead.topic)[-1]["data"]
     assert (last["status"], last["progress"]["done"]) == ("queued", 5)
 
 
@@ -221,12 +221,12 @@ def test_a_part_of_a_cancelling_evaluation_writes_nothing(engine: Engine, lead: 
     ):
         with pytest.raises(LeaseLostError):
             attempt()
-    assert evaluations.results(engine, lead.merge_id) == []
-    assert events.read(engine, lead.merge_id)[-1]["data"]["status"] == "cancelling"
+    assert evaluations.results(engine, lead.topic) == []
+    assert events.read(engine, lead.topic)[-1]["data"]["status"] == "cancelling"
 
 
 def _told(engine: Engine, lead: Lease) -> list[int]:
-    data = [event["data"] for event in events.read(engine, lead.merge_id)]
+    data = [event["data"] for event in events.read(engine, lead.topic)]
     return [one["progress"]["done"] for one in data if "progress" in one]
 
 
