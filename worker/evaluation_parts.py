@@ -4,60 +4,29 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 from sqlalchemy import Engine
 
-from app.contract.errors import AfluenteError, EvaluationFailedError, SourceChangedError
+from app.contract.errors import SourceChangedError
 from app.contract.evaluation import DatasetSpec, EvaluatedDataset, EvaluationSpec
 from app.contract.identifiers import merge_in, merge_uri
 from app.contract.settings import Settings
 from app.services.preparation import source_policy
-from app.sources.checkpoint import ResolvedCheckpoint
-from app.sources.completion import borrowed, lacking
 from app.sources.datasets import manifest_roots, resolve_dataset
-from app.sources.fetch import LocalCheckpoint, fetch
 from app.sources.manifests import Manifest, read_manifest
 from app.sources.policy import SourcePolicy
-from app.sources.resolve import resolve
 from app.storage import evaluations, merges
 from app.storage.leases import LeaseLostError
 from app.storage.parts import Part, PlannedPart
 from app.storage.transcripts import StoredTranscripts
 from worker.evaluation.overlap import overlaps
 from worker.evaluation.runner import evaluate
+from worker.evaluation.systems import Checkpoints, System
 from worker.merging.local import choose_device
-
-
-@dataclass(frozen=True)
-class _System:
-    """A checkpoint to decode with: its URI, and its digest if the merge has recorded it.
-
-    `lender` is the URI of the merge's reference, which provides missing files.
-    """
-
-    name: str
-    uri: str
-    sha256: str | None = None
-    lender: str | None = None
-
-
-@dataclass(frozen=True)
-class _CompleteCheckpoint:
-    """A local checkpoint, and the files that it lacks; `key` identifies both by digest."""
-
-    checkpoint: LocalCheckpoint
-    lender: LocalCheckpoint | None
-
-    @property
-    def key(self) -> str:
-        if self.lender is None:
-            return self.checkpoint.sha256
-        both = f"{self.checkpoint.sha256} {self.lender.sha256}"
-        return hashlib.sha256(both.encode()).hexdigest()
 
 
 @dataclass
@@ -68,9 +37,8 @@ class PartDecoder:
     engine: Engine
     evaluation_id: str
     spec: EvaluationSpec
-    systems: dict[str, _System]
+    systems: dict[str, System]
     _manifests: dict[str, Manifest] = field(default_factory=dict)
-    _checkpoints: dict[str, _CompleteCheckpoint] = field(default_factory=dict)
 
     @classmethod
     def of(cls, settings: Settings, engine: Engine, evaluation_id: str) -> PartDecoder:
@@ -87,6 +55,10 @@ class PartDecoder:
     def policy(self) -> SourcePolicy:
         """The limits on sources."""
         return source_policy(self.settings, self.engine)
+
+    @cached_property
+    def _checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.policy)
 
     def divide(self) -> list[PlannedPart]:
         """Return the evaluation's parts, system by system; reads every manifest."""
@@ -118,8 +90,8 @@ class PartDecoder:
             raise SourceChangedError(
                 f"{dataset.uri}: the manifest changed since the evaluation began; evaluate again."
             )
-        complete = self._checkpoint(self.systems[part.system], should_stop)
-        with complete.checkpoint.opened(complete.lender) as folder:
+        complete = self._checkpoints.of(self.systems[part.system], should_stop)
+        with complete.opened() as folder:
             result = evaluate(
                 folder,
                 complete.key,
@@ -146,49 +118,29 @@ class PartDecoder:
             self._manifests[dataset.name] = found
         return self._manifests[dataset.name]
 
-    def _checkpoint(self, system: _System, should_stop: Callable[[], bool]) -> _CompleteCheckpoint:
-        if system.name not in self._checkpoints:
-            try:
-                found = resolve(system.uri, self.policy)
-                lender = self._lender(system, found, should_stop)
-                local = fetch(found, self.policy, should_stop=should_stop)
-            except AfluenteError as error:
-                raise EvaluationFailedError(f"{system.name}: {error.message}") from error
-            self._checkpoints[system.name] = _CompleteCheckpoint(local, lender)
-        return self._checkpoints[system.name]
-
-    def _lender(
-        self, system: _System, found: ResolvedCheckpoint, should_stop: Callable[[], bool]
-    ) -> LocalCheckpoint | None:
-        """Return the reference's files that the checkpoint lacks; None if it is complete."""
-        if system.lender is None or not lacking(found):
-            return None
-        reference = resolve(system.lender, self.policy)
-        names = borrowed(found, reference)
-        files = tuple(file for file in reference.files if file.name in names)
-        return fetch(replace(reference, files=files), self.policy, should_stop=should_stop)
-
 
 def device_type_of(settings: Settings) -> str:
     """Return the type of the device for decoding with these settings."""
     return torch.device(choose_device(settings.device)).type
 
 
-def _systems(spec: EvaluationSpec, merge: Any) -> Iterator[_System]:
-    yield _System("merge", merge_uri(merge["id"]))
+def _systems(spec: EvaluationSpec, merge: Any) -> Iterator[System]:
+    yield System("merge", merge_uri(merge["id"]))
     sources = merge["sources"]
     reference = (sources["base"] or sources["checkpoints"][0])["resolved"]
     for other in spec.compare_with:
         if other == "base" and sources["base"]:
-            yield _System("base", sources["base"]["resolved"], sources["base"]["sha256"])
+            yield System("base", sources["base"]["resolved"], sources["base"]["sha256"])
         elif other == "checkpoints":
             for source in sources["checkpoints"]:
-                yield _System(source["name"], source["resolved"], source["sha256"], reference)
+                yield System(source["name"], source["resolved"], source["sha256"], reference)
         elif merge_id := merge_in(other):
-            yield _System(merge_id, other)
+            yield System(merge_id, other)
+    for named in spec.references:
+        yield System(named.name, named.uri, None, reference)
 
 
-def _lane(system: _System, first_overlapping: int) -> str:
+def _lane(system: System, first_overlapping: int) -> str:
     """Return a key that is equal for parts that may decode the same utterances alike."""
     text = f"{system.sha256 or system.uri} {first_overlapping}"
     return hashlib.sha256(text.encode()).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,22 @@ class SpeechDecoder:
         )
         self.task = options.task
         self.window_samples = self.facts.window_samples
+
+    @torch.no_grad()
+    def assign(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Replace the model's weights, in place, by tensors of these names and shapes.
+
+        EvaluationFailedError for a name or a shape that the model does not have.
+        """
+        own = self.model.state_dict()
+        for name, values in weights.items():
+            target = own.get(name, own.get(f"model.{name}"))
+            if target is None or target.shape != values.shape:
+                raise EvaluationFailedError(
+                    f"{self.name}: the merged tensor {name} {tuple(values.shape)} has no place in "
+                    "the loaded model."
+                )
+            target.copy_(values)
 
     def decode(self, speech: Sequence[Samples], language: str | None = None) -> list[str]:
         """Return the text of each utterance; none may be longer than the checkpoint's window.

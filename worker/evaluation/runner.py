@@ -46,11 +46,13 @@ def evaluate(
     should_stop: Callable[[], bool] = lambda: False,
     device: str | None = None,
     roots: tuple[Path, ...] | None = None,
+    decoder: Callable[[], SpeechDecoder] | None = None,
 ) -> DatasetResult:
     """Return the transcripts of all utterances, and the skipped utterances with reasons.
 
     `checkpoint_key` is the digest of the checkpoint's tensors, config, generation config and
-    tokenizer. `progress` gets the utterances done and their total after each batch, when its
+    tokenizer. `decoder` returns a decoder that is loaded already; it is called if any transcript is
+    missing. `progress` gets the utterances done and their total after each batch, when its
     transcripts are in the cache. Audio must be under the `roots` (None: anywhere). `device`
     defaults to the first GPU, if there is one. Raises EvaluationStoppedError,
     InvalidCheckpointError, OutOfMemoryError, and EvaluationFailedError for half precision without a
@@ -75,7 +77,11 @@ def evaluate(
         backend=backend_of(facts, options, dtype, device),
     )
     preparation = prepare_jobs(manifest, setup, roots, check_stop=check_stop)
-    run = _Run(checkpoint, device, setup, preparation, cache, progress, check_stop)
+
+    def load() -> SpeechDecoder:
+        return SpeechDecoder(checkpoint, device, dtype, options)
+
+    run = _Run(decoder or load, setup, preparation, cache, progress, check_stop)
     run.recall()
     run.decode()
     return _result(manifest, run)
@@ -90,8 +96,7 @@ def default_dtype(device: str) -> Dtype:
 class _Run:
     """A running evaluation."""
 
-    checkpoint: Path
-    device: str
+    load: Callable[[], SpeechDecoder]
     setup: DecodingSetup
     preparation: Preparation
     cache: TranscriptCache
@@ -105,7 +110,7 @@ class _Run:
     @cached_property
     def decoder(self) -> SpeechDecoder:
         """The checkpoint, loaded when first needed."""
-        return SpeechDecoder(self.checkpoint, self.device, self.setup.dtype, self.setup.options)
+        return self.load()
 
     @cached_property
     def utterances_of(self) -> Counter[str]:

@@ -132,7 +132,7 @@ def _linear(module: nn.Linear) -> Linear:
 
 
 def _side_by_side(*modules: nn.Linear) -> Linear:
-    """Return one layer for several with the same input; the modules become views of its weight."""
+    """Return one layer for several with the same input; the modules become views of it."""
     weight = torch.cat([module.weight.data for module in modules])
     bias = torch.cat(
         [
@@ -140,6 +140,9 @@ def _side_by_side(*modules: nn.Linear) -> Linear:
             for module in modules
         ]
     )
-    for module, rows in zip(modules, weight.split([len(m.weight) for m in modules]), strict=True):
+    sizes = [len(module.weight) for module in modules]
+    for module, rows, offsets in zip(modules, weight.split(sizes), bias.split(sizes), strict=True):
         module.weight.data = rows
+        if module.bias is not None:
+            module.bias.data = offsets
     return Linear(weight, bias)

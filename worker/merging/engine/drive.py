@@ -21,7 +21,7 @@ from worker.merging.engine.journal import Entry
 from worker.merging.engine.read import DTYPES, Inputs, TensorBlocks, first_difference
 from worker.merging.engine.schedule import Stretch, Unit, Variant
 from worker.merging.engine.store import ReductionStore
-from worker.merging.engine.write import OutputWriter, StretchDigest, all_finite, rounded, scaled
+from worker.merging.engine.write import StretchDigest, Writer, all_finite, rounded, scaled
 from worker.merging.linalg.sphere import Doubles, described
 from worker.merging.memory import Scratch
 from worker.merging.method import Block, Combine, Notes, Reduction, State, Subject
@@ -239,7 +239,7 @@ class UnitRun:
 
 
 def work_through(
-    task: Task, writers: Sequence[OutputWriter], check: Callable[[], None]
+    task: Task, writers: Sequence[Writer], check: Callable[[], None]
 ) -> tuple[Sequence[Task], Mapping[int, Entry]]:
     """Do a task; return the tasks that follow, and the entries of outputs that it finished.
 
@@ -278,9 +278,7 @@ def _reduce(task: Task, blocks: TensorBlocks, check: Callable[[], None]) -> bool
     return equal
 
 
-def _copy(
-    task: Task, writers: Sequence[OutputWriter], check: Callable[[], None]
-) -> Mapping[int, Entry]:
+def _copy(task: Task, writers: Sequence[Writer], check: Callable[[], None]) -> Mapping[int, Entry]:
     """Copy a tensor that is not floating point, which all inputs must agree on."""
     stretch, inputs, name = task.stretch, task.run.inputs, task.stretch.step.name
     numbers = [number for variant in task.run.unit.variants for number in variant.numbers]
@@ -312,9 +310,7 @@ class _Merger:
         count = len(task.run.inputs.experts)
         self._products: Doubles | None = np.zeros((count, count)) if wanted else None
 
-    def merge(
-        self, writers: Sequence[OutputWriter], check: Callable[[], None]
-    ) -> Mapping[int, Entry]:
+    def merge(self, writers: Sequence[Writer], check: Callable[[], None]) -> Mapping[int, Entry]:
         """Write the stretch of every output; return their entries."""
         numbers = [number for variant in self._run.unit.variants for number in variant.numbers]
         digests = {number: StretchDigest() for number in numbers}

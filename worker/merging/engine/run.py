@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from threading import Lock
 from typing import Any
 
@@ -25,7 +26,7 @@ from worker.merging.engine.journal import Entry
 from worker.merging.engine.read import Inputs, TensorReader
 from worker.merging.engine.schedule import Crew, units_of
 from worker.merging.engine.store import ReductionStore
-from worker.merging.engine.write import OutputWriter
+from worker.merging.engine.write import MemoryWriter, OutputWriter, Writer
 from worker.merging.linalg.sphere import Doubles, described, symmetric
 from worker.merging.memory import available_bytes, memory_kept
 
@@ -49,10 +50,45 @@ def run_all(jobs: Sequence[Job], observer: Observer | None = None) -> list[Outco
     They may differ in their methods, parameters and folders. Each gives the bytes that `run` gives
     for it alone. Raises what `run` raises, for the first that fails.
     """
-    job = jobs[0]
+    observer = observer or Observer()
+    with _explained(jobs[0]), ExitStack() as stack:
+        writers = []
+        for each in jobs:
+            writers.append(OutputWriter(each.folder, each.plan.files, origin_of(each.device)))
+            stack.callback(writers[-1].close)
+        entries, adopted = _run(jobs, writers, observer)
+        outcomes = []
+        for each, writer, found in zip(jobs, writers, entries, strict=True):
+            warnings = _summed_up(each.plan.steps, found)
+            write_companions(each, writer.folder, _diagnostics(each.plan.steps, found, warnings))
+            outcomes.append(Outcome(writer.folder, warnings, adopted))
+        return outcomes
+
+
+def run_in_memory(
+    job: Job, weights: dict[str, torch.Tensor], observer: Observer | None = None
+) -> str:
+    """Merge into `weights` by name, in the artifact's dtypes; return a digest of all of them.
+
+    Tensors that are there already are overwritten, so that merges of the same models can follow
+    each other without new memory. The values are those of the files that `run` writes.
+    """
+    with _explained(job):
+        (entries,), _ = _run(
+            (job,), [MemoryWriter(job.plan.steps, weights)], observer or Observer()
+        )
+    digest = hashlib.sha256()
+    for entry in sorted(entries, key=lambda one: one.key):
+        digest.update(f"{entry.key} {entry.digest}\n".encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _explained(job: Job) -> Iterator[None]:
+    """Turn errors of the system into those that users see."""
     try:
         with memory_kept():
-            return _run(jobs, observer or Observer())
+            yield
     except OSError as error:
         if error.errno == errno.ENOMEM:
             raise _out_of_memory(job) from error
@@ -66,7 +102,10 @@ def run_all(jobs: Sequence[Job], observer: Observer | None = None) -> list[Outco
         raise
 
 
-def _run(jobs: Sequence[Job], observer: Observer) -> list[Outcome]:
+def _run(
+    jobs: Sequence[Job], writers: Sequence[Writer], observer: Observer
+) -> tuple[list[list[Entry]], int]:
+    """Merge all jobs' tensors; return their entries, and how many tensors were taken over."""
     job = jobs[0]
     with ExitStack() as stack:
         readers = [
@@ -74,10 +113,6 @@ def _run(jobs: Sequence[Job], observer: Observer) -> list[Outcome]:
             for label, local in zip(job.labels, job.all, strict=True)
         ]
         _check_tied_copies(job, readers)
-        writers = []
-        for each in jobs:
-            writers.append(OutputWriter(each.folder, each.plan.files, origin_of(each.device)))
-            stack.callback(writers[-1].close)
         inputs = Inputs(
             base=readers[0] if job.base else None,
             experts=tuple(readers[1:] if job.base else readers),
@@ -90,16 +125,11 @@ def _run(jobs: Sequence[Job], observer: Observer) -> list[Outcome]:
     observer.check()
     for local in job.all:
         local.verify_unchanged()
-    outcomes = []
-    for each, writer, found in zip(jobs, writers, entries, strict=True):
-        warnings = _summed_up(each.plan.steps, found)
-        write_companions(each, writer.folder, _diagnostics(each.plan.steps, found, warnings))
-        outcomes.append(Outcome(writer.folder, warnings, adopted))
-    return outcomes
+    return entries, adopted
 
 
 def _merge_all(
-    jobs: Sequence[Job], inputs: Inputs, writers: Sequence[OutputWriter], observer: Observer
+    jobs: Sequence[Job], inputs: Inputs, writers: Sequence[Writer], observer: Observer
 ) -> tuple[list[list[Entry]], int]:
     """Return for every job an entry for every stretch, and how many tensors were taken over."""
     plans = [job.plan for job in jobs]

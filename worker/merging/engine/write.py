@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import xxhash
@@ -72,6 +73,47 @@ def all_finite(values: torch.Tensor) -> bool:
     if values.dtype is torch.float32 and values.is_contiguous():
         return native.all_finite(values.view(-1))
     return bool(torch.isfinite(values).all())
+
+
+class Writer(Protocol):
+    """Where the merged tensors go; safe to use from several threads."""
+
+    def write(self, name: str, start: int, values: torch.Tensor, digest: StretchDigest) -> None:
+        """Keep entries from `start` on, already in the output dtype, and add them to `digest`."""
+        ...
+
+    def finished(self, entry: Entry) -> None:
+        """Note that a stretch is complete."""
+        ...
+
+    def adopt(self, previous: Iterable[Path], wanted: set[tuple[str, int, int]]) -> list[Entry]:
+        """Take over what earlier attempts finished of `wanted`; return the entries."""
+        ...
+
+
+class MemoryWriter:
+    """Tensors in memory, by name; those that are there already are overwritten."""
+
+    def __init__(self, steps: Sequence[Step], weights: dict[str, torch.Tensor]) -> None:
+        for step in steps:
+            dtype, shape = DTYPES[step.target.dtype], step.target.shape
+            known = weights.get(step.name)
+            if known is None or known.shape != torch.Size(shape) or known.dtype != dtype:
+                weights[step.name] = torch.empty(shape, dtype=dtype)
+        self._flat = {step.name: weights[step.name].view(-1) for step in steps}
+
+    def write(self, name: str, start: int, values: torch.Tensor, digest: StretchDigest) -> None:
+        """Keep entries from `start` on, and add them to `digest`."""
+        flat = values.reshape(-1)
+        self._flat[name][start : start + len(flat)] = flat
+        digest.update(flat.view(torch.uint8).numpy().data)
+
+    def finished(self, entry: Entry) -> None:
+        """Do nothing: what is in memory does not survive."""
+
+    def adopt(self, previous: Iterable[Path], wanted: set[tuple[str, int, int]]) -> list[Entry]:
+        """Return nothing: there is nothing to take over."""
+        return []
 
 
 class OutputWriter:
