@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from app.contract.tasks import EVALUATE_TASK, MERGE_TASK
+from app.contract.tasks import EVALUATE_TASK, MERGE_TASK, STUDY_TASK
 from app.storage.leases import JobKind
-from worker.attempts import attempt_job, attempt_parts
+from worker.attempts import attempt_job, attempt_parts, attempt_pieces
 from worker.celery_app import SETTINGS, WORKER_ID, app
 from worker.evaluation_job import PartWork, do_evaluation
 from worker.evaluation_parts import device_type_of
 from worker.merge_job import do_merge
+from worker.study_job import PieceWork, do_study
 
-_WORKS = {JobKind.MERGE: do_merge, JobKind.EVALUATION: do_evaluation}
+_WORKS = {
+    JobKind.MERGE: do_merge,
+    JobKind.EVALUATION: do_evaluation,
+    JobKind.STUDY: do_study,
+}
 
 
 @app.task(name=MERGE_TASK)
@@ -25,3 +30,11 @@ def evaluate(evaluation_id: str) -> None:
     if not attempt_job(JobKind.EVALUATION, evaluation_id, SETTINGS, WORKER_ID, _WORKS):
         device_type = device_type_of(SETTINGS)
         attempt_parts(evaluation_id, SETTINGS, WORKER_ID, device_type, PartWork())
+
+
+@app.task(name=STUDY_TASK)
+def study(study_id: str) -> None:
+    """Run a queued study, or help with one that another worker leads."""
+    if not attempt_job(JobKind.STUDY, study_id, SETTINGS, WORKER_ID, _WORKS):
+        work = PieceWork()
+        attempt_pieces(study_id, SETTINGS, WORKER_ID, work, work.loaded)
