@@ -28,6 +28,7 @@ from app.routes import (
     methods,
     metrics,
     model_card,
+    studies,
     wer,
 )
 from app.routes.dependencies import authorize, refuse_unknown_query
@@ -39,7 +40,17 @@ from app.services.health import versions
 from app.services.metrics import Metrics
 from app.services.wakeups import Wakeups
 
-_GUARDED = (merges, events, artifacts, model_card, wer, evaluations, methods, metrics)
+_GUARDED = (
+    merges,
+    events,
+    artifacts,
+    model_card,
+    wer,
+    evaluations,
+    studies,
+    methods,
+    metrics,
+)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

@@ -1,11 +1,11 @@
-"""`/merges/{id}/events`: Server-Sent Events, or the same as JSON."""
+"""`/merges/{id}/events`, `/studies/{id}/events`: Server-Sent Events, or the same as JSON."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
@@ -16,9 +16,10 @@ from app.contract.errors import InvalidRequestError, Problem
 from app.routes.dependencies import BackendDep
 from app.routes.openapi import problems
 from app.services import events
+from app.services.backend import Backend
 from app.services.resources import EventPage, EventResource
 
-router = APIRouter(prefix="/merges/{merge_id}/events", tags=["merges"])
+router = APIRouter()
 _STREAM = "text/event-stream"
 _HIGHEST = 2**31 - 1
 _ID = re.compile(r"0{0,20}[0-9]{1,10}")
@@ -29,43 +30,69 @@ _EXAMPLE = (
 )
 
 
-@router.get(
-    "",
-    response_model=None,
-    responses={
-        200: {
-            "model": EventPage,
-            "description": "With `Accept: text/event-stream`, the events as they happen, until "
-            "`end`; otherwise a page of the events so far.",
-            "content": {_STREAM: {"schema": {"type": "string"}, "example": _EXAMPLE}},
-        },
-        204: {"description": "The stream has ended, and the client has seen all events."},
-        **problems(404),
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": EventPage,
+        "description": "With `Accept: text/event-stream`, the events as they happen, until "
+        "`end`; otherwise a page of the events so far.",
+        "content": {_STREAM: {"schema": {"type": "string"}, "example": _EXAMPLE}},
     },
-)
+    204: {"description": "The stream has ended, and the client has seen all events."},
+    **problems(404),
+}
+_LastEventId = Annotated[
+    str | None, Header(description="The last event seen; the stream resumes after it.")
+]
+_After = Annotated[int, Query(ge=0, le=_HIGHEST, description="Only events with an id above this.")]
+_PageSize = Annotated[int, Query(ge=1, le=500, description="Of the JSON response.")]
+
+
+@router.get("/merges/{merge_id}/events", tags=["merges"], response_model=None, responses=_RESPONSES)
 async def get_events(
     request: Request,
     backend: BackendDep,
     merge_id: str,
-    last_event_id: Annotated[
-        str | None, Header(description="The last event seen; the stream resumes after it.")
-    ] = None,
-    after: Annotated[
-        int, Query(ge=0, le=_HIGHEST, description="Only events with an id above this.")
-    ] = 0,
-    page_size: Annotated[int, Query(ge=1, le=500, description="Of the JSON response.")] = 100,
+    last_event_id: _LastEventId = None,
+    after: _After = 0,
+    page_size: _PageSize = 100,
 ) -> Response:
     """Follow a merge's status, phases, progress, warnings and evaluations."""
+    return await _events(request, backend, merge_id, last_event_id, after, page_size)
+
+
+@router.get(
+    "/studies/{study_id}/events", tags=["studies"], response_model=None, responses=_RESPONSES
+)
+async def get_study_events(
+    request: Request,
+    backend: BackendDep,
+    study_id: str,
+    last_event_id: _LastEventId = None,
+    after: _After = 0,
+    page_size: _PageSize = 100,
+) -> Response:
+    """Follow a study's status, phases, progress, warnings and trials."""
+    return await _events(request, backend, study_id, last_event_id, after, page_size)
+
+
+async def _events(
+    request: Request,
+    backend: Backend,
+    topic: str,
+    last_event_id: str | None,
+    after: int,
+    page_size: int,
+) -> Response:
     after = max(after, _seen(last_event_id))
     if _STREAM not in request.headers.get("accept", ""):
         page = await run_in_threadpool(
-            events.list_page, backend, merge_id, after=after, page_size=page_size
+            events.list_page, backend, topic, after=after, page_size=page_size
         )
         return JSONResponse(page.model_dump(mode="json"))
-    if await run_in_threadpool(events.is_over, backend, merge_id, after):
+    if await run_in_threadpool(events.is_over, backend, topic, after):
         return Response(status_code=204)  # tells a browser not to connect again
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    following = events.follow(backend, request.app.state.wakeups, merge_id, after)
+    following = events.follow(backend, request.app.state.wakeups, topic, after)
     return EventSourceResponse(_encode(following), headers=headers)
 
 

@@ -11,19 +11,23 @@ from pydantic import BaseModel
 
 from app.contract.evaluation import EvaluationSpec
 from app.contract.requests import MergeRequest
+from app.contract.studies import StudyRequest
 from app.routes.problems import MEDIA_TYPE, ProblemDocument
+from app.services.studies import Extension
 from app.sources.schemes import forms
 
 DESCRIPTION = """
 Merges fine-tuned Whisper checkpoints into one model, and measures the merge's word error rate;
 other Hugging Face models merge too, without error rates. `POST /merges` queues a merge; follow its
-`events`, then fetch its `artifacts` and its `wer`. Every error is an RFC 9457 problem document
+`events`, then fetch its `artifacts` and its `wer`. `POST /studies` tries many merges, and says which
+one to ship. Every error is an RFC 9457 problem document
 with a stable `code`.
 """
 TAGS = [
     {"name": "merges", "description": "Merging checkpoints into one model."},
     {"name": "artifacts", "description": "The merged checkpoint's files."},
     {"name": "error rates", "description": "Evaluations and their results."},
+    {"name": "studies", "description": "Which merge to ship: many tried, judged and compared."},
     {"name": "methods", "description": "The merge methods."},
     {"name": "service", "description": "Health, readiness, metrics, version."},
 ]
@@ -87,7 +91,7 @@ def problem(status: int) -> dict[str, Any]:
 def body_of(model: type[BaseModel]) -> dict[str, Any]:
     """Return the `openapi_extra` of a route whose body is this model, in JSON or YAML."""
     schema = {"$ref": _REFERENCE.format(model=model.__name__)}
-    example = _EVALUATION_EXAMPLE if model is EvaluationSpec else _merge_example()
+    example = _example_of(model)
     content = {"schema": schema, "example": example}
     return {
         "requestBody": {
@@ -97,8 +101,10 @@ def body_of(model: type[BaseModel]) -> dict[str, Any]:
     }
 
 
-def _merge_example() -> dict[str, Any]:
-    extra: Any = MergeRequest.model_config["json_schema_extra"]
+def _example_of(model: type[BaseModel]) -> dict[str, Any]:
+    if model is EvaluationSpec:
+        return _EVALUATION_EXAMPLE
+    extra: Any = model.model_config.get("json_schema_extra")
     example: dict[str, Any] = extra["examples"][0]
     return example
 
@@ -126,7 +132,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
 
 def _add_models(document: dict[str, Any]) -> None:
     schemas = document["components"].setdefault("schemas", {})
-    for model in (MergeRequest, EvaluationSpec, ProblemDocument):
+    for model in (MergeRequest, EvaluationSpec, StudyRequest, Extension, ProblemDocument):
         schema = model.model_json_schema(ref_template=_REFERENCE)
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema

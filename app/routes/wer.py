@@ -131,7 +131,7 @@ def get_wer(
         page, policy = report_page(
             backend, merge_id, normalizer=normalizer, evaluation_id=evaluation
         )
-        return HTMLResponse(page, headers=headers | _page_headers(policy))
+        return HTMLResponse(page, headers=headers | page_headers(policy))
     document = wer.report(backend, merge_id, normalizer=normalizer, evaluation_id=evaluation)
     if form == "csv":
         headers["Content-Disposition"] = f'attachment; filename="{merge_id}-wer.csv"'
@@ -139,7 +139,8 @@ def get_wer(
     return JSONResponse(document, headers=headers)
 
 
-def _page_headers(policy: str) -> dict[str, str]:
+def page_headers(policy: str) -> dict[str, str]:
+    """Return the headers of an HTML page with this Content-Security-Policy."""
     return {
         "Content-Security-Policy": f"{policy}; frame-ancestors 'none'",
         "X-Content-Type-Options": "nosniff",

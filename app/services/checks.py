@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,10 @@ from app.contract.errors import (
     SourceError,
     SourceNotFoundError,
 )
-from app.contract.evaluation import DatasetSpec, EvaluationSpec
+from app.contract.evaluation import DatasetSpec, EvaluationSpec, Measurement, Reference
 from app.contract.identifiers import merge_in, merge_uri
 from app.contract.recipe import Recipe
+from app.contract.spaces import Study
 from app.services.backend import Backend
 from app.services.gates import problems_with_system
 from app.services.presentation import architecture_summary
@@ -27,7 +28,9 @@ from app.sources.policy import SourcePolicy
 from app.storage import merges
 
 if TYPE_CHECKING:
+    from app.planning.plan import Plan
     from app.services.preparation import Prepared
+    from app.sources.manifests import Manifest
 
 
 def check_sources(
@@ -99,6 +102,103 @@ def check_evaluation(
     return warnings
 
 
+@dataclass(frozen=True)
+class PreparedStudy:
+    """A study's checked sources and sets.
+
+    `plans` has a plan for each candidate, at some point of its space.
+    """
+
+    sources: dict[str, Any]
+    plans: tuple[Plan, ...]
+    utterances: Mapping[str, int]
+    audio_seconds: Mapping[str, float | None]
+    warnings: tuple[dict[str, str], ...]
+
+
+def check_study_sources(backend: Backend, study: Study) -> PreparedStudy:
+    """Resolve and check the checkpoints, references and sets of a study.
+
+    Raises one AfluenteError with all problems: also for a recording that is in a development and in
+    a test set.
+    """
+    from app.services.preparation import prepare, replan
+    from app.sources.resolve import resolve
+
+    policy, request = _policy(backend), study.request
+    prepared: list[Prepared] = []
+    references: list[dict[str, Any]] = []
+    warnings: list[dict[str, str]] = []
+    manifests: dict[str, dict[str, Manifest]] = {"development": {}, "test": {}}
+
+    def reference(index: int, uri: str, name: str) -> None:
+        found = resolve(uri, policy, param=f"references[{index}].uri")
+        _check_decoder(found.summary(), f"references[{index}].uri")
+        references.append({"name": name, "uri": uri, "resolved": found.resolved})
+
+    def decoder() -> None:
+        if prepared and (request.development or request.test):
+            _check_decoder(prepared[0].reference.summary(), "development")
+
+    checks: list[Callable[[], object]] = [
+        lambda: prepared.append(prepare(study.example, policy)),
+        decoder,
+    ]
+    checks += [
+        partial(reference, index, one.uri, one.name) for index, one in enumerate(request.references)
+    ]
+    for name, measurement in (("development", request.development), ("test", request.test)):
+        if measurement is not None:
+            checks += _evaluation_checks(
+                backend,
+                measurement,
+                policy,
+                f"{name}.",
+                reference=lambda: prepared[0].reference if prepared else None,
+                warnings=warnings,
+                read=manifests[name],
+            )
+    checks.append(lambda: _check_shared_audio(manifests, policy))
+    if request.gate is not None:
+        spec, has_base = request.evaluation(), request.base is not None
+        checks.append(lambda: _check_gate(spec, has_base, study.experts, ""))
+    _run_all(checks)
+    found = prepared[0]
+    recipes = [
+        study.parsed(index, {one.name: one.examples[0] for one in space.dimensions}).recipe
+        for index, space in enumerate(study.spaces)
+    ]
+    planned = [replan(found, recipe) for recipe in recipes]
+    return PreparedStudy(
+        sources={**found.sources(), "references": references},
+        plans=tuple(one.plan for one in planned),
+        utterances={n: len(m.utterances) for n, m in manifests["development"].items()},
+        audio_seconds={n: _seconds(m) for n, m in manifests["development"].items()},
+        warnings=(*found.warnings, *warnings),
+    )
+
+
+def _check_shared_audio(
+    manifests: Mapping[str, Mapping[str, Manifest]], policy: SourcePolicy
+) -> None:
+    from app.sources.shared_audio import MOST_SHOWN, shared_recordings
+
+    messages = shared_recordings(manifests["development"], manifests["test"], policy.file_roots)
+    if messages:
+        raise InvalidRequestError.of(
+            [
+                Problem(f"Development and test sets must not share audio: {message}.", "test")
+                for message in messages[:MOST_SHOWN]
+            ]
+        )
+
+
+def _seconds(manifest: Manifest) -> float | None:
+    """Return the sum of the durations that a manifest states; None if it lacks one."""
+    durations = [utterance.duration_seconds for utterance in manifest.utterances]
+    return None if None in durations else sum(filter(None, durations))
+
+
 def named_merges(uris: Iterable[str]) -> dict[str, str]:
     """Return the URIs of merges, by the merge's identifier."""
     return {merge_id: uri for uri in uris if (merge_id := merge_in(uri))}
@@ -139,14 +239,15 @@ def _policy(backend: Backend) -> SourcePolicy:
 
 def _evaluation_checks(
     backend: Backend,
-    evaluation: EvaluationSpec,
+    evaluation: Measurement,
     policy: SourcePolicy,
     prefix: str,
     *,
     reference: Callable[[], ResolvedCheckpoint | None],
     warnings: list[dict[str, str]],
+    read: dict[str, Manifest] | None = None,
 ) -> list[Callable[[], object]]:
-    """Return the checks, to be run in this order; they add to `warnings`.
+    """Return the checks, to be run in this order; they add to `warnings` and to `read`.
 
     `reference` returns the checkpoint whose tokenizer all share, or None if it cannot be used.
     """
@@ -171,6 +272,8 @@ def _evaluation_checks(
             path = resolve_dataset(spec.uri, policy, param=param)
             roots = manifest_roots(path, policy)
             manifest = read_manifest(path, label=spec.uri, roots=roots)
+            if read is not None:
+                read[spec.name] = manifest
             unusable = check_audio(manifest, spec.uri, policy.file_roots)
             warnings.extend({"code": "unusable_audio", "message": f"{text}."} for text in unusable)
             known = None if spec.language else known_languages()
@@ -199,15 +302,25 @@ def _evaluation_checks(
             raise InvalidRequestError.of([Problem(message, param)])
         _check_decoder(architecture_summary(row), f"{prefix}compare_with[{index}]")
 
+    def named(index: int, one: Reference) -> None:
+        from app.sources.resolve import resolve
+
+        param = f"{prefix}references[{index}].uri"
+        _check_decoder(resolve(one.uri, policy, param=param).summary(), param)
+
     checks: list[Callable[[], object]] = []
     checks.append(lambda: language(evaluation.language, f"{prefix}language"))
     for index, spec in enumerate(evaluation.datasets):
         param = f"{prefix}datasets[{index}].language"
         checks.append(partial(language, spec.language, param))
         checks.append(partial(dataset, index, spec))
+    if not isinstance(evaluation, EvaluationSpec):
+        return checks
     for index, name in enumerate(evaluation.compare_with):
         if merge_id := merge_in(name):
             checks.append(partial(other, index, name, merge_id))
+    for index, one in enumerate(evaluation.references):
+        checks.append(partial(named, index, one))
     return checks
 
 

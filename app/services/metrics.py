@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: merges by status, queue depth, workers, requests."""
+"""Metrics for Prometheus: merges and studies by status, queue depth, workers, requests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from app.contract.states import MergeStatus
 from app.services.backend import Backend
-from app.storage import fleet, merges
+from app.storage import fleet, merges, studies
 
 _BUCKETS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)
 _SEEN_WITHIN_SECONDS = 15.0
@@ -48,6 +48,11 @@ class _Stored(Collector):
         """Yield the gauges from the database and the broker."""
         counts = merges.counts(self._backend.engine)
         by_status = GaugeMetricFamily("afluente_merges", "Merges by status.", labels=["status"])
+        for status in MergeStatus:
+            by_status.add_metric([status.value], counts.get(status.value, 0))
+        yield by_status
+        counts = studies.counts(self._backend.engine)
+        by_status = GaugeMetricFamily("afluente_studies", "Studies by status.", labels=["status"])
         for status in MergeStatus:
             by_status.add_metric([status.value], counts.get(status.value, 0))
         yield by_status

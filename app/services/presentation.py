@@ -44,7 +44,7 @@ def merge_resource(
         name=row["name"],
         status=row["status"],
         phase=row["phase"] if row["status"] in {"running", "cancelling"} else None,
-        progress=_progress(row, row["phase_started_at"], clock),
+        progress=progress_resource(row, row["phase_started_at"], clock),
         method=row["method"],
         parameters=recipe["parameters"],
         rules=recipe["rules"],
@@ -60,8 +60,8 @@ def merge_resource(
         continues=row["continues"],
         queued_because=obstacle if row["status"] == "queued" else None,
         created_at=timestamp(row["created_at"]),
-        started_at=_maybe(row["started_at"]),
-        finished_at=_maybe(row["finished_at"]),
+        started_at=maybe_timestamp(row["started_at"]),
+        finished_at=maybe_timestamp(row["finished_at"]),
         error=row["error"],
         metadata=row["request"].get("metadata") or {},
         links=_merge_links(row["id"]),
@@ -84,15 +84,15 @@ def evaluation_resource(
         id=row["id"],
         merge_id=row["merge_id"],
         status=row["status"],
-        progress=_progress(row, row["started_at"], clock),
+        progress=progress_resource(row, row["started_at"], clock),
         spec=row["spec"],
         gate=gate_of(row["spec"], row["status"], row["verdict"]),
         warnings=row["warnings"],
         attempt=row["attempt"],
         queued_because=obstacle if row["status"] == "queued" else None,
         created_at=timestamp(row["created_at"]),
-        started_at=_maybe(row["started_at"]),
-        finished_at=_maybe(row["finished_at"]),
+        started_at=maybe_timestamp(row["started_at"]),
+        finished_at=maybe_timestamp(row["finished_at"]),
         error=row["error"],
         links={
             "self": own_url,
@@ -113,7 +113,7 @@ def evaluation_summary(row: Row, evaluation: Row | None) -> EvaluationSummary:
         return EvaluationSummary(
             status=evaluation["status"],
             id=evaluation["id"],
-            progress=_progress(evaluation, None, None),
+            progress=progress_resource(evaluation, None, None),
             error=ErrorResource(**evaluation["error"]) if evaluation["error"] else None,
             gate=gate_of(evaluation["spec"], evaluation["status"], evaluation["verdict"]),
             url=f"/merges/{row['id']}/evaluations/{evaluation['id']}",
@@ -164,11 +164,13 @@ def timestamp(seconds: float) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _maybe(seconds: float | None) -> str | None:
+def maybe_timestamp(seconds: float | None) -> str | None:
+    """Return a time like `timestamp`, or None."""
     return None if seconds is None else timestamp(seconds)
 
 
-def _progress(row: Row, since: float | None, clock: float | None) -> ProgressResource:
+def progress_resource(row: Row, since: float | None, clock: float | None) -> ProgressResource:
+    """Return a job's progress; the remaining time needs when it began and the database's time."""
     done, total = row["progress_done"], row["progress_total"]
     eta = None
     # Below 0 if the clock was set back.

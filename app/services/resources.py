@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from app.contract.states import EvaluationStatus, MergeStatus, Phase
+from app.contract.states import EvaluationStatus, MergeStatus, Phase, StudyPhase, TrialStatus
 
 _TIME = "ISO 8601, UTC."
 _QUEUED_BECAUSE = (
@@ -165,8 +165,124 @@ class EvaluationResource(BaseModel):
     links: dict[str, str]
 
 
+class KeptTrial(BaseModel):
+    """A trial that became a merge."""
+
+    trial: int
+    merge_id: str | None
+    evaluation_id: str | None = Field(description="Its evaluation on the test sets, if any.")
+
+
+class OutcomeResource(BaseModel):
+    """What a study has found so far; the final words when it has succeeded."""
+
+    winner: int | None = Field(None, description="The best trial that meets all constraints.")
+    shipped: str | None = Field(
+        None, description="The merge to ship: the winner's, unless a gate refuses it."
+    )
+    reason: str | None = Field(None, description="Why nothing is shipped.")
+    front: list[int] = Field(
+        default_factory=list, description="With several objectives: trials that none dominates."
+    )
+    kept: list[KeptTrial] = Field(default_factory=list)
+    importance: dict[str, dict[str, float]] = Field(
+        default_factory=dict,
+        description="By method: the share of each parameter in the differences between trials.",
+    )
+
+
+class BudgetResource(BaseModel):
+    """A study's budget, and what it has used."""
+
+    trials: int
+    trials_used: int
+    seconds: float | None
+    seconds_used: float
+
+
+class TrialResource(BaseModel):
+    """A merge that a study tries."""
+
+    number: int
+    status: TrialStatus
+    method: str
+    label: str = Field(examples=["boosted_tsv_m β=0.3 λ=1.2"])
+    values: dict[str, Any] = Field(description="What was searched; the rest is in `recipe`.")
+    recipe: dict[str, Any] = Field(description="The body of `POST /merges` that gives this merge.")
+    fraction: float = Field(description="The share of the development utterances decoded.")
+    objectives: list[float] | None = Field(description="On the utterances decoded so far.")
+    violations: list[float] | None = Field(
+        description="By how much each constraint is exceeded; 0 or less: met."
+    )
+    feasible: bool | None
+    sets: dict[str, dict[str, int]] = Field(description="Utterances, errors and words by set.")
+    reason: str | None = Field(description="Why it was stopped, or failed.")
+    merge_id: str | None
+    created_at: str = Field(description=_TIME)
+    finished_at: str | None = Field(description=_TIME)
+
+
+class StudyResource(BaseModel):
+    """A study: which merge to ship."""
+
+    id: str = Field(examples=["std_01KB0Y8W5RZ9J2M7N4C6T3VHQX"])
+    object: Literal["study"] = "study"
+    name: str | None
+    status: MergeStatus
+    phase: StudyPhase | None = Field(description="The phase of a running study.")
+    progress: ProgressResource
+    budget: BudgetResource
+    best: TrialResource | None = Field(description="The best complete trial so far.")
+    outcome: OutcomeResource
+    request: dict[str, Any] = Field(description="The request with defaults filled in.")
+    base: SourceResource | None
+    checkpoints: list[SourceResource]
+    references: list[dict[str, Any]]
+    warnings: list[WarningResource]
+    attempt: int
+    queued_because: str | None = Field(None, description=_QUEUED_BECAUSE)
+    created_at: str = Field(description=_TIME)
+    started_at: str | None = Field(description=_TIME)
+    finished_at: str | None = Field(description=_TIME)
+    error: ErrorResource | None
+    metadata: dict[str, str]
+    links: dict[str, str]
+
+
+class StudyPage(BaseModel):
+    """Studies, newest first."""
+
+    data: list[StudyResource]
+    next_page_token: str | None = Field(description="For the next page; null on the last one.")
+
+
+class TrialPage(BaseModel):
+    """A study's trials, in the order in which they were chosen."""
+
+    data: list[TrialResource]
+    next_page_token: str | None = Field(description="For the next page; null on the last one.")
+
+
+class StudyPlanResource(BaseModel):
+    """What a study would do; nothing was queued."""
+
+    object: Literal["study_plan"] = "study_plan"
+    trials: int = Field(description="Merges that will be tried.")
+    systems: list[str] = Field(description="Decoded once to compare with.")
+    development: dict[str, Any] = Field(
+        description="Utterances and seconds of audio: of the sets, and decoded at most in all."
+    )
+    candidates: list[dict[str, Any]] = Field(
+        description="Each with its dimensions and the cost of one merge."
+    )
+    base: SourceResource | None
+    checkpoints: list[SourceResource]
+    references: list[dict[str, Any]]
+    warnings: list[WarningResource]
+
+
 class EventResource(BaseModel):
-    """An event of a merge; ids count from 1 without gaps."""
+    """An event of a merge or a study; ids count from 1 without gaps."""
 
     id: int
     type: str = Field(examples=["progress"])
