@@ -12,7 +12,19 @@ from typing import Annotated
 import typer
 
 from app.contract.errors import AfluenteError
-from cli.commands import api, evaluate, keys, merge, methods, settings, submit, up, wer, worker
+from cli.commands import (
+    api,
+    evaluate,
+    keys,
+    merge,
+    methods,
+    settings,
+    study,
+    submit,
+    up,
+    wer,
+    worker,
+)
 
 application = typer.Typer(
     name="afluente",
@@ -29,6 +41,7 @@ application.command("merge")(merge.merge)
 application.command("evaluate")(evaluate.evaluate)
 application.command("methods")(methods.methods)
 application.command("submit")(submit.submit)
+application.command("study")(study.study)
 application.command("wer")(wer.wer)
 application.command("settings")(settings.settings)
 application.add_typer(keys.application, name="keys")

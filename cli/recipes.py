@@ -1,4 +1,4 @@
-"""Reads recipe files: the body of `POST /merges` in JSON or YAML."""
+"""Reads recipe files: the body of `POST /merges` or `POST /studies` in JSON or YAML."""
 
 from __future__ import annotations
 
@@ -40,12 +40,16 @@ def with_absolute_paths(document: Mapping[str, Any]) -> dict[str, Any]:
     recipe = from_mergekit(document) if is_mergekit(document) else dict(document)
     if recipe.get("base"):
         recipe["base"] = _located(recipe["base"])
-    if isinstance(recipe.get("checkpoints"), list):
-        recipe["checkpoints"] = [_located(item) for item in recipe["checkpoints"]]
-    evaluation = recipe.get("evaluation")
-    if isinstance(evaluation, Mapping) and isinstance(evaluation.get("datasets"), list):
-        datasets = [_located(item) for item in evaluation["datasets"]]
-        recipe["evaluation"] = {**evaluation, "datasets": datasets}
+    for name in ("checkpoints", "references"):
+        if isinstance(recipe.get(name), list):
+            recipe[name] = [_located(item) for item in recipe[name]]
+    for name in ("evaluation", "development", "test"):
+        measured = recipe.get(name)
+        if isinstance(measured, Mapping):
+            recipe[name] = dict(measured)
+            for field in ("datasets", "references"):
+                if isinstance(measured.get(field), list):
+                    recipe[name][field] = [_located(item) for item in measured[field]]
     return recipe
 
 
