@@ -19,9 +19,8 @@ from app.sources.schemes import forms
 DESCRIPTION = """
 Merges fine-tuned Whisper checkpoints into one model, and measures the merge's word error rate;
 other Hugging Face models merge too, without error rates. `POST /merges` queues a merge; follow its
-`events`, then fetch its `artifacts` and its `wer`. `POST /studies` tries many merges, and says which
-one to ship. Every error is an RFC 9457 problem document
-with a stable `code`.
+`events`, then fetch its `artifacts` and its `wer`. `POST /studies` tries many merges, and says
+which one to ship. Every error is an RFC 9457 problem document with a stable `code`.
 """
 TAGS = [
     {"name": "merges", "description": "Merging checkpoints into one model."},
