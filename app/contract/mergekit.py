@@ -1,9 +1,10 @@
 """Converts mergekit configurations to requests, for the methods that both projects have.
 
 Names and defaults are those of mergekit 0.1.5 (`density` is 1 by default, for example). What cannot
-be converted is refused by name, never ignored. Two differences remain: arithmetic is in float32
-whatever `dtype` says, and DARE draws other random numbers and divides by the density, as its paper
-does.
+be converted is refused by name, never ignored. Three differences remain: arithmetic is in float32
+whatever `dtype` says; DARE and DELLA draw other random numbers, and divide by the probability of
+keeping a change, as their papers do, where mergekit restores the norm; and DELLA ranks all changes
+of a convolution's output channel together.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _FIELDS = frozenset({"merge_method", "base_model", "models", "parameters", "dtyp
 # Does not affect the result.
 _IGNORED = frozenset({"int8_mask"})
 # mergekit's defaults for parameters of single models.
-_DEFAULTS = {"density": 1.0, "gamma": 0.01}
+_DEFAULTS = {"density": 1.0, "gamma": 0.01, "epsilon": 0.15}
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ _METHODS = {
     "sce": _Method("sce", {"select_topk": "select_topk"}, weighted=False),
     "breadcrumbs": _Method("breadcrumbs", _SHARED, ("density", "gamma"), _UNSCALED),
     "dare_linear": _Method("dare", _SHARED, ("density",), _SCALED),
+    "della": _Method("della", _SHARED, ("density", "epsilon"), _SCALED),
 }
 
 
@@ -208,6 +210,8 @@ def _values_of_models(
             problems.append(Problem(message, f"models[{unlike}].parameters.{name}"))
     if "gamma" in found:
         _check_gamma(found, problems)
+    if found.get("density") == 1 and "epsilon" in found:
+        found["epsilon"] = 0.0  # mergekit then keeps everything
     return found
 
 

@@ -17,7 +17,9 @@ from app.contract.mergekit import _METHODS, from_mergekit
 from app.contract.recipe import parse_request
 
 LEAF = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("/a")
-WORDS = st.sampled_from(["model", "weight", "density", "gamma", "t", "normalize", "eps", "rescale"])
+WORDS = st.sampled_from(
+    ["model", "weight", "density", "gamma", "epsilon", "t", "normalize", "eps", "rescale"]
+)
 VALUE = st.recursive(
     LEAF,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4),
@@ -72,7 +74,7 @@ def test_every_shared_method_makes_a_valid_recipe(method: str) -> None:
     assert recipe.method == _METHODS[method].name
 
 
-@pytest.mark.parametrize("method", ["ties", "breadcrumbs", "dare_linear"])
+@pytest.mark.parametrize("method", ["ties", "breadcrumbs", "dare_linear", "della"])
 def test_missing_parameters_have_mergekits_defaults(method: str) -> None:
     assert parse_request(document(method)).recipe.parameters["density"] == 1.0
 
@@ -163,6 +165,12 @@ def models(*parameters: dict[str, Any]) -> list[dict[str, Any]]:
             {"parameters": {"normalize_weights": False}},
             ["parameters.normalize_weights"],
         ),
+        ("della", {"parameters": {"rescale": False}}, ["parameters.rescale"]),
+        ("della", {"models": models({"epsilon": 0.1}, {})}, ["models[1].parameters.epsilon"]),
+        # mergekit refuses a window beyond 0 and 1 too.
+        ("della", {"parameters": {"density": 0.1}}, ["parameters.epsilon"]),
+        # Without election of signs: we have no such method.
+        ("della", {"merge_method": "della_linear"}, ["merge_method"]),
         ("breadcrumbs", {"parameters": {"density": 0.9, "gamma": 0}}, ["parameters.gamma"]),
         ("breadcrumbs", {"parameters": {"density": 0.995}}, ["parameters.gamma"]),
         ("linear", {"models": [{"model": "/a"}, {"model": "/a"}]}, ["models[1].model"]),
@@ -189,6 +197,18 @@ def test_breadcrumbs_that_keep_everything_keep_the_largest_too() -> None:
     assert from_mergekit(document("breadcrumbs"))["parameters"] == {"density": 1.0, "gamma": 0.0}
     found = from_mergekit(document("breadcrumbs", parameters={"density": 0.5}))
     assert found["parameters"] == {"density": 0.5, "gamma": 0.01}
+
+
+def test_della_keeps_its_window_and_everything_at_full_density() -> None:
+    assert from_mergekit(document("della"))["parameters"] == {"density": 1.0, "epsilon": 0.0}
+    given = {"density": 0.4, "lambda": 0.7, "normalize": False, "rescale": True}
+    found = from_mergekit(document("della", parameters=given))
+    assert (found["method"], found["parameters"]) == (
+        "della",
+        {"density": 0.4, "epsilon": 0.15, "scaling_coefficient": 0.7, "normalize": False},
+    )
+    each = models({"density": 0.4, "epsilon": 0.1}, {"density": 0.4, "epsilon": 0.1})
+    assert from_mergekit(document("della", models=each))["parameters"]["epsilon"] == 0.1
 
 
 def test_parameters_without_effect_are_accepted() -> None:
