@@ -122,7 +122,7 @@ class Settings(BaseSettings):
     threads: int | None = Field(
         None,
         ge=1,
-        description="Number of tensors merged at the same time on a CPU; the number of cores if not set.",
+        description="Number of threads that merge on a CPU; the number of cores if not set.",
     )
     gpu_eigh_seconds: float | None = Field(
         None,
@@ -132,7 +132,7 @@ class Settings(BaseSettings):
     memory_bytes: int | None = Field(
         None,
         ge=1,
-        description="Working memory of a merge; half of what is available if not set. The largest tensor may always exceed it.",
+        description="Working memory of a merge; half of what is available if not set. A single tensor may exceed it.",
     )
     reductions_bytes: int = Field(
         0,

@@ -18,6 +18,14 @@ from app.planning.layout import OutputFile, lay_out
 
 _Tensors = Mapping[str, TensorHeader]
 
+# Whoever plans does not know the worker that will merge.
+_AT_ONCE = {
+    "threads": "AFLUENTE_THREADS of the worker; if not set, the number of cores that it may use.",
+    "working_memory": "AFLUENTE_MEMORY_BYTES of the worker; if not set, half of the memory that is "
+    "available to it (in a container, of what its limit leaves). Tensors are merged at the same "
+    "time while their memory_bytes fit into it; a single tensor may exceed it.",
+}
+
 
 class Treatment(StrEnum):
     """What is done with a tensor."""
@@ -91,6 +99,7 @@ class Plan:
                 "bytes_written": sum(file.size_bytes for file in self.files),
                 "peak_memory_bytes": max((cost.memory_bytes for cost in costs), default=0),
             },
+            "merged_at_once": _AT_ONCE,
         }
 
 

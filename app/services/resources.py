@@ -327,7 +327,10 @@ class PlanResource(BaseModel):
     checkpoints: list[SourceResource]
     architecture: ArchitectureResource
     warnings: list[WarningResource]
-    plan: dict[str, Any] = Field(description="Each tensor's treatment and cost, and the totals.")
+    plan: dict[str, Any] = Field(
+        description="Each tensor's treatment and cost, the totals (peak_memory_bytes: of the "
+        "largest tensor), and what decides how many tensors are merged at once."
+    )
 
 
 class MethodPage(BaseModel):

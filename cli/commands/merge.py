@@ -43,14 +43,16 @@ def merge(
     document = read_recipe(recipe)
     swept = read_sweeps(sweep or [])
     settings = load_settings(SERVICE_ONLY, device=device, threads=threads)
-    with ProgressReport() as report:
+
+    from worker.merging.local import merge_recipe, threads_of, working_memory
+
+    memory = f"{working_memory(settings) // 2**20:,} MiB of working memory"
+    with ProgressReport(f"{threads_of(settings)} threads, {memory}") as report:
         if swept or lists_in(document):
             from worker.merging.sweep import sweep_recipe
 
             merges = sweep_recipe(document, swept, output, settings, report.advance).merges
         else:
-            from worker.merging.local import merge_recipe
-
             merges = {"": merge_recipe(document, output, settings, report.advance)}
     _show_warnings(merges)
     for point, result in merges.items():

@@ -77,8 +77,11 @@ def test_a_sweep_has_one_folder_per_point(afluente, tmp_path: Path) -> None:
         "parameters": {"density": [0.2, 0.5]},
     }
     (tmp_path / "r.json").write_text(json.dumps(recipe))
-    done = afluente("merge", "r.json", "-o", "out", "--sweep", "scaling_coefficient=0.5:1:0.5")
+    options = ["--sweep", "scaling_coefficient=0.5:1:0.5", "--threads", "2"]
+    memory = {"AFLUENTE_MEMORY_BYTES": str(3 * 2**30)}
+    done = afluente("merge", "r.json", "-o", "out", *options, **memory)
     assert done.returncode == 0, done.stderr
+    assert "2 threads, 3,072 MiB of working memory: " in done.stderr
     points = [f"density={d},scaling_coefficient={x}" for d in (0.2, 0.5) for x in (0.5, 1.0)]
     assert [line.split()[2] for line in done.stdout.splitlines()] == [
         f"out/{point}/model.safetensors" for point in points

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,7 +25,8 @@ from app.sources.fetch import LocalCheckpoint, fetch
 from app.sources.policy import SourcePolicy
 from worker.loadable import check_loadable
 from worker.merging.engine.job import Job, Observer, Outcome
-from worker.merging.engine.run import default_threads, run
+from worker.merging.engine.run import run
+from worker.merging.memory import available_bytes
 
 Progress = Callable[[int, int, str], None]
 
@@ -157,11 +159,21 @@ def make_job(
         folder=folder,
         previous=previous,
         device=_merge_device(settings, prepared),
-        threads=settings.threads or default_threads(),
-        memory_bytes=settings.memory_bytes,
+        threads=threads_of(settings),
+        memory_bytes=working_memory(settings),
         store_folder=settings.data / "reductions",
         store_bytes=settings.reductions_bytes,
     )
+
+
+def threads_of(settings: Settings) -> int:
+    """Return the number of threads that merge; if not set, of the cores this process may use."""
+    return settings.threads or len(os.sched_getaffinity(0))
+
+
+def working_memory(settings: Settings) -> int:
+    """Return the bytes for tensors merged at once; if not set, half of what is available."""
+    return settings.memory_bytes or available_bytes() // 2
 
 
 def _merge_device(settings: Settings, prepared: Prepared) -> str:
@@ -169,9 +181,8 @@ def _merge_device(settings: Settings, prepared: Prepared) -> str:
     device = choose_device(settings.device)
     if settings.device != "auto" or device == "cpu":
         return device
-    threads = settings.threads or default_threads()
     measured = settings.gpu_eigh_seconds
-    faster = prefers_gpu(prepared.plan, len(prepared.experts), threads, measured)
+    faster = prefers_gpu(prepared.plan, len(prepared.experts), threads_of(settings), measured)
     return device if faster else "cpu"
 
 

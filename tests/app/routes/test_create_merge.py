@@ -84,6 +84,10 @@ def test_a_dry_run_shows_the_plan_and_records_nothing(
     assert totals["tensors"] == len(steps) == len(whisper_tensors())
     for figure in ("flops", "bytes_read", "bytes_written", "peak_memory_bytes"):
         assert totals[figure] > 0
+    limits = plan["plan"]["merged_at_once"]
+    assert "AFLUENTE_THREADS" in limits["threads"]
+    assert "AFLUENTE_MEMORY_BYTES" in limits["working_memory"]
+    assert "half of the memory" in limits["working_memory"]
     assert merges.page(backend.engine) == []
     assert client.post("/merges", json=recipe, headers=headers).status_code == 202
 

@@ -31,8 +31,8 @@ class Job:
     previous: tuple[Path, ...] = ()
     device: str = "cpu"
     threads: int = 1
-    memory_bytes: int | None = None
-    """How much working memory the run may take; None: half of what is available."""
+    memory_bytes: int = 0
+    """Working memory of tensors that are merged at the same time; a single one may exceed it."""
     store_folder: Path | None = None
     store_bytes: int = 0
     """Where reductions are kept for later merges, and how many bytes at most; 0: nowhere."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from worker.merging.engine.schedule import Crew, units_of
 from worker.merging.engine.store import ReductionStore
 from worker.merging.engine.write import MemoryWriter, OutputWriter, Writer
 from worker.merging.linalg.sphere import Doubles, described, symmetric
-from worker.merging.memory import available_bytes, memory_kept
+from worker.merging.memory import memory_kept
 
 # What torch's CPU allocator says, on Linux and elsewhere.
 _ALLOCATION_FAILED = re.compile(r"can't allocate memory|not enough memory", re.IGNORECASE)
@@ -211,7 +210,7 @@ def origin_of(device: str) -> dict[str, str]:
 def _working_memory(jobs: Sequence[Job]) -> int:
     """Return how much memory tasks may take together: at least what the largest one takes."""
     largest = max((step.cost.memory_bytes for job in jobs for step in job.plan.steps), default=0)
-    return max(largest, jobs[0].memory_bytes or available_bytes() // 2)
+    return max(largest, jobs[0].memory_bytes)
 
 
 def _check_tied_copies(job: Job, readers: Sequence[TensorReader]) -> None:
@@ -284,8 +283,3 @@ def _out_of_memory(job: Job) -> OutOfMemoryError:
         f"{largest.cost.memory_bytes / 2**20:,.0f} MiB on top of what the worker has; give it "
         "more, or set AFLUENTE_THREADS=1."
     )
-
-
-def default_threads() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0))
