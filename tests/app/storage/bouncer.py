@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.app.storage.conftest import Cluster
+from worker.processes.launch import die_with_parent
 
 _PORT = 6543
 
@@ -33,6 +34,7 @@ def pgbouncer(cluster: Cluster) -> Iterator[str]:
         [program, configuration],
         cwd=folder,
         user="postgres" if os.geteuid() == 0 else None,
+        preexec_fn=die_with_parent,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

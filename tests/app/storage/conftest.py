@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -15,6 +17,7 @@ from sqlalchemy import Engine
 
 from app.storage import merges
 from app.storage.database import connect, migrate, writing
+from worker.processes.launch import die_with_parent
 
 RECIPE = {"method": "soup", "parameters": {}, "rules": [], "seed": 0, "output": {}}
 SOURCES = {"base": None, "checkpoints": []}
@@ -26,7 +29,10 @@ def _postgres_programs() -> Path | None:
 
 
 class Cluster:
-    """A throw-away PostgreSQL on a Unix socket; PostgreSQL refuses to run as root."""
+    """A throw-away PostgreSQL on a Unix socket, which ends with the process that started it.
+
+    PostgreSQL refuses to run as root.
+    """
 
     def __init__(self, programs: Path) -> None:
         self._programs = programs
@@ -35,8 +41,17 @@ class Cluster:
         if self._user:
             shutil.chown(self.folder, self._user)
         self._run("initdb", "-D", "data", "-A", "trust", "-U", "test", "--no-sync")
-        options = f"-k {self.folder} -c listen_addresses= -c fsync=off -c max_connections=120"
-        self._run("pg_ctl", "-D", "data", "-w", "-l", "log", "-o", options, "start")
+        options = ["listen_addresses=", "fsync=off", "max_connections=120"]
+        command = [programs / "postgres", "-D", "data", "-k", self.folder]
+        self._server = subprocess.Popen(
+            [*command, *(word for option in options for word in ("-c", option))],
+            cwd=self.folder,
+            user=self._user,
+            preexec_fn=die_with_parent,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self._wait()
         self.create("template", "template1")
         engine = connect(self.url("template"))
         migrate(engine)
@@ -51,8 +66,17 @@ class Cluster:
         return f"postgresql://test@/{name}?host={self.folder}"
 
     def close(self) -> None:
-        self._run("pg_ctl", "-D", "data", "-m", "immediate", "stop")
+        self._server.send_signal(signal.SIGQUIT)
+        self._server.wait(20)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _wait(self) -> None:
+        asked = [self._programs / "pg_isready", "-q", "-h", self.folder]
+        deadline = time.monotonic() + 30
+        while subprocess.run(asked, check=False).returncode:
+            assert self._server.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
     def _run(self, program: str, *arguments: str) -> None:
         subprocess.run(
