@@ -35,10 +35,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base and two experts whose merge by singular vectors takes some seconds."""
+    """A base and two experts whose merge by singular vectors takes seconds."""
     folder = tmp_path_factory.mktemp("heavy")
     config = WhisperConfig(
-        d_model=256, encoder_layers=9, decoder_layers=9, encoder_attention_heads=4,
+        d_model=256, encoder_layers=4, decoder_layers=4, encoder_attention_heads=4,
         decoder_attention_heads=4, encoder_ffn_dim=1024, decoder_ffn_dim=1024, num_mel_bins=8,
         vocab_size=51, max_source_positions=10, max_target_positions=8, decoder_start_token_id=1,
         bos_token_id=2, eos_token_id=2, pad_token_id=2, suppress_tokens=None,

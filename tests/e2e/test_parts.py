@@ -22,7 +22,7 @@ from tests.e2e.stack import Stack, running
 
 RECOVERY_SECONDS = 15.0
 CANCEL_SECONDS = 2.0
-SETS, UTTERANCES = 4, 100
+SETS, UTTERANCES = 4, 40
 _TIMES = {"decode_seconds", "rtfx"}
 
 
