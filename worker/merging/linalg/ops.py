@@ -122,6 +122,18 @@ def apply(matrix: Float[Tensor, "m n"], factor: Float[Tensor, "n r"]) -> Float[T
     return product(matrix, factor, matrix.new_empty((len(matrix), factor.shape[1])))
 
 
+def largest_eigenvalue(gram: Float[Tensor, "n n"]) -> float:
+    """Return the largest eigenvalue of a Gram matrix, by ten power steps: too low by some percent.
+
+    It takes a tenth of the time of finding all eigenvalues.
+    """
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(len(gram), generator=generator, dtype=gram.dtype).to(gram.device)
+    for _ in range(10):
+        vector = torch.mv(gram, torch.nn.functional.normalize(vector, dim=0))
+    return float(vector.norm())
+
+
 class Eigen(ABC):
     """The eigenvalues of a symmetric matrix, and its leading eigenvectors on demand.
 

@@ -78,18 +78,18 @@ class Spectrum:
         return self.everything[: int((self.everything > self.floor).sum())]
 
     def factors(
-        self, rank: int, of: Spectrum | None = None
+        self, rank: int, rms: float | None = None
     ) -> tuple[Float[Tensor, "short r"], Float[Tensor, "short r"]]:
         """Return F and V: U[:, :rank] = M·F and V[:, :rank]; F = V·diag(1/σ), V is float32.
 
         The first `rank` singular values must not be 0. A product with F in float32 errs by about
-        u₃₂·rms(σ)/σᵣ in a vector; where that would be visible, F is float64. `of` is the spectrum
-        of the matrix that F will be multiplied by, if that is not M.
+        u₃₂·rms(σ)/σᵣ in a vector; where that would be visible, F is float64. `rms` is that of the
+        singular values of the matrix that F will be multiplied by, if that is not M.
         """
         vectors, values = self.eigen.vectors(rank), self.everything[:rank]
         factor = vectors / values
-        rms = (of or self).everything.square().mean().sqrt()
-        exact = rank > 0 and bool(rms > _RESOLVED * values[-1])
+        rms = float(self.everything.square().mean().sqrt()) if rms is None else rms
+        exact = rank > 0 and rms > _RESOLVED * float(values[-1])
         return factor if exact else factor.float(), vectors.float()
 
     def describe(self, rank: int) -> dict[str, Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from app.contract.catalogue.subspace import IsoCts
 from worker.merging.combines import OfDirections
 from worker.merging.linalg.directions import Directions, Part
-from worker.merging.linalg.ops import gram, mirror, product
+from worker.merging.linalg.ops import gram, largest_eigenvalue, mirror, product
 from worker.merging.linalg.orthogonal import complement
 from worker.merging.linalg.spectrum import Rounding, Spectrum, spectra_of
 from worker.merging.method import Block, Reduction, State, Steps, Subject, merges
@@ -28,21 +29,17 @@ def iso_cts(x: Subject, p: IsoCts) -> Steps:
     c, k = places(min(x.shape), x.experts, p.common_space_fraction)
     found = yield CommonGrams()
     total = found.total.above(found.rounding, p.noise_floor * math.hypot(*x.weights))
-    experts = [expert.above(found.rounding, p.noise_floor) for expert in found.experts]
     common = Part.of(None, total, min(c, len(total.singular_values)))
     outside = (_OutsideRight if x.transposed else _OutsideLeft)(found, total, common)
     rests = [
-        rest.above(found.rounding, p.noise_floor, largest=expert.largest)
-        for rest, expert in zip(spectra_of(outside.grams), experts, strict=True)
+        rest.above(found.rounding, p.noise_floor, largest=largest_eigenvalue(squares) ** 0.5)
+        for rest, squares in zip(spectra_of(outside.grams), found.squares, strict=True)
     ]
     own = [
         weight * rest.singular_values[: k if weight else 0]
         for weight, rest in zip(x.weights, rests, strict=True)
     ]
-    parts = [
-        outside.part(number, rest, experts[number], len(own[number]))
-        for number, rest in enumerate(rests)
-    ]
+    parts = [outside.part(number, rest, len(own[number])) for number, rest in enumerate(rests)]
     directions = Directions(x.shape, (common, *parts))
     left = yield LeftGram(directions)
     strengths = torch.cat([total.singular_values[:c], *own])
@@ -50,9 +47,8 @@ def iso_cts(x: Subject, p: IsoCts) -> Steps:
     flat = mean * strengths.sign()
     x.notes.diagnostics.update(
         experts=[
-            expert.describe(k)
-            | {"kept_rank": len(values), "energy_in_common_space": _explained(expert, rest)}
-            for expert, rest, values in zip(experts, rests, own, strict=True)
+            rest.describe(len(values)) | _compared(norm, rest)
+            for norm, rest, values in zip(found.norms, rests, own, strict=True)
         ],
         common_rank=directions.ranks[0],
         mean_singular_value=mean,
@@ -71,7 +67,7 @@ def places(full: int, experts: int, fraction: float) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class Common:
-    """Spectra of M and the experts, and what the experts' own directions follow from.
+    """The spectrum of M, and what the experts' own directions follow from.
 
     Attributes:
         squares: dᵢᵀdᵢ, symmetric.
@@ -79,10 +75,18 @@ class Common:
     """
 
     total: Spectrum
-    experts: list[Spectrum]
     squares: list[torch.Tensor]
     with_sum: list[torch.Tensor]
     rounding: Rounding
+
+    @cached_property
+    def norms(self) -> list[float]:
+        """‖dᵢ‖ of each expert."""
+        return [math.sqrt(float(squares.trace())) for squares in self.squares]
+
+    def factors(self, number: int, rest: Spectrum, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the factors of what is outside, as exact as a product with dᵢ needs."""
+        return rest.factors(rank, rms=self.norms[number] / math.sqrt(len(self.squares[number])))
 
 
 @dataclass(frozen=True)
@@ -99,12 +103,11 @@ class CommonGrams(Reduction):
                 add_product(state, f"sum-{number}", block.sum, matrix)
 
     def finish(self, state: State, subject: Subject) -> Common:
-        """Return the spectra and the products."""
+        """Return the spectrum and the products."""
         squares = [mirror(state[f"{number}"]) for number in range(subject.experts)]
         with_sum = [state[f"sum-{n}"] for n in range(subject.experts) if not subject.transposed]
         (total,) = spectra_of([state["sum"]])
-        experts = spectra_of(squares)
-        return Common(total, experts, squares, with_sum, rounding_of(state, subject))
+        return Common(total, squares, with_sum, rounding_of(state, subject))
 
 
 class _OutsideRight:
@@ -116,12 +119,13 @@ class _OutsideRight:
 
     def __init__(self, found: Common, total: Spectrum, common: Part) -> None:
         self._space = complement(common.right)
+        self._found = found
         inside = [product(self._space.mT, product(g, self._space)) for g in found.squares]
         self.grams = [(matrix + matrix.mT) / 2 for matrix in inside]
 
-    def part(self, number: int, rest: Spectrum, expert: Spectrum, rank: int) -> Part:
+    def part(self, number: int, rest: Spectrum, rank: int) -> Part:
         """Return an expert's first directions outside."""
-        factor, right = rest.factors(rank, of=expert)
+        factor, right = self._found.factors(number, rest, rank)
         factor = product(self._space, factor.double()).to(factor.dtype)
         return Part(number, factor, product(self._space, right.double()).float())
 
@@ -135,6 +139,7 @@ class _OutsideLeft:
 
     def __init__(self, found: Common, total: Spectrum, common: Part) -> None:
         count = common.right.shape[1]
+        self._found = found
         self._factor = total.eigen.vectors(count) / total.everything[:count]
         self._inside = [product(self._factor.mT, with_sum) for with_sum in found.with_sum]
         self.grams = [
@@ -142,14 +147,15 @@ class _OutsideLeft:
             for squares, inside in zip(found.squares, self._inside, strict=True)
         ]
 
-    def part(self, number: int, rest: Spectrum, expert: Spectrum, rank: int) -> Part:
+    def part(self, number: int, rest: Spectrum, rank: int) -> Part:
         """Return an expert's first directions outside."""
-        factor, right = rest.factors(rank, of=expert)
+        factor, right = self._found.factors(number, rest, rank)
         correction = product(self._factor, product(self._inside[number], factor.double()))
         return Part(number, factor, right, -correction.to(factor.dtype))
 
 
-def _explained(expert: Spectrum, rest: Spectrum) -> float:
-    """Return the share of ‖d‖² that lies in the common space."""
-    before, after = (float(s.everything.square().sum()) for s in (expert, rest))
-    return min(max(1 - after / before, 0.0), 1.0) if before > 0 else 1.0
+def _compared(norm: float, rest: Spectrum) -> dict[str, float]:
+    """Return ‖d‖ and the share of ‖d‖² that lies in the common space."""
+    after = float(rest.everything.square().sum())
+    explained = min(max(1 - after / norm**2, 0.0), 1.0) if norm > 0 else 1.0
+    return {"norm": norm, "energy_in_common_space": explained}

@@ -14,6 +14,7 @@ from worker.merging.linalg.ops import (
     eigh,
     gram,
     inner_products,
+    largest_eigenvalue,
     mirror,
     product,
     symmetric_product,
@@ -275,6 +276,14 @@ def test_gram_matrices_are_exact(shape):
         assert torch.allclose(found.triu(), expected.triu(), rtol=1e-13, atol=1e-11)
         again = gram(view, found.clone())
         assert torch.allclose(again.triu(), 2 * expected.triu(), rtol=1e-13, atol=1e-11)
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (1, 1), (300, 200), (40, 200)])
+def test_the_largest_eigenvalue_is_found_but_for_some_percent(shape):
+    matrix = randn(*shape, seed=4)
+    exact = float(torch.linalg.matrix_norm(matrix.double(), 2)) ** 2 if matrix.numel() else 0.0
+    found = largest_eigenvalue(symmetric_product(matrix.double()))
+    assert 0.95 * exact <= found <= exact * (1 + 1e-12)
 
 
 def test_a_mirrored_matrix_is_symmetric_and_keeps_its_upper_triangle():

@@ -157,4 +157,9 @@ def test_diagnostics_tell_what_is_common(run, random_tensors):
     for matrix, expert in zip(tensors.double(), found["experts"], strict=True):
         share = float((common.T @ matrix).square().sum() / matrix.square().sum())
         assert expert["energy_in_common_space"] == pytest.approx(share, abs=1e-5)
+        assert expert["norm"] == pytest.approx(float(matrix.norm()))
+        outside = torch.linalg.svdvals(matrix - common @ (common.T @ matrix)).square()
+        assert expert["stable_rank"] == pytest.approx(float(outside.sum() / outside[0]))
+        kept = float(outside[:3].sum() / outside.sum())
+        assert expert["kept_energy"] == pytest.approx(kept)
     assert run("iso_c", tensors).diagnostics["sum"]["noise_directions"] == 0
