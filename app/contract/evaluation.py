@@ -286,6 +286,7 @@ class UtteranceResult(_Model):
     audio_seconds: float
     decode_seconds: float
     cached: bool = False
+    offset_seconds: float | None = None
     channel: int | None = None
     language: str | None = None
     speaker: str | None = None
@@ -380,8 +381,12 @@ class DatasetResult(_Model):
 
 
 class EvaluatedDataset(_Model):
-    """A result with its dataset's name, group and normaliser."""
+    """A result with its dataset's name, group and normaliser.
 
+    `evaluation_id` is set when the result is read from the database.
+    """
+
+    evaluation_id: str | None = None
     name: str
     group: Group = "other"
     normalizer: NormalizerName = "basic"

@@ -1,4 +1,4 @@
-"""`/merges/{id}/wer`: error rates as JSON, CSV or HTML, and the scored utterances."""
+"""`/merges/{id}/wer`: error rates as JSON, CSV or HTML; the scored utterances; their audio."""
 
 from __future__ import annotations
 
@@ -6,17 +6,26 @@ import json
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+    StreamingResponse,
+)
 
 from app.contract.evaluation import NormalizerName
 from app.routes.dependencies import BackendDep
 from app.routes.negotiation import preferred
 from app.routes.openapi import problems
-from app.routes.pools import SCORING
+from app.routes.pools import FILES, SCORING
+from app.routes.sending import download_responses, send_download
 from app.services import wer
 from app.services.selection import MERGE
 from app.services.wer import Selection
+from app.services.wer_audio import utterance_audio
 from app.services.wer_page import report_page
+from app.sources.audio_files import PLAYABLE
 
 router = APIRouter(prefix="/merges/{merge_id}/wer", tags=["error rates"])
 _Normalizer = Annotated[
@@ -197,3 +206,44 @@ def get_utterances(
         return PlainTextResponse(wer.utterances_trn(found, side))
     lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in found)
     return Response("".join(lines), media_type="application/jsonl")
+
+
+@router.get(
+    "/audio",
+    response_model=None,
+    response_class=StreamingResponse,
+    responses=download_responses(*PLAYABLE.values()),
+)
+@FILES
+def get_audio(
+    request: Request,
+    backend: BackendDep,
+    merge_id: str,
+    evaluation: Annotated[
+        str,
+        Query(
+            description="The evaluation that decoded the utterance.",
+            examples=["evl_01KB0Y8W5RZ9J2M7N4C6T3VHQX"],
+        ),
+    ],
+    dataset: Annotated[
+        str, Query(max_length=120, description="Its dataset.", examples=["parliament-test"])
+    ],
+    index: Annotated[
+        int, Query(ge=0, description="The utterance's `index` in `/wer/utterances`.", examples=[0])
+    ],
+) -> Response:
+    """Return the whole audio file of an utterance that the merge has decoded.
+
+    The utterance begins at its `offset_seconds` and lasts `audio_seconds`. Only what browsers play
+    is sent (wav, flac, ogg, mp3), and only from folders that may be read: 403 outside them, 404 for
+    what is no longer there.
+    """
+    audio = utterance_audio(backend, merge_id, evaluation, dataset, index)
+    headers = {
+        "Content-Disposition": "inline",
+        "X-Content-Type-Options": "nosniff",
+        # Other origins' pages could embed it.
+        "Cross-Origin-Resource-Policy": "same-origin",
+    }
+    return send_download(request, audio, headers, several=False)

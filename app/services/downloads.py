@@ -57,11 +57,11 @@ class Slice:
 
 @dataclass(frozen=True)
 class Download:
-    """Bytes to send, with a strong ETag made of `sha256`."""
+    """Bytes to send; `version` changes whenever they do, and becomes the strong ETag."""
 
     name: str
     media_type: str
-    sha256: str
+    version: str
     pieces: Sequence[bytes | OpenFile | Slice]
 
     def close(self) -> None:

@@ -55,7 +55,7 @@ def standings(found: Sequence[Row], rows: Sequence[Row]) -> list[dict[str, str]]
 
 def unpack(row: Row) -> EvaluatedDataset:
     """Return a stored result, with the utterances from their own column."""
-    document = dict(row["result"])
+    document = {**row["result"], "evaluation_id": row["evaluation_id"]}
     document["result"] = {**document["result"], "utterances": row["utterances"]}
     return EvaluatedDataset.model_validate(document)
 

@@ -7,6 +7,9 @@ HEAD_BYTES = 64
 
 READABLE = "wav, flac, ogg or mp3 (or W64, aiff, au, caf, NIST SPHERE)"
 
+PLAYABLE = {"wav": "audio/wav", "flac": "audio/flac", "ogg": "audio/ogg", "mp3": "audio/mpeg"}
+"""The media types of the containers that browsers play."""
+
 _AT_THE_START = {
     b"fLaC": "flac",
     b"OggS": "ogg",

@@ -1,14 +1,21 @@
-"""Resolves the URI of a dataset's manifest to a path on this machine."""
+"""Resolves the URI of a dataset's manifest to a path on this machine, and opens its audio."""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 
-from app.contract.errors import SourceError, SourceNotAllowedError, StorageError
+from app.contract.errors import (
+    SourceError,
+    SourceNotAllowedError,
+    SourceNotFoundError,
+    StorageError,
+)
 from app.sources.blobs import BlobCache
 from app.sources.layout import check_quota
+from app.sources.local import open_regular
 from app.sources.manifest_kaldi import FILES as KALDI_FILES
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import with_param
@@ -42,6 +49,27 @@ def manifest_roots(path: Path, policy: SourcePolicy) -> tuple[Path, ...] | None:
     """Return the folders that a manifest, resolved to `path`, must be read from."""
     # A download is the service's own file, wherever its cache is.
     return None if path.is_relative_to(_downloads(policy)) else policy.file_roots
+
+
+def open_audio(uri: str, audio: str, policy: SourcePolicy) -> FileIO:
+    """Open an audio file as the manifest at a URI names it; nothing is downloaded.
+
+    Raises:
+        SourceNotFoundError: the file or its manifest is gone, or a relative path has no folder.
+        SourceNotAllowedError: it is outside the folders that may be read.
+
+    """
+    with open_folder(uri, policy) as source:
+        if not isinstance(source, RemoteFolder):
+            manifest = source.as_file().path
+            assert manifest is not None
+            is_folder = os.path.isdir(manifest)  # noqa: PTH112 - never raises
+            audio_path = (manifest if is_folder else manifest.parent) / audio
+        elif Path(audio).is_absolute():
+            audio_path = Path(audio)
+        else:
+            raise SourceNotFoundError(f"{audio}: a downloaded manifest has no files beside it")
+    return open_regular(audio_path, policy.file_roots, audio)
 
 
 def _downloads(policy: SourcePolicy) -> Path:

@@ -238,6 +238,7 @@ def _utterance_result(run: _Run, job: DecodingJob) -> UtteranceResult:
         audio_seconds=job.segment.seconds,
         decode_seconds=transcript.decode_seconds,
         cached=job.key in run.reused,
+        offset_seconds=utterance.offset_seconds,
         channel=utterance.channel,
         language=run.setup.options.language_of(utterance),
         speaker=utterance.speaker,
