@@ -417,6 +417,13 @@ class ErrorCounts:
         """Errors divided by reference units, as a fraction; None for an empty reference."""
         return self.errors / self.reference_units if self.reference_units else None
 
+    @property
+    def rates(self) -> tuple[float, float, float] | None:
+        """Substitutions, deletions and insertions divided by reference units, like `rate`."""
+        if not (units := self.reference_units):
+            return None
+        return (self.substitutions / units, self.deletions / units, self.insertions / units)
+
     def as_dict(self) -> dict[str, int]:
         """Return the four counts by name."""
         return {

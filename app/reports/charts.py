@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from app.reports.labels import place_labels
+from app.reports.labels import place_labels, width_of
 
 WIDTH = 420.0
 _LEFT, _RIGHT = 8.0, 14.0
@@ -24,13 +24,17 @@ _LONGEST_BAR, _LONGEST_POINT = 44, 30
 
 @dataclass(frozen=True)
 class Bar:
-    """A system's rate with its interval, as fractions; None if there is none."""
+    """A system's rate with its interval, as fractions; None if there is none.
+
+    `parts` are substitutions, deletions and insertions, which add up to the rate.
+    """
 
     label: str
     rate: float | None
     low: float | None = None
     high: float | None = None
     is_merge: bool = False
+    parts: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,14 @@ class ChartPoint:
     x: float
     y: float
     kind: str
+    x_interval: tuple[float, float] | None = None
+    y_interval: tuple[float, float] | None = None
+
+    @property
+    def described(self) -> str:
+        """The point in words."""
+        sides = ((self.x, self.x_interval), (self.y, self.y_interval))
+        return f"{self.label}: {' and '.join(_percent(*side) for side in sides)}"
 
 
 @dataclass(frozen=True)
@@ -85,8 +97,7 @@ def bars(bars: Sequence[Bar], title: str) -> str:
         value = "no rate" if bar.rate is None else f"{100 * bar.rate:.2f}"
         _text(row, "value", WIDTH - _RIGHT, top + 15, value, anchor="end")
         if bar.rate is not None:
-            places = {"x": axis(0), "y": top + 20, "width": axis(bar.rate) - axis(0)}
-            SubElement(row, "rect", _numbers(**places, height=_BAR))
+            _bar(row, axis, bar, top + 20)
         if bar.low is not None and bar.high is not None:
             _whisker(row, axis(bar.low), axis(bar.high), top + 20 + _BAR / 2)
     return tostring(svg, encoding="unicode")
@@ -98,10 +109,13 @@ def trade_off(points: Sequence[ChartPoint], x_title: str, y_title: str, title: s
     A point without room for its label shows its number in `points`, from 1.
     """
     height = 400.0
-    across = make_axis([p.x for p in points], 44, WIDTH - _RIGHT, zero=False)
-    up = make_axis([p.y for p in points], height - 44, 14, zero=False)
-    described = (f"{p.label}: {100 * p.x:.2f} and {100 * p.y:.2f}" for p in points)
-    svg = _svg(height, title, "; ".join(described))
+    xs = [x for p in points for x in (p.x, *(p.x_interval or ()))]
+    ys = [y for p in points for y in (p.y, *(p.y_interval or ()))]
+    up = make_axis(ys, height - 44, 14, zero=False)
+    # The axis title is left of the widest tick.
+    left = 30 + max(width_of(f"{100 * tick:g}") for tick in up.ticks)
+    across = make_axis(xs, left, WIDTH - _RIGHT, zero=False)
+    svg = _svg(height, title, "; ".join(p.described for p in points))
     for tick in across.ticks:
         _line(svg, "grid", across(tick), up.end, across(tick), up.start)
         _text(svg, "tick", across(tick), up.start + 16, f"{100 * tick:g}", anchor="middle")
@@ -111,6 +125,8 @@ def trade_off(points: Sequence[ChartPoint], x_title: str, y_title: str, title: s
     _text(svg, "axis", across.end, height - 8, f"{x_title} →", anchor="end")
     turned = _text(svg, "axis", -up.end, 12, f"{y_title} →", anchor="end")
     turned.set("transform", "rotate(-90)")
+    for point in points:
+        _cross(SubElement(svg, "g", {"class": f"cross {point.kind}"}), point, across, up)
     places = [(across(p.x), up(p.y)) for p in points]
     frame = (across.start, up.end, across.end, up.start)
     labels = place_labels(places, [_short(p.label, _LONGEST_POINT) for p in points], frame)
@@ -126,6 +142,28 @@ def _svg(height: float, title: str, description: str) -> Element:
     svg = Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "viewBox": box, "role": "img"})
     svg.set("aria-label", f"{title}. {description}")
     return svg
+
+
+def _bar(parent: Element, axis: Axis, bar: Bar, top: float) -> None:
+    """Draw the bar, in three shades if it has parts."""
+    assert bar.rate is not None
+    kinds = ("substitutions", "deletions", "insertions") if bar.parts else ("rate",)
+    start = 0.0
+    for kind, length in zip(kinds, bar.parts or (bar.rate,), strict=True):
+        places = {"x": axis(start), "y": top, "width": axis(length) - axis(0), "height": _BAR}
+        SubElement(parent, "rect", {"class": kind, **_numbers(**places)})
+        start += length
+
+
+def _cross(parent: Element, point: ChartPoint, across: Axis, up: Axis) -> None:
+    """Draw the point's intervals as crossed lines."""
+    x, y = across(point.x), up(point.y)
+    if point.x_interval:
+        low, high = map(across, point.x_interval)
+        _line(parent, "interval", low, y, high, y)
+    if point.y_interval:
+        low, high = map(up, point.y_interval)
+        _line(parent, "interval", x, low, x, high)
 
 
 def _mark(parent: Element, kind: str, x: float, y: float) -> None:
@@ -168,10 +206,17 @@ def _short(label: str, longest: int) -> str:
 def _described(bar: Bar) -> str:
     if bar.rate is None:
         return f"{bar.label}: no rate"
-    interval = ""
-    if bar.low is not None and bar.high is not None:
-        interval = f" (95 % interval {100 * bar.low:.2f} to {100 * bar.high:.2f})"
-    return f"{bar.label}: {100 * bar.rate:.2f}{interval}"
+    if bar.low is None or bar.high is None:
+        return f"{bar.label}: {_percent(bar.rate, None)}"
+    return f"{bar.label}: {_percent(bar.rate, (bar.low, bar.high))}"
+
+
+def _percent(rate: float, interval: tuple[float, float] | None) -> str:
+    """Return a rate and its interval in words."""
+    if interval is None:
+        return f"{100 * rate:.2f}"
+    low, high = interval
+    return f"{100 * rate:.2f} (95 % interval {100 * low:.2f} to {100 * high:.2f})"
 
 
 def _round_step(rough: float) -> float:

@@ -9,18 +9,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from app.contract.evaluation import UtteranceResult
+from app.reports.breakdown import by_duration, by_speaker
+from app.reports.changes import changes_against
 from app.reports.charts import Bar, ChartPoint, bars, trade_off
+from app.reports.comparison import counterpart
+from app.reports.error_words import error_words
 from app.reports.rate_table import MERGE, SIGNIFICANT, Row, rate_rows
 from app.reports.rendering import AVERAGE_TITLES
+from app.reports.scored import ScoredDataset
 from app.reports.wer import ScoredSystems
 from app.reports.worst import worst
 
 # Skipped utterances listed per dataset; further ones are only counted.
 _MOST_SKIPPED = 50
+# Utterances listed per dataset that became worse, and better.
+_MOST_CHANGED = 5
+_MOST_SPEAKERS = 20
+# Files that browsers play, by the ends of their names.
+_PLAYABLE = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus")
 
 
 @dataclass(frozen=True)
@@ -55,19 +67,45 @@ def render_page(document: Mapping[str, Any], scored: ScoredSystems, subject: Sub
         points=points,
         scatter=_scatter(points),
         examples=[(one, worst(one)) for one in scored.merge],
+        changed=[
+            (one, found)
+            for one in scored.merge
+            if (found := changes_against(one, scored.others, _experts(subject.merge)))
+        ],
+        details=[_details(one, scored) for one in scored.merge],
         problems=_problems(document),
         groups=AVERAGE_TITLES,
         significant=SIGNIFICANT,
         most_skipped=_MOST_SKIPPED,
+        most_changed=_MOST_CHANGED,
+        most_speakers=_MOST_SPEAKERS,
+        audio_url=audio_url,
         style=Markup(_style()),
         policy=content_security_policy(),
     )  # fmt: skip
 
 
 def content_security_policy() -> str:
-    """Return the page's policy: only its own style sheet; no script, no network."""
+    """Return the page's policy: its own style sheet, and audio of its own service; no script."""
     digest = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    return (
+        f"default-src 'none'; style-src 'sha256-{digest}'; media-src 'self'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def audio_url(scored: ScoredDataset, utterance: UtteranceResult) -> str | None:
+    """Return where the utterance's audio is, relative to the page; None if it cannot be played.
+
+    The fragment makes the player begin and end with an utterance that is part of its file.
+    """
+    evaluation = scored.evaluated.evaluation_id
+    if evaluation is None or not utterance.audio.lower().endswith(_PLAYABLE):
+        return None
+    query = {"dataset": scored.evaluated.name, "index": utterance.index, "evaluation": evaluation}
+    start = utterance.offset_seconds
+    part = "" if start is None else f"#t={start:.3f},{start + utterance.audio_seconds:.3f}"
+    return f"wer/audio?{urlencode(query)}{part}"
 
 
 def percent(rate: float | None) -> str:
@@ -104,7 +142,14 @@ def _style() -> str:
 
 def _bars(row: Row, labels: Mapping[str, str]) -> Markup:
     shown = [
-        Bar(labels[cell.system], cell.rate, cell.low, cell.high, cell.system == MERGE)
+        Bar(
+            labels[cell.system],
+            cell.rate,
+            cell.low,
+            cell.high,
+            cell.system == MERGE,
+            cell.counts and cell.counts.rates,
+        )
         for cell in row.cells
         if cell.rate is not None
     ]
@@ -117,17 +162,29 @@ def _points(document: Mapping[str, Any], subject: Subject) -> list[ChartPoint]:
     wanted = ("in_domain", "out_of_domain")
     found = []
     for system, results in ((MERGE, document), *document["systems"].items()):
-        x, y = (results["averages"][group]["macro"] for group in wanted)
+        averages = [results["averages"][group] for group in wanted]
+        x, y = (average["macro"] for average in averages)
         if x is not None and y is not None:
-            found.append(ChartPoint(subject.labels[system], x, y, _kind(system, subject.merge)))
+            kind = _kind(system, subject.merge)
+            intervals = (_interval(average["ci95"]) for average in averages)
+            found.append(ChartPoint(subject.labels[system], x, y, kind, *intervals))
         elif system == MERGE:
             return []
     return [*found, *subject.peers]
 
 
 def _kind(system: str, merge: Mapping[str, Any]) -> str:
-    experts = {source["name"] for source in merge["checkpoints"]}
-    return system if system in {MERGE, "base"} else "expert" if system in experts else "other"
+    if system in {MERGE, "base"}:
+        return system
+    return "expert" if system in _experts(merge) else "other"
+
+
+def _experts(merge: Mapping[str, Any]) -> set[str]:
+    return {source["name"] for source in merge["checkpoints"]}
+
+
+def _interval(found: Mapping[str, Any] | None) -> tuple[float, float] | None:
+    return (found["low"], found["high"]) if found else None
 
 
 def _scatter(points: Sequence[ChartPoint]) -> Markup | None:
@@ -135,6 +192,20 @@ def _scatter(points: Sequence[ChartPoint]) -> Markup | None:
         return None
     titles = ("In-domain average", "Out-of-domain average")
     return Markup(trade_off(points, *titles, "Average error rates in percent"))
+
+
+def _details(scored: ScoredDataset, systems: ScoredSystems) -> dict[str, Any]:
+    """Return what the page says of a dataset beyond its rates, the merge beside the base."""
+    base = counterpart(scored, systems.others.get("base", ()))
+    return {
+        "scored": scored,
+        "has_base": base is not None,
+        "words": error_words(scored, base),
+        "parts": [
+            ("duration", by_duration(scored, base)),
+            ("speaker", by_speaker(scored, base)),
+        ],
+    }
 
 
 def _problems(document: Mapping[str, Any]) -> list[dict[str, Any]]:

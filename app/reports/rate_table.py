@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from app.contract.evaluation import ErrorCounts
 from app.reports.comparison import counterpart
 from app.reports.rendering import AVERAGE_TITLES
 from app.reports.scored import ScoredDataset
@@ -18,7 +19,10 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True)
 class Cell:
-    """One system's rate, as a fraction; None if it is not comparable with the merge's."""
+    """One system's rate, as a fraction; None if it is not comparable with the merge's.
+
+    `counts` are the errors behind it, which averages do not have.
+    """
 
     system: str
     rate: float | None = None
@@ -26,6 +30,7 @@ class Cell:
     high: float | None = None
     is_best: bool = False
     loop_rate: float | None = None
+    counts: ErrorCounts | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ def _dataset_row(
             one.rate.counts.rate,
             *_bounds(one.interval),
             loop_rate=one.hallucinations["loop_rate"],
+            counts=one.rate.counts,
         )
         for name, one in found.items()
     ]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from app.contract.evaluation import ErrorCounts, UtteranceResult
 from app.reports.alignments import aligned_texts
 from app.reports.scored import ScoredDataset
+from app.reports.scoring import UtteranceScore
 
 AT_MOST = 8
 # Longest text shown: a hypothesis that loops may be very long.
 _LONGEST = 2_000
+
+# An alignment's texts, as `aligned_texts` returns them.
+Pieces = tuple[dict[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Wrong:
     counts: ErrorCounts
     reference: str
     hypothesis: str
-    pieces: tuple[dict[str, str], ...]
+    pieces: Pieces
 
 
 def worst(scored: ScoredDataset, most: int = AT_MOST) -> list[Wrong]:
@@ -37,22 +39,16 @@ def worst(scored: ScoredDataset, most: int = AT_MOST) -> list[Wrong]:
             score.counts(scored.metric),
             _short(utterance.reference),
             _short(utterance.hypothesis),
-            _pieces(
-                aligned_texts(score.reference, score.hypothesis, score.alignment, scored.metric)
-            ),
+            pieces_of(scored, score),
         )
         for score, utterance in wrong[:most]
     ]
 
 
-def _badness(counts: ErrorCounts) -> tuple[int, float]:
-    return counts.errors, counts.rate if counts.rate is not None else float("inf")
-
-
-def _pieces(found: Sequence[dict[str, Any]]) -> tuple[dict[str, str], ...]:
-    """Return the alignment's pieces up to a readable length, with a mark where they are cut."""
+def pieces_of(scored: ScoredDataset, score: UtteranceScore) -> Pieces:
+    """Return an alignment's pieces up to a readable length, with a mark where they are cut."""
     pieces, length = [], 0
-    for piece in found:
+    for piece in aligned_texts(score.reference, score.hypothesis, score.alignment, scored.metric):
         length += len(piece["reference"]) + len(piece["hypothesis"])
         pieces.append(
             {
@@ -65,6 +61,10 @@ def _pieces(found: Sequence[dict[str, Any]]) -> tuple[dict[str, str], ...]:
             pieces.append({"type": "equal", "reference": "…", "hypothesis": "…"})
             break
     return tuple(pieces)
+
+
+def _badness(counts: ErrorCounts) -> tuple[int, float]:
+    return counts.errors, counts.rate if counts.rate is not None else float("inf")
 
 
 def _short(text: str) -> str:
