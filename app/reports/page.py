@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 from urllib.parse import urlencode
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from app.contract.evaluation import UtteranceResult
@@ -20,6 +16,7 @@ from app.reports.changes import changes_against
 from app.reports.charts import Bar, ChartPoint, bars, trade_off
 from app.reports.comparison import counterpart
 from app.reports.error_words import error_words
+from app.reports.layout import render
 from app.reports.rate_table import MERGE, SIGNIFICANT, Row, rate_rows
 from app.reports.rendering import AVERAGE_TITLES
 from app.reports.scored import ScoredDataset
@@ -54,7 +51,8 @@ def render_page(document: Mapping[str, Any], scored: ScoredSystems, subject: Sub
     """Return the page for a `/wer` document and the results it was made from."""
     datasets, averages = rate_rows(document, scored)
     points = _points(document, subject)
-    return _environment().get_template("wer.html").render(
+    return render(
+        "wer.html",
         document=document,
         merge=subject.merge,
         labels=subject.labels,
@@ -80,18 +78,7 @@ def render_page(document: Mapping[str, Any], scored: ScoredSystems, subject: Sub
         most_changed=_MOST_CHANGED,
         most_speakers=_MOST_SPEAKERS,
         audio_url=audio_url,
-        style=Markup(_style()),
-        policy=content_security_policy(),
     )  # fmt: skip
-
-
-def content_security_policy() -> str:
-    """Return the page's policy: its own style sheet, and audio of its own service; no script."""
-    digest = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
-    return (
-        f"default-src 'none'; style-src 'sha256-{digest}'; media-src 'self'; "
-        "base-uri 'none'; form-action 'none'"
-    )
 
 
 def audio_url(scored: ScoredDataset, utterance: UtteranceResult) -> str | None:
@@ -106,38 +93,6 @@ def audio_url(scored: ScoredDataset, utterance: UtteranceResult) -> str | None:
     start = utterance.offset_seconds
     part = "" if start is None else f"#t={start:.3f},{start + utterance.audio_seconds:.3f}"
     return f"wer/audio?{urlencode(query)}{part}"
-
-
-def percent(rate: float | None) -> str:
-    """Return a fraction in percent with two digits, or a dash."""
-    return "–" if rate is None else f"{100 * rate:.2f}".replace("-", "−")
-
-
-def chance(p: float | None) -> str:
-    """Return a p value as papers print it."""
-    if p is None:
-        return "p: –"
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
-@lru_cache(maxsize=1)
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("app.reports"),
-        autoescape=True,  # names, transcripts and reasons are untrusted
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "chance": chance}
-    return environment
-
-
-@lru_cache(maxsize=1)
-def _style() -> str:
-    loader = _environment().loader
-    assert loader is not None
-    return loader.get_source(_environment(), "wer.css")[0]
 
 
 def _bars(row: Row, labels: Mapping[str, str]) -> Markup:

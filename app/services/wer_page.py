@@ -31,7 +31,8 @@ def report_page(
     evaluation_id: str | None = None,
 ) -> tuple[str, str]:
     """Return the page and its Content-Security-Policy; arguments as for `wer.report`."""
-    from app.reports.page import Subject, content_security_policy, render_page
+    from app.reports.layout import content_security_policy
+    from app.reports.page import Subject, render_page
 
     document, scored = wer.scored_report(
         backend, merge_id, normalizer=normalizer, evaluation_id=evaluation_id

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from app.reports.charts import ChartPoint
-from app.reports.page import Subject, content_security_policy, render_page
+from app.reports.layout import content_security_policy
+from app.reports.page import Subject, render_page
 from app.reports.rate_table import rate_rows
 from app.reports.rendering import render_table
 from app.reports.spreadsheet import render_csv
