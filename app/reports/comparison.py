@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from app.reports.averages import average
 from app.reports.confidence import (
+    Counts,
+    Floats,
     interval,
     probability_of_improvement,
     ratio,
     resample,
     sampling,
+    two_tailed,
 )
 from app.reports.scored import ScoredDataset
 from app.reports.significance import mapsswe
@@ -38,7 +42,7 @@ def compare(
         if other is not None:
             differences[name] = difference(scored, other)
         else:
-            reasons[name] = _reason(scored, results)
+            reasons[name] = why_not(scored, results)
     return differences, reasons
 
 
@@ -77,32 +81,94 @@ def difference(merged: ScoredDataset, other: ScoredDataset) -> dict[str, Any]:
     paired bootstrap interval. A rate without reference words is None, as is an interval of a single
     unit.
     """
-    mine = {score.index: position for position, score in enumerate(merged.scores)}
-    theirs = {score.index: position for position, score in enumerate(other.scores)}
-    shared = [index for index in mine if index in theirs]
-    here, there = ([places[index] for index in shared] for places in (mine, theirs))
-    counts = np.stack([merged.errors[here], other.errors[there], merged.lengths[here]], axis=1)
-    errors, other_errors, length = (int(count) for count in counts.sum(axis=0))
-    test = mapsswe(
-        (merged.scores[first].alignment, other.scores[second].alignment)
-        for first, second in zip(here, there, strict=True)
-    )
-    utterances = [merged.evaluated.result.utterances[position] for position in here]
-    plan = sampling(merged.evaluated.name, utterances)
-    sums = resample(plan, counts) if plan.units > 1 else None
-    return {
-        merged.metric: other_errors / length if length else None,
-        "delta": (errors - other_errors) / length if length else None,
-        "delta_ci95": None
-        if sums is None or not length
-        else interval(ratio(sums[:, 0] - sums[:, 1], sums[:, 2])),
-        "utterances": len(shared),
-        "segments": test.segments,
-        "mapsswe_p": test.p,
-        "probability_of_improvement": None
-        if sums is None
-        else probability_of_improvement(sums[:, 0], sums[:, 1]),
-    }
+    return Pair(merged, other).difference
+
+
+def average_difference(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Return `delta`, `delta_ci95` and `p` of a macro average, given the pairs of its datasets.
+
+    A stratified bootstrap: units are resampled within each dataset, both systems with the same
+    draws. `p` is two-tailed, by how many replicates have a difference of the other sign; with 1000
+    of them it is at least 0.002.
+    """
+    deltas = [pair.delta for pair in pairs if pair.delta is not None]
+    drawn = [pair.deltas for pair in pairs if pair.delta is not None]
+    known = [replicates for replicates in drawn if replicates is not None]
+    found: dict[str, Any] = {"delta": sum(deltas) / len(deltas) if deltas else None}
+    if not known or len(known) < len(drawn):
+        return found | {"delta_ci95": None, "p": None}
+    replicates = np.mean(known, axis=0)
+    return found | {"delta_ci95": interval(replicates), "p": two_tailed(replicates)}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two systems' results on one dataset, on the utterances that both decoded."""
+
+    merged: ScoredDataset
+    other: ScoredDataset
+
+    @cached_property
+    def difference(self) -> dict[str, Any]:
+        """What `difference` returns."""
+        merged, other = self.merged, self.other
+        test = mapsswe(
+            (merged.scores[first].alignment, other.scores[second].alignment)
+            for first, second in zip(*self._positions, strict=True)
+        )
+        _, other_errors, length = self._totals
+        sums, deltas = self._sums, self.deltas
+        return {
+            merged.metric: other_errors / length if length else None,
+            "delta": self.delta,
+            "delta_ci95": None if deltas is None else interval(deltas),
+            "utterances": len(self._positions[0]),
+            "segments": test.segments,
+            "mapsswe_p": test.p,
+            "probability_of_improvement": None
+            if sums is None
+            else probability_of_improvement(sums[:, 0], sums[:, 1]),
+        }
+
+    @property
+    def delta(self) -> float | None:
+        """The first rate minus the second; None without reference words."""
+        errors, other_errors, length = self._totals
+        return (errors - other_errors) / length if length else None
+
+    @cached_property
+    def deltas(self) -> Floats | None:
+        """The difference in each replicate; None without reference words or a second unit."""
+        sums = self._sums
+        if sums is None or not self._totals[2]:
+            return None
+        return ratio(sums[:, 0] - sums[:, 1], sums[:, 2])
+
+    @cached_property
+    def _positions(self) -> tuple[list[int], list[int]]:
+        mine = {score.index: position for position, score in enumerate(self.merged.scores)}
+        theirs = {score.index: position for position, score in enumerate(self.other.scores)}
+        shared = [index for index in mine if index in theirs]
+        return [mine[index] for index in shared], [theirs[index] for index in shared]
+
+    @cached_property
+    def _counts(self) -> Counts:
+        here, there = self._positions
+        errors = (self.merged.errors[here], self.other.errors[there])
+        return np.stack([*errors, self.merged.lengths[here]], axis=1)
+
+    @cached_property
+    def _totals(self) -> tuple[int, int, int]:
+        errors, other_errors, length = (int(count) for count in self._counts.sum(axis=0))
+        return errors, other_errors, length
+
+    @cached_property
+    def _sums(self) -> Counts | None:
+        utterances = self.merged.evaluated.result.utterances
+        plan = sampling(
+            self.merged.evaluated.name, [utterances[position] for position in self._positions[0]]
+        )
+        return resample(plan, self._counts) if plan.units > 1 else None
 
 
 def _preferred(scored: ScoredDataset, alike: Sequence[ScoredDataset]) -> ScoredDataset:
@@ -110,7 +176,8 @@ def _preferred(scored: ScoredDataset, alike: Sequence[ScoredDataset]) -> ScoredD
     return (named or alike)[-1]
 
 
-def _reason(scored: ScoredDataset, results: Sequence[ScoredDataset]) -> str:
+def why_not(scored: ScoredDataset, results: Sequence[ScoredDataset]) -> str:
+    """Return why none of a system's results is comparable with this one."""
     name, digest = scored.evaluated.name, scored.evaluated.result.manifest_sha256
     near = [
         other

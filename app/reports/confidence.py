@@ -127,6 +127,17 @@ def probability_of_improvement(errors: Counts, other_errors: Counts) -> float:
     return float(np.mean((difference < 0) + 0.5 * (difference == 0)))
 
 
+def two_tailed(differences: Floats) -> float:
+    """Return how probable a difference as large as this is between equal systems.
+
+    Twice the share of replicates whose difference has the rarer sign, which is small where the
+    interval is far from 0. Never 0, since there are finitely many replicates.
+    """
+    known = differences[np.isfinite(differences)]
+    rarer = min((known <= 0).sum(), (known >= 0).sum())
+    return min(1.0, 2 * (int(rarer) + 1) / (len(known) + 1))
+
+
 def _sums(sampling: Sampling, totals: Counts) -> Iterator[list[Counts]]:
     generator = np.random.default_rng([SEED, zlib.crc32(sampling.name.encode())])
     at_once = max(1, _DRAWS // sampling.units)

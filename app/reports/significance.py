@@ -7,7 +7,7 @@ comparison of speech recognition algorithms", ICASSP 1989, as NIST's sc_stats im
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from app.reports.alignments import Alignment
@@ -49,6 +49,21 @@ def mapsswe(pairs: Iterable[tuple[Alignment, Alignment]]) -> MatchedPairs:
         return MatchedPairs(count, mean, 0.0, None, None)
     z = mean / math.sqrt(variance / count)
     return MatchedPairs(count, mean, variance, z, math.erfc(abs(z) / math.sqrt(2)))
+
+
+def holm(probabilities: Sequence[float]) -> list[float]:
+    """Return the p values corrected for how many there are, in the same order.
+
+    Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 1979: with
+    the results below a level, the chance of any false one among them is at most that level.
+    """
+    corrected = [0.0] * len(probabilities)
+    highest = 0.0
+    ascending = sorted(range(len(probabilities)), key=probabilities.__getitem__)
+    for done, position in enumerate(ascending):
+        highest = max(highest, probabilities[position] * (len(probabilities) - done))
+        corrected[position] = min(1.0, highest)
+    return corrected
 
 
 def segments(first: Alignment, second: Alignment) -> Iterator[tuple[int, int]]:
