@@ -125,7 +125,7 @@ def _table(
     ]
     for number, system in enumerate(rows):
         table.add_row(system, *(column[number] for column in texts))
-    return _plain(table)
+    return plain_text(table)
 
 
 def _texts(cells: Sequence[_Cell], *, intervals: bool) -> list[str]:
@@ -173,7 +173,8 @@ def _percent(rate: float | None) -> str:
     return "-" if rate is None else f"{100 * rate:.2f}"
 
 
-def _plain(table: Table) -> str:
+def plain_text(table: Table) -> str:
+    """Return a table as text that is never wrapped."""
     output = io.StringIO()
     # Wide enough never to wrap.
     console = Console(
