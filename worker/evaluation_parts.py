@@ -25,8 +25,8 @@ from app.storage.parts import Part, PlannedPart
 from app.storage.transcripts import StoredTranscripts
 from worker.evaluation.overlap import overlaps
 from worker.evaluation.runner import evaluate
-from worker.evaluation.systems import Checkpoints, System
 from worker.merging.local import choose_device
+from worker.systems import Checkpoints, System
 
 
 @dataclass
@@ -58,7 +58,7 @@ class PartDecoder:
 
     @cached_property
     def _checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.policy)
+        return Checkpoints(self.settings, self.policy)
 
     def divide(self) -> list[PlannedPart]:
         """Return the evaluation's parts, system by system; reads every manifest."""

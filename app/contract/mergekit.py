@@ -145,7 +145,10 @@ def _check_names(named: Sequence[object], base: object, problems: list[Problem])
         if not isinstance(name, str) or not name:
             problems.append(Problem("The model's name or path must be a string.", path))
         elif "+" in name and "://" not in name:
-            message = "Adapters (+lora) are not supported; merge the adapter into its model first."
+            message = (
+                "Adapters are not written behind a +; name the adapter's own folder, and the model "
+                "that it was trained on as base_model."
+            )
             problems.append(Problem(message, path))
     if problems:
         return

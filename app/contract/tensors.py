@@ -44,9 +44,22 @@ class TensorHeader:
         return prod(self.shape)
 
     @property
+    def parts(self) -> tuple[TensorHeader, ...]:
+        """The stored tensors that its values are made of: itself, unless a form says otherwise.
+
+        The first has an entry for each of its own.
+        """
+        return (self,)
+
+    @property
     def size_bytes(self) -> int:
-        """The tensor's size in the file, in bytes."""
+        """How many bytes are read for its values."""
         return self.end - self.start
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes are in memory while blocks of it are read."""
+        return 0
 
     @property
     def is_float(self) -> bool:

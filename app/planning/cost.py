@@ -97,12 +97,14 @@ def cost_of(
     readings = readings_of(target.shape, parameters) if parameters else 1
     passes = 1 if cut.resident else readings
     bytes_read = passes * sum(source.size_bytes for source in sources)
+    held = sum(source.held_bytes for source in sources)
     if isinstance(parameters, SpectralParameters):
         flops, memory = _spectral(target, len(sources), parameters, cut)
-        return cut, passes, Cost(flops, bytes_read, memory)
+        return cut, passes, Cost(flops, bytes_read, held + memory)
     count, entries = len(sources), target.numel
     kept = (2 * count + 1) * min(entries, BLOCK_ENTRIES) + (count * entries if cut.resident else 0)
-    return cut, passes, Cost(2 * readings * count * entries, bytes_read, kept * _WORKING_BYTES)
+    memory = held + kept * _WORKING_BYTES
+    return cut, passes, Cost(2 * readings * count * entries, bytes_read, memory)
 
 
 def _spectral(

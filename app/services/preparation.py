@@ -18,9 +18,11 @@ from app.contract.errors import (
     Problem,
     SourceError,
 )
+from app.contract.problems import shown
 from app.contract.recipe import Recipe, Source
 from app.contract.settings import Settings
 from app.planning.plan import Plan, make_plan
+from app.sources.adapters import applied, names_another_base
 from app.sources.checkpoint import ResolvedCheckpoint, SourceFile
 from app.sources.compatibility import CheckedTensors, check_compatible
 from app.sources.completion import borrowed, missing
@@ -101,12 +103,12 @@ def prepare(
     """
     sources = _sources(recipe)
     uris = list(pinned) if pinned is not None else [source.uri for source in sources]
-    resolved = _resolve_all(recipe, uris, policy)
+    params = _params(recipe)
+    resolved = _applied(recipe, _resolve_all(recipe, uris, policy), params)
     reference = resolved[0]
     others = [_spelled_as(reference, other) for other in resolved[1:]]
     base = reference if recipe.base else None
     experts = tuple(others if recipe.base else (reference, *others))
-    params = _params(recipe)
     checked, problems = check_compatible(
         reference, list(zip(params[1:], others, strict=True)), reference_param=params[0]
     )
@@ -160,6 +162,24 @@ def _resolve_all(
     raise _one_error(type((lasting or errors)[0]), problems)
 
 
+def _applied(
+    recipe: Recipe, resolved: Sequence[ResolvedCheckpoint], params: Sequence[str]
+) -> list[ResolvedCheckpoint]:
+    """Return the checkpoints, adapters with the tensors that they make of the base's."""
+    base, found, problems = resolved[0], [], []
+    for one, param in zip(resolved, params, strict=True):
+        full, wrong = one, []
+        if one.adapter and (one is base or recipe.base is None):
+            wrong = ["a LoRA adapter; the base must be the full checkpoint that it was trained on"]
+        elif one.adapter and not base.adapter:
+            full, wrong = applied(one, base)
+        found.append(full)
+        problems += [Problem(f"{one.uri}: {text}", param) for text in wrong]
+    if problems:
+        raise _one_error(IncompatibleCheckpointError, problems)
+    return found
+
+
 def _spelled_as(reference: ResolvedCheckpoint, other: ResolvedCheckpoint) -> ResolvedCheckpoint:
     tensors = reference.architecture.spelled_as(reference.tensors, other.tensors)
     return replace(other, tensors=tensors)
@@ -200,10 +220,23 @@ def _borrowing(
     """Yield a warning for each checkpoint that is decoded with the reference's files."""
     whose = "the base" if recipe.base else recipe.checkpoints[0].name
     for source, expert in zip(recipe.checkpoints, experts, strict=True):
-        files = borrowed(expert, reference)
+        files = () if expert.adapter else borrowed(expert, reference)
         if files:
             message = f"{source.name} lacks files; those of {whose} are used: {', '.join(files)}."
             yield {"code": "companions_from_base", "message": message}
+
+
+def _of_other_bases(
+    recipe: Recipe, reference: ResolvedCheckpoint, experts: Sequence[ResolvedCheckpoint]
+) -> Iterator[dict[str, str]]:
+    """Yield a warning for each adapter that says it was trained on another model."""
+    for source, expert in zip(recipe.checkpoints, experts, strict=True):
+        if expert.adapter and names_another_base(expert.adapter, reference):
+            message = (
+                f"{source.name} is an adapter of {shown(expert.adapter.base_model_name_or_path)}, "
+                f"and the base is {reference.uri}: it is only right if they are the same model."
+            )
+            yield {"code": "adapter_of_another_base", "message": message}
 
 
 def _one_error(kind: type[AfluenteError], problems: Sequence[Problem]) -> AfluenteError:
@@ -219,6 +252,7 @@ def _warnings(
     experts: Sequence[ResolvedCheckpoint],
 ) -> tuple[dict[str, str], ...]:
     warnings = list(_borrowing(recipe, reference, experts))
+    warnings += _of_other_bases(recipe, reference, experts)
     negative = [source.name for source in recipe.checkpoints if source.weight < 0]
     if negative:
         message = f"Negative weights subtract these checkpoints: {', '.join(negative)}."

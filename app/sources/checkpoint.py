@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app.contract.tensors import TensorHeader
+from app.sources.adapters import Adapter
 from app.sources.architectures.architecture import Architecture
 from app.sources.architectures.registry import architecture_of
 
@@ -60,7 +61,8 @@ class ResolvedCheckpoint:
     from the URI's last segment; `tensors` are in stored order (by file, then by offset);
     `metadata` is that of the safetensors headers. `config` and `documents`, the other JSON files by
     name, hold the fields that its architecture keeps. `languages` are the codes of the languages
-    that it can be told, None if it is told none.
+    that it can be told, None if it is told none. `adapter` is None for a checkpoint in full; one
+    with it has no config, and tensors of its own names, until it is `applied` to its base.
     """
 
     uri: str
@@ -73,6 +75,7 @@ class ResolvedCheckpoint:
     metadata: Mapping[str, str] = field(default_factory=dict)
     languages: frozenset[str] | None = None
     param: str | None = None
+    adapter: Adapter | None = None
 
     @property
     def architecture(self) -> Architecture:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from app.contract.errors import SourceChangedError, SourceError
+from app.sources.adapters import OF_BASE
 from app.sources.blobs import BlobCache, Progress
 from app.sources.checkpoint import ResolvedCheckpoint, Signature
 from app.sources.completion import borrowed, companions_of, copied_names
@@ -30,7 +31,7 @@ class LocalCheckpoint:
     """A checkpoint on this machine. Read its files by `open` or in `opened`, not by their paths.
 
     `paths` are the files used, by name, links followed; `sha256` is that of the sorted list of
-    (name, sha256).
+    (name, sha256). An adapter has the `base` whose tensors it changes.
     """
 
     resolved: ResolvedCheckpoint
@@ -38,9 +39,12 @@ class LocalCheckpoint:
     file_sha256: Mapping[str, str]
     sha256: str
     signatures: Mapping[str, Signature] = field(repr=False)
+    base: LocalCheckpoint | None = None
 
     def open(self, name: str) -> FileIO:
         """Open a file, unbuffered; SourceChangedError if it changed since it was fetched."""
+        if self.base is not None and name.startswith(OF_BASE):
+            return self.base.open(name.removeprefix(OF_BASE))
         try:
             label = f"{self.resolved.uri}: {name}"
             return open_unchanged(self.paths[name], self.signatures[name], label)

@@ -10,6 +10,13 @@ from typing import Any
 from app.contract.errors import InvalidCheckpointError, Problem, SourceTooLargeError
 from app.contract.problems import shown
 from app.contract.tensors import TensorHeader
+from app.sources.adapters import (
+    ADAPTER_CONFIG,
+    ADAPTER_PICKLE,
+    ADAPTER_WEIGHTS,
+    Adapter,
+    read_adapter,
+)
 from app.sources.architectures.architecture import CONFIG, MOST_CONFIG_BYTES, Description
 from app.sources.architectures.registry import architecture_of
 from app.sources.checkpoint import SourceFile
@@ -20,6 +27,10 @@ from app.sources.schemes.folder import SourceFolder
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "pytorch_model.pt")
+_CONVERSION = (
+    "import torch, safetensors.torch as s; "
+    f"s.save_file(torch.load('{ADAPTER_PICKLE}', weights_only=True), '{ADAPTER_WEIGHTS}')"
+)
 # Twice as large as a header of as many tensors.
 _MAX_INDEX_BYTES = 8_000_000
 # A merge keeps each open.
@@ -37,6 +48,7 @@ class Contents:
     tensors: dict[str, TensorHeader] = field(default_factory=dict)
     files: tuple[SourceFile, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
+    adapter: Adapter | None = None
 
 
 def read_contents(folder: SourceFolder, max_bytes: int) -> Contents:
@@ -48,6 +60,10 @@ def read_contents(folder: SourceFolder, max_bytes: int) -> Contents:
 
     """
     found = folder.find((CONFIG, WEIGHTS, INDEX))
+    if not found.keys() & {WEIGHTS, INDEX}:
+        adapter = folder.find((ADAPTER_CONFIG, ADAPTER_WEIGHTS, ADAPTER_PICKLE))
+        if adapter:
+            return _read_adapter(folder, adapter, max_bytes)
     problems: list[str] = []
     contents = Contents()
     weights: dict[str, SourceFile] = {}
@@ -68,6 +84,39 @@ def read_contents(folder: SourceFolder, max_bytes: int) -> Contents:
             _read_weights(folder, file, contents)
     if weight_map is not None and not problems:
         problems += _compare_with_index(folder.label, weight_map, contents.tensors)
+    if problems:
+        raise _invalid(problems)
+    return contents
+
+
+def _read_adapter(
+    folder: SourceFolder, found: Mapping[str, SourceFile], max_bytes: int
+) -> Contents:
+    """Return what an adapter's folder holds: its own tensors, and nothing of the base."""
+    if ADAPTER_CONFIG not in found:
+        raise InvalidCheckpointError(
+            f"{folder.label}: there is no {ADAPTER_CONFIG} beside the adapter's weights"
+        )
+    if ADAPTER_WEIGHTS not in found:
+        pickled = (
+            f", and pickled files such as {ADAPTER_PICKLE} are never read; convert it with: "
+            f'python -c "{_CONVERSION}"'
+        )
+        raise InvalidCheckpointError(
+            f"{folder.label}: there is no {ADAPTER_WEIGHTS}"
+            + (pickled if ADAPTER_PICKLE in found else "")
+        )
+    contents = Contents(files=(found[ADAPTER_CONFIG], found[ADAPTER_WEIGHTS]))
+    check_quota(folder.label, sum(file.size for file in contents.files), max_bytes)
+    problems: list[str] = []
+    with _collecting(problems):
+        _check_size(folder, found[ADAPTER_CONFIG], MOST_CONFIG_BYTES)
+        contents.adapter, wrong = read_adapter(_read_json(folder, found[ADAPTER_CONFIG]))
+        problems += [f"{folder.label}: {text}" for text in wrong]
+    with _collecting(problems):
+        _read_weights(folder, found[ADAPTER_WEIGHTS], contents)
+    if not problems and not contents.tensors:
+        problems.append(f"{folder.label}: {ADAPTER_WEIGHTS} holds no tensor")
     if problems:
         raise _invalid(problems)
     return contents

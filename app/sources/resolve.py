@@ -63,4 +63,5 @@ def _resolve(uri: str, policy: SourcePolicy, param: str | None) -> ResolvedCheck
         metadata=contents.metadata,
         languages=contents.description.languages,
         param=param,
+        adapter=contents.adapter,
     )

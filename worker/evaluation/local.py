@@ -35,6 +35,12 @@ def evaluate_checkpoint(
     """
     policy = source_policy(settings, None, any_path=True)
     resolved = resolve(file_uri(checkpoint), policy)
+    if resolved.adapter:
+        message = (
+            f"{checkpoint} is a LoRA adapter; merge it into the checkpoint that it was trained on "
+            "first (afluente merge, method soup), and evaluate the result."
+        )
+        raise InvalidRequestError.of([Problem(message, "checkpoint")])
     if reason := undecodable(resolved.summary()):
         raise InvalidRequestError.of([Problem(reason, "checkpoint")])
     local = fetch(resolved, policy)

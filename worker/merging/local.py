@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ def fetch_all(
     """Return every source, local and with digests, the base first; progress counts bytes."""
     total = sum(checkpoint.size_bytes for checkpoint in prepared.all)
     before = 0
-    fetched = []
+    fetched: list[LocalCheckpoint] = []
     for checkpoint in prepared.all:
         start = before
 
@@ -113,7 +113,8 @@ def fetch_all(
             if progress is not None:
                 progress(start + done, total)
 
-        fetched.append(fetch(checkpoint, policy, progress=advance, should_stop=should_stop))
+        local = fetch(checkpoint, policy, progress=advance, should_stop=should_stop)
+        fetched.append(replace(local, base=fetched[0]) if checkpoint.adapter else local)
         before += checkpoint.size_bytes
     return fetched
 

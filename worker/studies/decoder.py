@@ -37,11 +37,11 @@ from app.sources.policy import SourcePolicy
 from app.storage.transcripts import StoredTranscripts
 from worker.evaluation.decoding import SpeechDecoder
 from worker.evaluation.runner import default_dtype, evaluate
-from worker.evaluation.systems import Checkpoints, System
 from worker.merging.engine.job import Observer
 from worker.merging.engine.run import run_in_memory
 from worker.merging.local import fetch_all, make_job
 from worker.studies.racing import order, rungs, share
+from worker.systems import Checkpoints, System
 
 # Norms and spectra of the experts, which all trials share, are kept on disk up to this size.
 _REDUCTIONS_BYTES = 8 * 2**30
@@ -149,7 +149,7 @@ class StudyDecoder:
 
     @cached_property
     def _checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.policy)
+        return Checkpoints(self.settings, self.policy)
 
     @cached_property
     def _systems(self) -> dict[str, System]:

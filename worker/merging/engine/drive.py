@@ -249,7 +249,8 @@ def work_through(
     run, stretch = task.run, task.stretch
     if stretch.step.treatment is Treatment.COPY:
         return (), _copy(task, writers, check)
-    blocks = TensorBlocks(stretch.step, run.inputs, run.unit.reading, stretch.origin)
+    place = stretch.start, stretch.stop, stretch.origin
+    blocks = TensorBlocks(stretch.step, run.inputs, run.unit.reading, *place)
     while task.reductions:
         if task.stored:
             following = run.load(task)

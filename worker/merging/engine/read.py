@@ -18,7 +18,9 @@ from app.contract.errors import NonFiniteInputError, OutputOverflowError, Source
 from app.contract.tensors import ITEM_SIZES, UNIT_ROUNDOFFS, TensorHeader
 from app.planning import cost
 from app.planning.plan import Step, Treatment
+from app.sources.adapters import stored_by_base
 from worker.merging import native
+from worker.merging.engine.forms import change_of
 from worker.merging.linalg.sphere import Doubles
 from worker.merging.memory import Scratch
 from worker.merging.method import Block
@@ -52,7 +54,8 @@ class TensorReader:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            for name in {header.file for header in self.tensors.values()}:
+            parts = (part for header in self.tensors.values() for part in header.parts)
+            for name in {part.file for part in parts}:
                 handle = stack.enter_context(self._open_file(name))
                 self._descriptors[name] = handle.fileno()
             self._closing = stack.pop_all()
@@ -68,34 +71,49 @@ class TensorReader:
 
     def read_bytes(self, name: str, start: int, stop: int, *, pinned: bool = False) -> torch.Tensor:
         """Return the bytes of entries `start` to `stop`, flat, uint8; pinned for a GPU."""
-        size = ITEM_SIZES[self.tensors[name].dtype]
-        raw = torch.empty((stop - start) * size, dtype=torch.uint8, pin_memory=pinned)
-        self._fill(name, start, raw.numpy().data)
+        header = self.tensors[name]
+        raw = torch.empty(
+            (stop - start) * ITEM_SIZES[header.dtype], dtype=torch.uint8, pin_memory=pinned
+        )
+        self._fill(header, start, raw.numpy().data)
         return raw
 
+    def change(self, name: str, start: int, stop: int) -> native.LowRank | None:
+        """Return what is added to the stored entries `start` to `stop`; None if nothing is."""
+        return change_of(self.tensors[name], self._read_part, start, stop)
+
+    def _read_part(self, header: TensorHeader, start: int, stop: int) -> torch.Tensor:
+        values = torch.empty(stop - start, dtype=DTYPES[header.dtype])
+        self._fill(header, start, values.view(torch.uint8).numpy().data)
+        return values.float()
+
     def place(self, name: str) -> tuple[int, torch.dtype, int]:
-        """Return where kernels read a tensor: file descriptor, dtype, offset in bytes."""
-        header = self.tensors[name]
+        """Return where kernels read a tensor: file descriptor, dtype, offset in bytes.
+
+        Of one that is made of others, it is the first.
+        """
+        header = self.tensors[name].parts[0]
         return self._descriptors[header.file], DTYPES[header.dtype], header.start
 
     def failed(self, name: str, code: int) -> SourceChangedError:
         """Return the error of a failed read: `code` is an errno, or 0 where the file ends."""
-        file = self.tensors[name].file
-        if code == 0:
-            return self._changed(f"{file} ends within the tensor {name}")
-        return self._changed(f"{file} cannot be read ({os.strerror(code)})")
+        return self._failed(self.tensors[name], code)
 
-    def _fill(self, name: str, start: int, view: memoryview) -> None:
-        header = self.tensors[name]
+    def _failed(self, header: TensorHeader, code: int) -> SourceChangedError:
+        if code == 0:
+            return self._changed(f"{header.file} ends within the tensor {header.name}")
+        return self._changed(f"{header.file} cannot be read ({os.strerror(code)})")
+
+    def _fill(self, header: TensorHeader, start: int, view: memoryview) -> None:
         offset = header.start + start * ITEM_SIZES[header.dtype]
         done = 0
         while done < len(view):
             try:
                 count = os.preadv(self._descriptors[header.file], [view[done:]], offset + done)
             except OSError as error:
-                raise self.failed(name, error.errno or errno.EIO) from None
+                raise self._failed(header, error.errno or errno.EIO) from None
             if count == 0:
-                raise self.failed(name, 0)
+                raise self._failed(header, 0)
             done += count
 
     def _changed(self, what: str) -> SourceChangedError:
@@ -128,8 +146,13 @@ class Inputs:
         return [self.base, *self.experts] if based and self.base else list(self.experts)
 
     def unit_roundoff(self, name: str, reading: Reading) -> float:
-        """Return that of the coarsest dtype in which they store a tensor."""
+        """Return that of the coarsest dtype in which they store a tensor.
+
+        An adapter changes the base as it is stored: the base's rounding is in no task vector.
+        """
         readers = self.read_by(reading)
+        if all(stored_by_base(expert.tensors[name]) for expert in self.experts):
+            return UNIT_ROUNDOFFS["F32"]
         return max(UNIT_ROUNDOFFS[reader.tensors[name].dtype] for reader in readers)
 
 
@@ -181,13 +204,20 @@ class Reading:
 class TensorBlocks:
     """The blocks of one step's tensor. What is resident is read once; for one thread only."""
 
-    def __init__(self, step: Step, inputs: Inputs, reading: Reading, origin: int = 0) -> None:
-        """`origin` is where the tensor begins among those that are reduced together."""
+    def __init__(
+        self, step: Step, inputs: Inputs, reading: Reading, start: int, stop: int, origin: int = 0
+    ) -> None:
+        """Blocks of entries `start` to `stop`.
+
+        `origin` is where the tensor begins among those that are reduced together.
+        """
         self.step, self._reading, self._origin = step, reading, origin
         self._weights = reading.weights(inputs)
         self._readers = inputs.read_by(reading)
         places = [reader.place(step.name) for reader in self._readers]
-        self._sources = native.Sources(places, subtract=reading.subtracts)
+        found = [reader.change(step.name, start, stop) for reader in self._readers]
+        self._changes = {number: change for number, change in enumerate(found) if change}
+        self._sources = native.Sources(places, subtract=reading.subtracts, changes=self._changes)
         self._device = inputs.device if reading.on_device else torch.device("cpu")
         self._rows = 2 if reading.of_sum else len(self._readers)
         self.width = step.cut.piece * max(1, cost.BLOCK_ENTRIES // step.cut.piece)
@@ -253,9 +283,8 @@ class TensorBlocks:
     def stored(self, start: int, stop: int) -> torch.Tensor:
         """Return the entries as they are, float32, a row an input."""
         rows = torch.empty(len(self._readers), stop - start)
-        places = [reader.place(self.step.name) for reader in self._readers]
         with self._named():
-            native.Sources(places, subtract=False).read(start, rows)
+            self._sources.read(start, rows, subtracted=False)
         return rows
 
     def refuse_non_finite(self, start: int, stop: int) -> None:
@@ -285,14 +314,20 @@ class TensorBlocks:
         return self._block(start, stop, flags, rows, products=found)
 
     def _read_on_gpu(self, start: int, stop: int) -> Block:
-        """Upload the inputs as they are stored; widen and subtract on the GPU."""
-        stored = [
-            reader.read_bytes(self.step.name, start, stop, pinned=torch.cuda.is_available())
-            .view(DTYPES[reader.tensors[self.step.name].dtype])
-            .to(self._device, non_blocking=True)
-            for reader in self._readers
-        ]
-        rows = torch.stack([values.float() for values in stored])
+        """Upload the inputs as they are stored; widen and subtract on the GPU.
+
+        What a change is added to is made on the CPU.
+        """
+        if self._changes:
+            rows = self.stored(start, stop).to(self._device)
+        else:
+            stored = [
+                reader.read_bytes(self.step.name, start, stop, pinned=torch.cuda.is_available())
+                .view(DTYPES[reader.tensors[self.step.name].dtype])
+                .to(self._device, non_blocking=True)
+                for reader in self._readers
+            ]
+            rows = torch.stack([values.float() for values in stored])
         flags = native.FINITE * bool(torch.isfinite(rows).all())
         flags |= native.EQUAL * bool((rows == rows[0]).all())
         if self._reading.subtracts:

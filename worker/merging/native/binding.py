@@ -14,10 +14,11 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,11 @@ from worker.merging.memory import Scratch
 
 __all__ = [
     "ALIGNED", "BUCKETS", "EQUAL", "FINITE", "RESULT_FINITE", "TOGETHER", "Combination",
-    "ReadError", "Sources", "TridiagonalForm", "add_energies", "add_inner_products", "add_scaled",
-    "all_finite", "banded_sum", "bucket_bounds", "clear_below", "combine_rows", "competition_mean",
-    "competition_scores", "count_buckets", "eigenvalues", "eigenvectors", "elected_sum",
-    "find_between", "largest_overlap", "mirror", "multiply", "spread", "weighted_sum",
+    "LowRank", "ReadError", "Sources", "TridiagonalForm", "add_energies", "add_inner_products",
+    "add_scaled", "all_finite", "banded_sum", "bucket_bounds", "clear_below", "combine_rows",
+    "competition_mean", "competition_scores", "count_buckets", "eigenvalues", "eigenvectors",
+    "elected_sum", "find_between", "largest_overlap", "mirror", "multiply", "spread",
+    "weighted_sum",
 ]  # fmt: skip
 
 # Shapes and dtypes, for jaxtyping.
@@ -241,8 +243,50 @@ _read_rows = _function("read_rows", LONG, *SOURCES, FLOATS, DOUBLES)
 _read_combined = _function("read_combined", LONG, *SOURCES, POINTER, FLOATS, DOUBLES)
 
 
+class LowRank(ctypes.Structure):
+    """What is added to a matrix in a file: rows become factors·(row + scale·left·right)."""
+
+    _fields_ = (
+        ("left", POINTER),
+        ("right", POINTER),
+        ("factors", POINTER),
+        ("rank", LONG),
+        ("columns", LONG),
+        ("first_row", LONG),
+        ("scale", FLOAT),
+    )
+
+    def __init__(
+        self,
+        left: Float32[Tensor, "rows rank"],
+        right: Float32[Tensor, "rank columns"],
+        scale: float,
+        *,
+        first_row: int = 0,
+        factors: Row | None = None,
+    ) -> None:
+        """`left` and `factors` are those of the rows from `first_row` on."""
+        if left.shape[1] != len(right) or (factors is not None and len(factors) != len(left)):
+            raise ValueError(f"{left.shape} and {right.shape} are not the factors of a matrix.")
+        arrays = [FLOATS.from_param(array) for array in (left, right, factors)]
+        super().__init__(*arrays, *right.shape, first_row, scale)
+        self._held = left, right, factors
+        self._rows = range(first_row, first_row + len(left))
+
+    def check(self, start: int, stop: int) -> None:
+        """Raise IndexError unless the entries between two positions are in its rows."""
+        columns = self.columns
+        if start < self._rows.start * columns or stop > self._rows.stop * columns:
+            raise IndexError(f"Entries {start} to {stop} are not in {self._rows} of {columns}.")
+
+
 class _Source(ctypes.Structure):
-    _fields_ = (("descriptor", INT), ("dtype", INT), ("offset", LONG))
+    _fields_ = (
+        ("descriptor", INT),
+        ("dtype", INT),
+        ("offset", LONG),
+        ("change", ctypes.POINTER(LowRank)),
+    )
 
 
 class ReadError(Exception):
@@ -256,25 +300,43 @@ class ReadError(Exception):
 class Sources:
     """The entries of one tensor in several files, read as float32.
 
-    Half precision is widened exactly, float64 is rounded. Each read returns FINITE if all entries
-    are, plus EQUAL if all inputs have the same bits, and raises ReadError. With `gram` it also adds
-    the inner products of the rows, except the base that was subtracted, to the upper triangle.
+    Half precision is widened exactly, float64 is rounded; then an input's change is added. Each
+    read returns FINITE if all entries are, plus EQUAL if all inputs have the same bits, and raises
+    ReadError. With `gram` it also adds the inner products of the rows, except the base that was
+    subtracted, to the upper triangle.
     """
 
-    def __init__(self, places: Sequence[tuple[int, torch.dtype, int]], *, subtract: bool) -> None:
+    def __init__(
+        self,
+        places: Sequence[tuple[int, torch.dtype, int]],
+        *,
+        subtract: bool,
+        changes: Mapping[int, LowRank] = MappingProxyType({}),
+    ) -> None:
         """Take each input's file descriptor, stored dtype and offset in bytes.
 
         With `subtract` the first input is the base: it is subtracted from the others on reading.
+        `changes` are by the input's number.
         """
-        self._count, self._subtract = len(places), subtract
+        self._count, self._subtract, self._changes = len(places), subtract, changes
         listed = [_Source(file, _STORED[dtype], offset) for file, dtype, offset in places]
+        for number, change in changes.items():
+            listed[number].change = ctypes.pointer(change)
         self._sources = (_Source * len(places))(*listed)
 
-    def read(self, start: int, rows: Float32[Tensor, "inputs n"], gram: Gram | None = None) -> int:
-        """Fill `rows` with the entries from `start` on."""
+    def read(
+        self,
+        start: int,
+        rows: Float32[Tensor, "inputs n"],
+        gram: Gram | None = None,
+        *,
+        subtracted: bool = True,
+    ) -> int:
+        """Fill `rows` with the entries from `start` on; the base stays in if not `subtracted`."""
         if len(rows) != self._count:
             raise ValueError(f"{self._count} inputs do not fit into {len(rows)} rows.")
-        return self._call(_read_rows, start, rows.shape[1], rows, gram=gram)
+        subtract = self._subtract and subtracted
+        return self._call(_read_rows, start, rows.shape[1], rows, gram=gram, subtract=subtract)
 
     def add_inner_products(self, start: int, stop: int, gram: Gram) -> int:
         """Add to `gram` what `read` would; keep no entries."""
@@ -294,9 +356,20 @@ class Sources:
         what = combination.reference(self._count, len(results))
         return self._call(_read_combined, start, results.shape[1], what, results, gram=gram)
 
-    def _call(self, kernel: Any, start: int, width: int, *into: Any, gram: Gram | None) -> int:
-        _check_gram(gram, self._count - self._subtract)
-        sources = self._sources, self._count, self._subtract
+    def _call(
+        self,
+        kernel: Any,
+        start: int,
+        width: int,
+        *into: Any,
+        gram: Gram | None,
+        subtract: bool | None = None,
+    ) -> int:
+        subtract = self._subtract if subtract is None else subtract
+        _check_gram(gram, self._count - subtract)
+        for change in self._changes.values():
+            change.check(start, start + width)
+        sources = self._sources, self._count, subtract
         answer = int(kernel(*sources, start, width, *into, gram))
         if answer < 0:
             failed, number = divmod(-answer, 2**32)

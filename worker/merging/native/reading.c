@@ -5,11 +5,21 @@
 
 #include "kernels.h"
 
-// Where an input's entries begin, and how they are stored.
+// A matrix that is added to the one in a file, as a product of two thin ones. Entry (i, j) becomes
+// factorᵢ·(entry + scale·Σₖ leftᵢₖ·rightₖⱼ). `left` and `factors` begin with the row `first_row`;
+// without `factors` they are 1.
+typedef struct {
+    const float *left, *right, *factors;
+    int64_t rank, columns, first_row;
+    float scale;
+} LowRank;
+
+// Where an input's entries begin, how they are stored, and what is added to them, unless it is NULL.
 typedef struct {
     int32_t descriptor;
     int32_t dtype;
     int64_t offset;
+    const LowRank *change;
 } Source;
 
 // Entries of an input that are read at a time: what a read costs beside its bytes is little, and a
@@ -46,9 +56,38 @@ static inline float float_of_half(uint16_t half) {
     return float_of((size < 0x0400 ? subnormal : normal) | sign);
 }
 
-// Read entries `start` and on into `out`; return 0, or a failed read's errno + 1.
-static int64_t read_entries(const Source *source, int64_t start, int64_t count,
-                            float *restrict out) {
+// Change entries `start` and on; each sum over the rank is taken in the same order.
+static void add_low_rank(const LowRank *change, int64_t start, int64_t count, float *out) {
+    int64_t rank = change->rank, columns = change->columns;
+    for (int64_t done = 0, width; done < count; done += width) {
+        int64_t row = (start + done) / columns - change->first_row;
+        int64_t column = (start + done) % columns;
+        width = min(min(columns - column, count - done), CHUNK);
+        const float *left = change->left + row * rank;
+        float sums[CHUNK] = {0};
+        // Four at a time, in the order of one at a time.
+        int64_t k = 0;
+        for (; k + 4 <= rank; k += 4) {
+            const float *restrict r0 = change->right + k * columns + column;
+            const float *restrict r1 = r0 + columns, *restrict r2 = r1 + columns;
+            const float *restrict r3 = r2 + columns, *l = left + k;
+            for (int64_t j = 0; j < width; j++)
+                sums[j] = sums[j] + l[0] * r0[j] + l[1] * r1[j] + l[2] * r2[j] + l[3] * r3[j];
+        }
+        for (; k < rank; k++) {
+            const float *restrict right = change->right + k * columns + column;
+            for (int64_t j = 0; j < width; j++) sums[j] += left[k] * right[j];
+        }
+        float factor = change->factors ? change->factors[row] : 1.0f, scale = change->scale;
+        float *restrict entries = out + done;
+        for (int64_t j = 0; j < width; j++)
+            entries[j] = factor * (entries[j] + scale * sums[j]);
+    }
+}
+
+// Read stored entries `start` and on into `out`; return 0, or a failed read's errno + 1.
+static int64_t read_stored(const Source *source, int64_t start, int64_t count,
+                           float *restrict out) {
     int64_t size = sizes[source->dtype], offset = source->offset + start * size;
     if (source->dtype == FLOAT32) return fill(source->descriptor, out, count * size, offset);
     double stored[PIECE];
@@ -64,6 +103,13 @@ static int64_t read_entries(const Source *source, int64_t start, int64_t count,
         for (int64_t j = 0; j < count; j++) out[j] = (float)stored[j];
     }
     return 0;
+}
+
+// Read an input's entries, with what is added to them; return as `read_stored` does.
+static int64_t read_entries(const Source *source, int64_t start, int64_t count, float *out) {
+    int64_t failed = read_stored(source, start, count, out);
+    if (!failed && source->change) add_low_rank(source->change, start, count, out);
+    return failed;
 }
 
 static inline int64_t failure(int64_t input, int64_t failed) { return -(failed << 32 | input); }

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tempfile
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app.contract.errors import AfluenteError, EvaluationFailedError
+from app.contract.recipe import parse_request
+from app.contract.settings import Settings
+from app.services.preparation import prepare
 from app.sources.checkpoint import ResolvedCheckpoint
 from app.sources.completion import borrowed, lacking
 from app.sources.fetch import LocalCheckpoint, fetch
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import resolve
+from app.sources.uris import file_uri
+from worker.merging.engine.job import Interrupted, Observer
+from worker.merging.engine.run import run
+from worker.merging.local import fetch_all, make_job
 
 
 @dataclass(frozen=True)
@@ -52,8 +62,8 @@ class CompleteCheckpoint:
 class Checkpoints:
     """Fetches systems' checkpoints; each is fetched once."""
 
-    def __init__(self, policy: SourcePolicy) -> None:
-        self._policy = policy
+    def __init__(self, settings: Settings, policy: SourcePolicy) -> None:
+        self._settings, self._policy = settings, policy
         self._known: dict[str, CompleteCheckpoint] = {}
 
     def of(self, system: System, should_stop: Callable[[], bool]) -> CompleteCheckpoint:
@@ -61,12 +71,31 @@ class Checkpoints:
         if system.name not in self._known:
             try:
                 found = resolve(system.uri, self._policy)
+                if found.adapter:
+                    found = self._in_full(system, should_stop)
                 lender = self._lender(system, found, should_stop)
                 local = fetch(found, self._policy, should_stop=should_stop)
             except AfluenteError as error:
                 raise EvaluationFailedError(f"{system.name}: {error.message}") from error
             self._known[system.name] = CompleteCheckpoint(local, lender)
         return self._known[system.name]
+
+    def _in_full(self, system: System, should_stop: Callable[[], bool]) -> ResolvedCheckpoint:
+        """Return what an adapter makes of the merge's base: the merge of it alone."""
+
+        def progress(done: int, total: int) -> None:
+            if should_stop():
+                raise Interrupted
+
+        document = {"base": system.lender, "checkpoints": [system.uri], "method": "soup"}
+        prepared = prepare(parse_request(document).recipe, self._policy)
+        locals_ = fetch_all(prepared, self._policy, should_stop=should_stop)
+        scratch = Path(tempfile.mkdtemp(prefix="afluente-"))
+        weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
+        job = make_job(prepared, locals_, scratch, self._settings)
+        made = run(job, Observer(progress)).folder
+        # It is ours, whatever the operator lets callers reach.
+        return resolve(file_uri(made), replace(self._policy, file_roots=None, schemes=None))
 
     def _lender(
         self, system: System, found: ResolvedCheckpoint, should_stop: Callable[[], bool]
