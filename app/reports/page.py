@@ -103,7 +103,7 @@ def _bars(row: Row, labels: Mapping[str, str]) -> Markup:
             cell.low,
             cell.high,
             cell.system == MERGE,
-            cell.counts and cell.counts.rates,
+            cell.counts.rates if cell.counts else None,
         )
         for cell in row.cells
         if cell.rate is not None

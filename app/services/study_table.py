@@ -37,7 +37,7 @@ def table_as(backend: Backend, study_id: str, form: str) -> str:
 
 def page(backend: Backend, study_id: str) -> tuple[str, str]:
     """Return the study's page and its Content-Security-Policy."""
-    from app.reports.html import content_security_policy
+    from app.reports.layout import content_security_policy
     from app.reports.studies.page import study_page
     from app.reports.studies.table import study_table
 
