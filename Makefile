@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml setup.py requirements/lock.txt $(wildcard worker/mergin
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/lock.txt -e '.[worker,embedded,dev]'
 	@touch $@
 
-demo: $(STAMP) ## Merge the sample experts over HTTP and print their word error rates
+demo: $(STAMP) ## Find the best merge of the sample experts over HTTP, and print the study's table
 	$(BIN)/python scripts/demo.py
 
 up: $(STAMP) ## Run the service: queue, worker and API, until Ctrl-C

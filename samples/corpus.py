@@ -37,6 +37,15 @@ def write_corpus(utterances: Sequence[Utterance], directory: Path, *, language: 
     (directory / "manifest.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
+def split_by_speaker(directory: Path) -> None:
+    """Write the utterances of every other speaker as `dev.jsonl`, the rest as `test.jsonl`."""
+    lines = (directory / "manifest.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    speakers = sorted({json.loads(line)["speaker"] for line in lines})
+    for name, chosen in (("dev", speakers[::2]), ("test", speakers[1::2])):
+        part = [line for line in lines if json.loads(line)["speaker"] in chosen]
+        (directory / f"{name}.jsonl").write_text("".join(part), encoding="utf-8")
+
+
 def read_corpus(directory: Path) -> list[Utterance]:
     """Return the utterances that `write_corpus` wrote, their samples rounded to 16 bits."""
     utterances = []

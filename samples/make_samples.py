@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import WhisperForConditionalGeneration
 
-from samples.corpus import write_corpus
+from samples.corpus import split_by_speaker, write_corpus
 from samples.domains import (
     ALL_DOMAINS,
     CLEAN,
@@ -37,6 +37,7 @@ def make_speech(directory: Path) -> None:
         target = directory / domain.name
         shutil.rmtree(target, ignore_errors=True)
         write_corpus(list(evaluation_utterances(domain, EVALUATION_UTTERANCES)), target)
+        split_by_speaker(target)
 
 
 def make_base(directory: Path) -> None:
