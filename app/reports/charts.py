@@ -1,4 +1,4 @@
-"""SVG charts of error rates: bars with intervals, and the trade-off of two averages.
+"""SVG charts of error rates: bars with intervals, the trade-off of two averages, curves.
 
 The page's style sheet sets colours, dark mode and print; sizes suit a phone.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from app.reports.labels import place_labels, width_of
@@ -15,6 +16,8 @@ from app.reports.labels import place_labels, width_of
 WIDTH = 420.0
 _LEFT, _RIGHT = 8.0, 14.0
 _BAR, _ROW = 12.0, 38.0
+# Height of a plot of points.
+_HEIGHT = 400.0
 _TICKS = 5
 # Smallest distance between ticks: a tenth of a percent.
 _LEAST_STEP = 0.001
@@ -39,7 +42,11 @@ class Bar:
 
 @dataclass(frozen=True)
 class ChartPoint:
-    """A system in the trade-off; `kind` is "merge" (this one), "other", "base" or "expert"."""
+    """A system in a plot of points, labelled unless not `is_named`.
+
+    `kind` is "merge" (the one that matters), "other", "base", "expert", "reference", or "cross" for
+    a trial that does not count.
+    """
 
     label: str
     x: float
@@ -47,6 +54,7 @@ class ChartPoint:
     kind: str
     x_interval: tuple[float, float] | None = None
     y_interval: tuple[float, float] | None = None
+    is_named: bool = field(default=True, kw_only=True)
 
     @property
     def described(self) -> str:
@@ -103,38 +111,114 @@ def bars(bars: Sequence[Bar], title: str) -> str:
     return tostring(svg, encoding="unicode")
 
 
-def trade_off(points: Sequence[ChartPoint], x_title: str, y_title: str, title: str) -> str:
+def trade_off(
+    points: Sequence[ChartPoint],
+    x_title: str,
+    y_title: str,
+    title: str,
+    *,
+    front: Sequence[tuple[float, float]] = (),
+) -> str:
     """Return a scatter plot, where better is left and below.
 
-    A point without room for its label shows its number in `points`, from 1.
+    A point without room for its label shows its number in `points`, from 1. `front` are points that
+    no other is better than in both; they are joined by steps.
     """
-    height = 400.0
     xs = [x for p in points for x in (p.x, *(p.x_interval or ()))]
     ys = [y for p in points for y in (p.y, *(p.y_interval or ()))]
-    up = make_axis(ys, height - 44, 14, zero=False)
+    plane = _plane(xs, ys, 100)
+    svg = _svg(_HEIGHT, title, "; ".join(p.described for p in points))
+    _grid(svg, plane, x_title, y_title)
+    for point in points:
+        _cross(SubElement(svg, "g", {"class": f"cross {point.kind}"}), point, plane)
+    ordered = sorted(front)
+    corners = [ordered[:1], *([(x, up), (x, y)] for (_, up), (x, y) in pairwise(ordered))]
+    _path(svg, "front", plane, [corner for step in corners for corner in step])
+    _draw(svg, plane, points)
+    return tostring(svg, encoding="unicode")
+
+
+def curve(
+    points: Sequence[ChartPoint],
+    x_title: str,
+    y_title: str,
+    title: str,
+    *,
+    level: tuple[str, float] | None = None,
+    is_joined: bool = False,
+) -> str:
+    """Return rates (y) against the values of a parameter (x).
+
+    `level` is another system's rate, drawn as a line across. `is_joined` joins the points that are
+    no crosses: where nothing but the parameter differs.
+    """
+    rates = [point.y for point in points]
+    described = [f"{point.label}: {100 * point.y:.2f} at {point.x:g}" for point in points]
+    if level:
+        rates.append(level[1])
+        described.append(f"{level[0]}: {100 * level[1]:.2f}")
+    plane = _plane([point.x for point in points], rates, 1)
+    svg = _svg(_HEIGHT, title, "; ".join(described))
+    _grid(svg, plane, x_title, y_title)
+    if level:
+        across, y = plane.across, plane.up(level[1])
+        _line(svg, "level", across.start, y, across.end, y)
+    if is_joined:
+        _path(svg, "joined", plane, sorted((p.x, p.y) for p in points if p.kind != "cross"))
+    _draw(svg, plane, points)
+    return tostring(svg, encoding="unicode")
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """Two axes; `times` is what the ticks across are multiplied with (100: percent)."""
+
+    across: Axis
+    up: Axis
+    times: int
+
+    def __call__(self, x: float, y: float) -> tuple[float, float]:
+        return self.across(x), self.up(y)
+
+
+def _plane(xs: Sequence[float], ys: Sequence[float], times: int) -> _Plane:
+    up = make_axis(ys, _HEIGHT - 44, 14, zero=False)
     # The axis title is left of the widest tick.
     left = 30 + max(width_of(f"{100 * tick:g}") for tick in up.ticks)
-    across = make_axis(xs, left, WIDTH - _RIGHT, zero=False)
-    svg = _svg(height, title, "; ".join(p.described for p in points))
+    return _Plane(make_axis(xs, left, WIDTH - _RIGHT, zero=False), up, times)
+
+
+def _grid(svg: Element, plane: _Plane, x_title: str, y_title: str) -> None:
+    across, up = plane.across, plane.up
     for tick in across.ticks:
         _line(svg, "grid", across(tick), up.end, across(tick), up.start)
-        _text(svg, "tick", across(tick), up.start + 16, f"{100 * tick:g}", anchor="middle")
+        value = f"{plane.times * tick:g}"
+        _text(svg, "tick", across(tick), up.start + 16, value, anchor="middle")
     for tick in up.ticks:
         _line(svg, "grid", across.start, up(tick), across.end, up(tick))
         _text(svg, "tick", across.start - 6, up(tick) + 4, f"{100 * tick:g}", anchor="end")
-    _text(svg, "axis", across.end, height - 8, f"{x_title} →", anchor="end")
+    _text(svg, "axis", across.end, _HEIGHT - 8, f"{x_title} →", anchor="end")
     turned = _text(svg, "axis", -up.end, 12, f"{y_title} →", anchor="end")
     turned.set("transform", "rotate(-90)")
-    for point in points:
-        _cross(SubElement(svg, "g", {"class": f"cross {point.kind}"}), point, across, up)
-    places = [(across(p.x), up(p.y)) for p in points]
-    frame = (across.start, up.end, across.end, up.start)
-    labels = place_labels(places, [_short(p.label, _LONGEST_POINT) for p in points], frame)
+
+
+def _draw(svg: Element, plane: _Plane, points: Sequence[ChartPoint]) -> None:
+    """Draw the points, each kind with its own mark, and their labels."""
+    places = [plane(p.x, p.y) for p in points]
+    frame = (plane.across.start, plane.up.end, plane.across.end, plane.up.start)
+    texts = [_short(p.label, _LONGEST_POINT) if p.is_named else "" for p in points]
+    labels = place_labels(places, texts, frame)
     for point, (x, y), label in zip(points, places, labels, strict=True):
         group = SubElement(svg, "g", {"class": f"point {point.kind}"})
         _mark(group, point.kind, x, y)
-        _text(group, "label", label.x, label.y, label.text)
-    return tostring(svg, encoding="unicode")
+        if point.is_named:
+            _text(group, "label", label.x, label.y, label.text)
+
+
+def _path(svg: Element, kind: str, plane: _Plane, corners: Sequence[tuple[float, float]]) -> None:
+    if len(corners) > 1:
+        places = " ".join(f"{x:.2f},{y:.2f}" for x, y in (plane(*corner) for corner in corners))
+        SubElement(svg, "polyline", {"class": kind, "points": places})
 
 
 def _svg(height: float, title: str, description: str) -> Element:
@@ -155,14 +239,14 @@ def _bar(parent: Element, axis: Axis, bar: Bar, top: float) -> None:
         start += length
 
 
-def _cross(parent: Element, point: ChartPoint, across: Axis, up: Axis) -> None:
+def _cross(parent: Element, point: ChartPoint, plane: _Plane) -> None:
     """Draw the point's intervals as crossed lines."""
-    x, y = across(point.x), up(point.y)
+    x, y = plane(point.x, point.y)
     if point.x_interval:
-        low, high = map(across, point.x_interval)
+        low, high = map(plane.across, point.x_interval)
         _line(parent, "interval", low, y, high, y)
     if point.y_interval:
-        low, high = map(up, point.y_interval)
+        low, high = map(plane.up, point.y_interval)
         _line(parent, "interval", x, low, x, high)
 
 
@@ -172,9 +256,19 @@ def _mark(parent: Element, kind: str, x: float, y: float) -> None:
         SubElement(parent, "rect", _numbers(x=x - 5, y=y - 5, width=10, height=10))
     elif kind == "expert":
         corners = ((x, y - 6.5), (x + 6, y + 4.5), (x - 6, y + 4.5))
-        SubElement(parent, "polygon", {"points": " ".join(f"{a:.2f},{b:.2f}" for a, b in corners)})
+        _polygon(parent, corners)
+    elif kind == "reference":
+        _polygon(parent, ((x, y - 7), (x + 7, y), (x, y + 7), (x - 7, y)))
+    elif kind == "cross":
+        _line(parent, "stroke", x - 4, y - 4, x + 4, y + 4)
+        _line(parent, "stroke", x - 4, y + 4, x + 4, y - 4)
     else:
         SubElement(parent, "circle", _numbers(cx=x, cy=y, r=7 if kind == "merge" else 5))
+
+
+def _polygon(parent: Element, corners: Sequence[tuple[float, float]]) -> None:
+    places = " ".join(f"{x:.2f},{y:.2f}" for x, y in corners)
+    SubElement(parent, "polygon", {"points": places})
 
 
 def _whisker(parent: Element, low: float, high: float, y: float) -> None:

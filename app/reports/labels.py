@@ -36,11 +36,15 @@ def width_of(text: str) -> float:
 def place_labels(points: Sequence[Place], texts: Sequence[str], frame: Box) -> list[Label]:
     """Return a label next to each point that overlaps no other label or point, if there is room.
 
-    If there is no room for the text, the label is the point's number, from 1.
+    If there is no room for the text, the label is the point's number, from 1. A point without a
+    text has no label, but others keep off it.
     """
     taken: list[Box] = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
     labels = []
     for number, (point, text) in enumerate(zip(points, texts, strict=True), start=1):
+        if not text:
+            labels.append(Label("", *point))
+            continue
         label = (
             _free(point, text, taken, frame)
             or _free(point, str(number), taken, frame)

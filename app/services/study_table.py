@@ -9,6 +9,7 @@ from app.contract.evaluation import EvaluatedDataset
 from app.contract.spaces import Study
 from app.contract.states import FINAL
 from app.services.backend import Backend
+from app.services.health import versions
 from app.services.selection import MERGE, choose, unpack
 from app.services.studies import find, study_of
 from app.storage import evaluations, studies
@@ -42,7 +43,14 @@ def page(backend: Backend, study_id: str) -> tuple[str, str]:
     from app.reports.studies.table import study_table
 
     facts, development, test = _read(backend, study_id)
-    return study_page(facts, study_table(facts, development, test)), content_security_policy()
+    winner = facts.outcome["winner"]
+    trials = studies.trials(backend.engine, study_id)
+    recipe = None
+    if winner is not None:
+        study, chosen = study_of(find(backend, study_id)), trials[winner]
+        recipe = study.spaces[chosen["candidate"]].request(chosen["point"])
+    document = study_table(facts, development, test)
+    return study_page(document, versions()["version"], recipe), content_security_policy()
 
 
 def _read(

@@ -21,11 +21,11 @@ LEGEND = (
     f"trials. {DIFFERS} differs from the base, {WORSE} worse than the best of its column "
     f"(p < {SIGNIFICANT}: MAPSSWE for a set, paired bootstrap for an average)."
 )
-_CORRECTED = "p values among the kept merges are corrected by Holm's procedure."
-_NOT_CORRECTED = (
-    "These sets chose the trials, so the best of many look better here than they are; p values "
-    "are not corrected."
-)
+SECTION_NOTES = {
+    "test": "p values among the kept merges are corrected by Holm's procedure.",
+    "development": "These sets chose the trials, so the best of many look better here than they "
+    "are; p values are not corrected.",
+}
 _SYMBOLS = {"scaling_coefficient": "λ", "beta": "β"}
 
 Row = Mapping[str, Any]
@@ -108,7 +108,7 @@ def column_title(column: Mapping[str, Any]) -> str:
 
 def notes_of(section: str) -> str:
     """Return the legend of a section's table."""
-    return f"{LEGEND} {_CORRECTED if section == 'test' else _NOT_CORRECTED}"
+    return f"{LEGEND} {SECTION_NOTES[section]}"
 
 
 def counted(document: Mapping[str, Any]) -> str:
@@ -246,6 +246,11 @@ def constraint_text(constraint: Mapping[str, Any]) -> str:
             else f"at least {figure(-most)} points below {against}"
         )
     return f"{name}: {' and '.join(parts)}"
+
+
+def group_title(group: str) -> str:
+    """Return a group's short name."""
+    return AVERAGE_TITLES[group].removesuffix(" avg")
 
 
 def measure_title(measure: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.reports.charts import WIDTH, Bar, ChartPoint, bars, make_axis, trade_off
+from app.reports.charts import WIDTH, Bar, ChartPoint, bars, curve, make_axis, trade_off
 from app.reports.labels import place_labels
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -131,3 +131,31 @@ def test_names_are_text_whatever_is_in_them() -> None:
     ):
         assert "<script" not in drawn
         assert name in fromstring(drawn).attrib["aria-label"]
+
+
+def test_a_point_without_a_name_is_drawn_and_described_but_not_labelled() -> None:
+    points = [ChartPoint("a", 0.1, 0.1, "other", is_named=False), ChartPoint("b", 0.2, 0.2, "base")]
+    svg = fromstring(trade_off(points, "x", "y", "title", front=[(0.1, 0.2), (0.2, 0.1)]))
+    assert [label.text for label in classed(svg, "label")] == ["b"]
+    assert len(classed(svg, "point")) == 2
+    assert "a: 10.00" in svg.attrib["aria-label"]
+    # From left to right at the higher rate, then down.
+    [front] = classed(svg, "front")
+    left, corner, right = (place.split(",") for place in front.attrib["points"].split())
+    assert (corner[0], corner[1]) == (right[0], left[1])
+
+
+def test_a_curve_joins_what_counts_over_the_parameters_own_values() -> None:
+    points = [
+        ChartPoint("#1", 0.5, 0.2, "other"),
+        ChartPoint("#2", 1.5, 0.1, "merge"),
+        ChartPoint("#3", 1.0, 0.4, "cross"),
+    ]
+    svg = fromstring(curve(points, "λ", "WER", "title", level=("base", 0.5), is_joined=True))
+    ticks = [tick.text for tick in classed(svg, "tick") if tick.get("text-anchor") == "middle"]
+    assert (ticks[0], ticks[-1]) == ("0.4", "1.6")  # not in percent
+    [joined] = classed(svg, "joined")
+    assert len(joined.attrib["points"].split()) == 2
+    assert len(classed(svg, "level")) == 1
+    assert "#2: 10.00 at 1.5" in svg.attrib["aria-label"]
+    assert "base: 50.00" in svg.attrib["aria-label"]

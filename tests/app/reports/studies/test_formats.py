@@ -18,15 +18,9 @@ from app.reports.studies.wording import (
     title_of,
     verdict,
 )
-from tests.app.reports.studies import synthetic
 from tests.app.reports.studies.synthetic import HOSTILE, facts, system
 
 EMPTY = facts(name=None, status="running", phase="searching", outcome={}, budget={}, importance={})
-
-
-@pytest.fixture(scope="module")
-def document() -> dict[str, Any]:
-    return study_table(facts(), synthetic.on_development(), synthetic.on_test())
 
 
 def rows_of(document: dict[str, Any]) -> list[dict[str, Any]]:

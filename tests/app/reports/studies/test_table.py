@@ -15,11 +15,6 @@ PROBABILITIES = st.lists(st.floats(0, 1), max_size=12)
 COMPARISONS = ("against_base", "against_best")
 
 
-@pytest.fixture(scope="module")
-def document() -> dict[str, Any]:
-    return study_table(synthetic.facts(), synthetic.on_development(), synthetic.on_test())
-
-
 def cells(section: dict[str, Any]) -> list[tuple[dict[str, Any], str, dict[str, Any]]]:
     return [
         (row, name, cell)
