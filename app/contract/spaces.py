@@ -151,11 +151,11 @@ def check_study(request: StudyRequest, *, max_checkpoints: int = 32) -> Study:
     spaces = []
     for index, candidate in enumerate(candidates):
         where = f"candidates[{index}]."
-        dimensions = _dimensions(candidate, where, experts, problems)
+        found: list[Problem] = []
+        dimensions = _dimensions(candidate, where, experts, found)
         space = Space(candidate, dimensions, document, experts)
         spaces.append(space)
-        if experts:
-            problems += _problems_at(space, where)
+        problems += found or (_problems_at(space, where) if experts else [])
     measures = _measured(request, problems)
     limits = _limited(request, experts, problems)
     references = [reference.name for reference in request.references]

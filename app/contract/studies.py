@@ -43,7 +43,7 @@ class Range(_Model):
     @model_validator(mode="after")
     def _ordered(self) -> Range:
         if self.low >= self.high:
-            raise ValueError("low must be less than high")
+            raise ValueError("`low` must be less than `high`")
         if self.log and self.step is not None:
             raise ValueError("A logarithmic range takes no step")
         if self.log and self.low <= 0:

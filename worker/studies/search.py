@@ -27,7 +27,6 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from app.contract.spaces import Dimension, Study
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 _CANDIDATE = "candidate"
 # How often a sampler may choose a point that was tried before it counts as out of ideas.
@@ -235,7 +234,10 @@ def _sampler(study: Study) -> BaseSampler:
         # Its default population of 50 would be most of a usual budget.
         population = max(search.batch, min(50, study.trials // 4), 2)
         return NSGAIISampler(seed=search.seed, population_size=population)
-    return TPESampler(seed=search.seed, multivariate=True, group=True)
+    with warnings.catch_warnings():
+        # Groups are how TPE handles each candidate's own parameters; they are called experimental.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return TPESampler(seed=search.seed, multivariate=True, group=True)
 
 
 def _suggested(trial: optuna.Trial, candidate: int, dimension: Dimension) -> Any:
