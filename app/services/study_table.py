@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from threading import Condition
 from typing import TYPE_CHECKING, Any
+
+from cachetools import LRUCache, cached
 
 from app.contract.evaluation import EvaluatedDataset
 from app.contract.spaces import Study
@@ -18,13 +21,28 @@ if TYPE_CHECKING:
     from app.reports.studies.systems import StudyFacts, StudySystem
 
 Row = Mapping[Any, Any]
+# Tables in memory: one of 60 trials takes seconds to score.
+_MOST_TABLES = 32
 
 
 def table(backend: Backend, study_id: str) -> dict[str, Any]:
     """Return the table as JSON; NotFoundError if the study is unknown."""
+    row = find(backend, study_id)
+    return _table(backend, row, studies.trials(backend.engine, study_id))
+
+
+def _key(backend: Backend, row: Row, trials: Sequence[Row]) -> tuple[object, ...]:
+    """Return what changes with everything that the table shows."""
+    scored = tuple((one["status"], one["rungs"]) for one in trials)
+    return (row["id"], row["fence"], row["status"], row["phase"], str(row["outcome"]), scored)
+
+
+# With a Condition, a request waits for another that computes the same table.
+@cached(LRUCache(_MOST_TABLES), key=_key, condition=Condition())
+def _table(backend: Backend, row: Row, trials: Sequence[Row]) -> dict[str, Any]:
     from app.reports.studies.table import study_table
 
-    facts, development, test = _read(backend, study_id)
+    facts, development, test = _read(backend, row, trials)
     return study_table(facts, development, test)
 
 
@@ -40,31 +58,27 @@ def page(backend: Backend, study_id: str) -> tuple[str, str]:
     """Return the study's page and its Content-Security-Policy."""
     from app.reports.layout import content_security_policy
     from app.reports.studies.page import study_page
-    from app.reports.studies.table import study_table
 
-    facts, development, test = _read(backend, study_id)
-    winner = facts.outcome["winner"]
+    row = find(backend, study_id)
     trials = studies.trials(backend.engine, study_id)
-    recipe = None
+    winner, recipe = (row["outcome"] or {}).get("winner"), None
     if winner is not None:
-        study, chosen = study_of(find(backend, study_id)), trials[winner]
-        recipe = study.spaces[chosen["candidate"]].request(chosen["point"])
-    document = study_table(facts, development, test)
+        chosen = trials[winner]
+        recipe = study_of(row).spaces[chosen["candidate"]].request(chosen["point"])
+    document = _table(backend, row, trials)
     return study_page(document, versions()["version"], recipe), content_security_policy()
 
 
 def _read(
-    backend: Backend, study_id: str
+    backend: Backend, row: Row, trials: Sequence[Row]
 ) -> tuple[StudyFacts, list[StudySystem], list[StudySystem]]:
     """Return what the table shows: facts, systems on the development sets, and on the test sets."""
     from app.reports.studies.systems import StudyFacts, StudySystem
 
-    row = find(backend, study_id)
     study = study_of(row)
-    trials = studies.trials(backend.engine, study_id)
     outcome = row["outcome"] or {}
     facts = StudyFacts(
-        id=study_id,
+        id=row["id"],
         name=row["name"],
         status=row["status"],
         phase=row["phase"] if row["status"] not in FINAL else None,
@@ -83,7 +97,7 @@ def _read(
         },
         importance=outcome.get("importance", {}),
     )
-    decoded = _joined(studies.results(backend.engine, study_id))
+    decoded = _joined(studies.results(backend.engine, row["id"]))
     development = [
         StudySystem(name, kind, name, decoded[name])
         for name, kind in _kinds(study).items()

@@ -232,13 +232,9 @@ def add_pieces(engine: Engine, lease: Lease, planned: Sequence[PlannedPiece]) ->
     table = study_pieces
     with writing(engine) as connection:
         write(connection, lease, {"progress_unit": UNIT})  # checks the lease
-        known = set(
-            connection.execute(
-                select(table.c.system, table.c.dataset, table.c.rung).where(
-                    table.c.study_id == lease.id
-                )
-            ).tuples()
-        )
+        own = table.c.study_id == lease.id
+        key = select(table.c.system, table.c.dataset, table.c.rung).where(own)
+        known = {tuple(row) for row in connection.execute(key)}
         position = len(known)
         for piece in planned:
             if (piece.system, piece.dataset, piece.rung) in known:
