@@ -82,24 +82,27 @@ def _trade_off(rows: Sequence[Row], x: Column, y: Column) -> Chart | None:
     whole = [row for row in rows if row["status"] == "complete"]
     shown = [row for row in whole if all(_rate(row, one) is not None for one in (x, y))]
     near = [row for row in shown if all(_is_near(row, rows, one) for one in (x, y))]
-    points = {row["key"]: _point(row, _known(row, x), _known(row, y)) for row in near}
-    if not points:
+    if not near:
         return None
-    front = _front(
-        {
-            row["key"]: (points[row["key"]].x, points[row["key"]].y)
-            for row in near
-            if row["kind"] == "trial" and row["feasible"] is not False
-        }
-    )
+    places = {row["key"]: (_known(row, x), _known(row, y)) for row in near}
+    able = [row for row in near if row["kind"] == "trial" and row["feasible"] is not False]
+    front = _front({row["key"]: places[row["key"]] for row in able})
+    points = [
+        _point(
+            row,
+            *places[row["key"]],
+            counts=row["feasible"] is not False,
+            is_named=row["kind"] != "trial" or row["kept"] or row["key"] in front,
+        )
+        for row in near
+    ]
     # Numbers, which stand for labels without room, count from the first of those with a name.
-    named = [_named(point, key in front or point.kind != "other") for key, point in points.items()]
-    named.sort(key=lambda point: not point.is_named)
+    points.sort(key=lambda point: not point.is_named)
     across, up = (wording.column_title(one) for one in (x, y))
     title = f"{across} against {up}"
-    svg = trade_off(named, across, up, f"{title}, in percent", front=list(front.values()))
-    seen = [point for point in named if point.is_named]
-    return Chart(title, Markup(svg), len(shown) - len(near), seen)
+    svg = trade_off(points, across, up, f"{title}, in percent", front=list(front.values()))
+    named = [point for point in points if point.is_named]
+    return Chart(title, Markup(svg), len(shown) - len(near), named)
 
 
 def _front(places: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
@@ -121,32 +124,41 @@ def _curves(document: Mapping[str, Any]) -> Iterator[Chart]:
     if column is None:
         return
     rows = [row for row in section["rows"] if _rate(row, column) is not None]
-    base = next((row for row in rows if row["kind"] == "base"), None)
-    swept = [
-        row
-        for row in rows
-        if row["kind"] == "trial" and isinstance(row["values"].get(_COEFFICIENT), int | float)
-    ]
-    for method in dict.fromkeys(row["method"] or row["label"] for row in swept):
-        mine = [row for row in swept if (row["method"] or row["label"]) == method]
+    swept: dict[str, list[Row]] = {}
+    for row in rows:
+        if isinstance(row["values"].get(_COEFFICIENT), int | float):
+            swept.setdefault(row["method"] or row["label"], []).append(row)
+    for method, mine in swept.items():
         near = [row for row in mine if _is_near(row, rows, column)]
-        if len({row["values"][_COEFFICIENT] for row in near}) < 2:
-            continue
-        whole = [row for row in near if row["status"] == "complete"]
-        others = {json.dumps({**row["values"], _COEFFICIENT: None}) for row in whole}
-        points = [
-            _named(
-                _point(row, float(row["values"][_COEFFICIENT]), _known(row, column)),
-                bool(row["kept"] or row["winner"] or row is whole[0]) if whole else False,
-            )
-            for row in near
-        ]
-        title = f"{wording.column_title(column)} of {method} by λ"
-        level = base and ("base", _known(base, column))
-        svg = curve(
-            points, "λ", wording.column_title(column), title, level=level, is_joined=len(others) < 2
+        if len({row["values"][_COEFFICIENT] for row in near}) > 1:
+            base = next((_known(row, column) for row in rows if row["kind"] == "base"), None)
+            yield Chart(method, _curve(method, near, column, base), len(mine) - len(near))
+
+
+def _curve(method: str, rows: Sequence[Row], column: Column, base: float | None) -> Markup:
+    """Return the plot of a method's trials, which are in order from the best."""
+    whole = [row for row in rows if row["status"] == "complete"]
+    others = {json.dumps({**row["values"], _COEFFICIENT: None}) for row in whole}
+    points = [
+        _point(
+            row,
+            float(row["values"][_COEFFICIENT]),
+            _known(row, column),
+            counts=row["status"] == "complete",
+            is_named=row["kept"] or row in whole[:1],
         )
-        yield Chart(method, Markup(svg), len(mine) - len(near))
+        for row in rows
+    ]
+    title = wording.column_title(column)
+    drawn = curve(
+        points,
+        "λ",
+        title,
+        f"{title} of {method} by λ",
+        level=None if base is None else ("base", base),
+        is_joined=len(others) < 2,
+    )
+    return Markup(drawn)
 
 
 def _importance(document: Mapping[str, Any]) -> Iterator[Chart]:
@@ -157,22 +169,12 @@ def _importance(document: Mapping[str, Any]) -> Iterator[Chart]:
             yield Chart(method, Markup(bars(shown, f"What mattered in {method}, in percent")))
 
 
-def _point(row: Row, x: float, y: float) -> ChartPoint:
-    label = f"#{row['number']}" if row["kind"] == "trial" else wording.title_of(row)
-    return ChartPoint(label, x, y, _kind(row))
-
-
-def _named(point: ChartPoint, is_named: bool) -> ChartPoint:
-    return ChartPoint(point.label, point.x, point.y, point.kind, is_named=is_named)
-
-
-def _kind(row: Row) -> str:
+def _point(row: Row, x: float, y: float, *, counts: bool, is_named: bool) -> ChartPoint:
+    """Return a system's point; a trial that does not count is a cross."""
     if row["kind"] != "trial":
-        return str(row["kind"])
-    if row["winner"]:
-        return "merge"
-    counts = row["status"] == "complete" and row["feasible"] is not False
-    return "other" if counts else "cross"
+        return ChartPoint(wording.title_of(row), x, y, row["kind"], is_named=is_named)
+    kind = "merge" if row["winner"] else "other" if counts else "cross"
+    return ChartPoint(f"#{row['number']}", x, y, kind, is_named=is_named)
 
 
 def _is_near(row: Row, rows: Sequence[Row], column: Column) -> bool:

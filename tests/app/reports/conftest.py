@@ -33,8 +33,9 @@ def make_dataset() -> MakeDataset:
                 audio=f"{index}.wav",
                 reference=reference,
                 hypothesis=hypothesis,
-                audio_seconds=2.0,
+                audio_seconds=fields.get("seconds", {}).get(index, 2.0),
                 decode_seconds=0.5,
+                speaker=fields.get("speakers", {}).get(index),
             )
             for index, (reference, hypothesis) in enumerate(pairs)
             if index not in gone
@@ -52,6 +53,7 @@ def make_dataset() -> MakeDataset:
             manifest_sha256=fields.get("manifest", "0" * 64),
         )
         return EvaluatedDataset(
+            evaluation_id=fields.get("evaluation_id"),
             name=name,
             group=fields.get("group", "in_domain"),
             normalizer=fields.get("normalizer", "basic"),

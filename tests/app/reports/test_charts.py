@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.reports.charts import WIDTH, Bar, ChartPoint, bars, curve, make_axis, trade_off
-from app.reports.labels import place_labels
+from app.reports.labels import place_labels, width_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 RATES = st.floats(0, 3)
@@ -80,6 +80,49 @@ def test_every_point_has_a_label_in_the_drawing(points: list[ChartPoint]) -> Non
         assert label.text in {point.label, point.label[:29] + "…", str(place)}
         assert 0 <= number(label, "x") <= WIDTH
         assert point.label in svg.attrib["aria-label"]
+
+
+@given(st.tuples(RATES, RATES, RATES))
+def test_the_parts_of_a_bar_add_up_to_it(parts: tuple[float, float, float]) -> None:
+    svg = fromstring(bars([Bar("a", sum(parts), parts=parts)], "title"))
+    rects = list(svg.iter(f"{SVG}rect"))
+    assert [one.get("class") for one in rects] == ["substitutions", "deletions", "insertions"]
+    end = number(rects[0], "x")
+    for rect in rects:
+        assert number(rect, "x") == pytest.approx(end, abs=0.02)
+        end += number(rect, "width")
+    [whole] = fromstring(bars([Bar("a", sum(parts))], "title")).iter(f"{SVG}rect")
+    assert end - number(rects[0], "x") == pytest.approx(number(whole, "width"), abs=0.05)
+
+
+def test_intervals_cross_at_their_point_and_lie_within_the_axes() -> None:
+    points = [
+        ChartPoint("a", 0.2, 0.3, "merge", (0.1, 0.35), (0.05, 0.9)),
+        ChartPoint("b", 0.25, 0.3, "other"),
+    ]
+    svg = fromstring(trade_off(points, "x", "y", "title"))
+    [circle, _] = svg.iter(f"{SVG}circle")
+    across, up = classed(svg, "interval")
+    assert number(across, "y1") == number(across, "y2") == number(circle, "cy")
+    assert number(up, "x1") == number(up, "x2") == number(circle, "cx")
+    assert number(across, "x1") < number(circle, "cx") < number(across, "x2")
+    assert number(up, "y1") > number(circle, "cy") > number(up, "y2")  # SVG counts downwards
+    lines = [(number(line, "x1"), number(line, "y1")) for line in classed(svg, "grid")]
+    assert min(x for x, _ in lines) <= number(across, "x1")
+    assert min(y for _, y in lines) <= number(up, "y2")
+    assert "a: 20.00 (95 % interval 10.00 to 35.00) and 30.00" in svg.attrib["aria-label"]
+    assert "b: 25.00 and 30.00" in svg.attrib["aria-label"]
+
+
+@given(st.lists(RATES, min_size=1, max_size=5))
+def test_the_axis_title_is_left_of_every_tick(rates: list[float]) -> None:
+    points = [ChartPoint("a", rate, rate, "other") for rate in rates]
+    svg = fromstring(trade_off(points, "x", "y", "title"))
+    turned = next(one for one in classed(svg, "axis") if one.get("transform"))
+    right_edge = number(turned, "y") + 4  # it is turned by 90 degrees; letters hang below the line
+    for tick in classed(svg, "tick"):
+        if tick.get("text-anchor") == "end":
+            assert number(tick, "x") - width_of(tick.text or "") > right_edge
 
 
 def test_points_lie_where_their_rates_say() -> None:

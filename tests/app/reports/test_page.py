@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
@@ -118,12 +119,62 @@ def test_the_page_needs_nothing_but_itself(scored: ScoredSystems) -> None:
     assert "@import" not in page
 
 
+def test_players_get_audio_from_the_service_once_somebody_listens(make_dataset) -> None:
+    pairs = [("um", "dois"), ("três", "quatro"), ("cinco", "seis")]
+    dataset = make_dataset(f"a/b&c {HOSTILE}", *pairs, evaluation_id="evl_1")
+    changed = ({"offset_seconds": 61.5}, {"audio": "1.FLAC"}, {"audio": "1.sph"})
+    utterances = [
+        one.model_copy(update=change)
+        for one, change in zip(dataset.result.utterances, changed, strict=True)
+    ]
+    result = dataset.result.model_copy(update={"utterances": tuple(utterances)})
+    outline = Outline(page_of(score_systems([dataset.model_copy(update={"result": result})], {})))
+    assert outline.tags.count("audio") == 2  # browsers do not play the third
+    assert outline.attributes.count(("preload", "none")) == 2
+    first, second = (urlsplit(str(url)) for name, url in outline.attributes if name == "src")
+    for index, url in enumerate((first, second)):
+        assert (url.scheme, url.netloc, url.path) == ("", "", "wer/audio")
+        assert dict(parse_qsl(url.query)) == {
+            "dataset": dataset.name, "index": str(index), "evaluation": "evl_1",
+        }  # fmt: skip
+    assert (first.fragment, second.fragment) == ("t=61.500,63.500", "")
+
+
+def test_the_page_says_what_the_merge_changed_and_how_it_errs(make_dataset) -> None:
+    mine = [("bom dia", "bom"), ("olá mundo", "olá mundo"), ("três", "seis")]
+    base = [("bom dia", "bom dia"), ("olá mundo", "ola"), ("três", "seis")]
+    scored = score_systems(
+        [make_dataset("parliament", *mine, speakers={0: "ana", 1: "rui"})],
+        {"base": [make_dataset("parliament", *base)]},
+    )
+    text = " ".join(re.sub("<[^>]*>", " ", page_of(scored)).split())
+    assert "Against base: 1 worse, 1 better, of 3 utterances" in text
+    assert "+1 error (0 → 1)" in text
+    assert "−2 errors (2 → 0)" in text
+    assert "Substituted Word Merge Base três → seis 1 1" in text
+    assert (
+        "By duration Duration Utt. Words Merge Base Diff. 2 to 5 s 3 5 40.00 60.00 −20.00" in text
+    )
+    assert "By speaker Speaker Utt. Words Merge Base Diff. ana 1 2 50.00 0.00 +50.00 rui" in text
+
+
+def test_every_cell_of_the_rates_has_its_columns_name_for_narrow_screens(
+    scored: ScoredSystems,
+) -> None:
+    page = page_of(scored)
+    [table] = re.findall(r'<table class="stacking">.*?</table>', page, re.DOTALL)
+    header = re.findall(r"<th scope=\"col\"[^>]*>(.*?)</th>", table)[1:]
+    for row in re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)[1:]:
+        assert re.findall(r'data-label="([^"]*)"', row) == header
+
+
 def test_the_policy_allows_this_style_sheet_and_nothing_else(scored: ScoredSystems) -> None:
     [style] = re.findall(r"<style>(.*?)</style>", page_of(scored), re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = content_security_policy()
     assert policy.startswith("default-src 'none';")
     assert f"style-src 'sha256-{digest}';" in policy
+    assert "media-src 'self';" in policy
     assert "unsafe" not in policy
 
 

@@ -224,13 +224,18 @@ def test_the_schemas_refer_to_nothing_that_is_missing(client: TestClient):
 
 
 def test_every_documented_call_on_what_is_not_there_is_not_found(client: TestClient):
-    for method, path, _ in _operations(client):
+    for method, path, operation in _operations(client):
         if "{" not in path:
             continue
+        query = {
+            one["name"]: one["schema"]["examples"][0]
+            for one in operation.get("parameters", ())
+            if one["in"] == "query" and one["required"]
+        }
         concrete = path.replace("{merge_id}", new_id("mrg")).replace("{name}", "x")
         concrete = concrete.replace("{evaluation_id}", new_id("evl"))
         body = {"json": {"datasets": []}} if path.endswith("/evaluations") else {}
-        answer = client.request(method.upper(), concrete, **body)
+        answer = client.request(method.upper(), concrete, params=query, **body)
         assert answer.status_code == 404, (method, path)
         if method != "head":
             refusal(answer, 404, "not_found")

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import copy
+import re
+from html import unescape
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 from fastapi.testclient import TestClient
 
 from app.services.backend import Backend
 from tests.app.routes.test_create_merge import refusal
-from tests.app.routes.test_evaluations import PERFECT, evaluate, result, spec
+from tests.app.routes.test_evaluations import PERFECT, WORSE, evaluate, result, spec
 
 __all__ = ["spec"]
 
@@ -52,6 +55,18 @@ def test_an_utterance_is_sent_whole_in_ranges_or_not_again(
     refusal(beyond, 416, "range_not_satisfiable")
     (models / "1.wav").write_bytes(SOUND + b"more")
     assert client.get(f"{url}&index=1", headers=tag).content == SOUND + b"more"
+
+
+def test_the_pages_players_lead_to_the_audio(
+    client: TestClient, models: Path, finished: str, backend: Backend, spec: dict[str, Any]
+):
+    evaluate(client, backend, finished, spec, {"merge": result(WORSE), "base": result(PERFECT)})
+    (models / "1.wav").write_bytes(SOUND)
+    page = client.get(f"/merges/{finished}/wer?format=html")
+    players = set(re.findall(r'<audio [^>]*src="([^"]*)"', page.text))
+    [url] = [unescape(player) for player in players if "index=1&" in player]
+    assert client.get(urljoin(str(page.url), url)).content == SOUND
+    assert "media-src 'self';" in page.headers["content-security-policy"]
 
 
 @pytest.mark.parametrize("media_type", HEADS)

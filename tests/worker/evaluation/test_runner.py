@@ -41,13 +41,14 @@ def hypotheses(result: DatasetResult) -> list[str]:
 
 
 def test_results_keep_the_manifests_order_and_fields(english: Path, make_manifest) -> None:
-    manifest = make_manifest(*LENGTHS, speaker="ana", session=7, lang="pt-PT")
+    manifest = make_manifest(*LENGTHS, speaker="ana", session=7, lang="pt-PT", offset=0)
     result = run(english, manifest)
     assert result.status == "succeeded"
     assert [utterance.index for utterance in result.utterances] == [0, 1, 2, 3, 4]
     assert [utterance.audio_seconds for utterance in result.utterances] == list(LENGTHS)
     assert {utterance.speaker for utterance in result.utterances} == {"ana"}
     assert {utterance.session for utterance in result.utterances} == {"7"}
+    assert {utterance.offset_seconds for utterance in result.utterances} == {0.0}
     assert result.language == "pt"
     assert result.manifest_sha256 == manifest.manifest_sha256
     # English-only: the language counts for scoring and is never told to the model.
