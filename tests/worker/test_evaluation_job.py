@@ -19,7 +19,6 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import OperationalError
 
 from app.contract.settings import Settings
-from app.main import create_app
 from app.services.preparation import source_policy
 from app.sources.fetch import fetch
 from app.sources.resolve import resolve
@@ -28,6 +27,7 @@ from app.storage.artifacts import ArtifactStore
 from app.storage.database import connect, migrate, reading, writing
 from app.storage.leases import JobKind
 from app.storage.tables import evaluation_parts, transcripts
+from tests.app.routes.conftest import application
 from worker import attempts, evaluation_job, merge_job
 from worker.attempts import attempt_job, attempt_parts
 from worker.evaluation_job import PartWork, do_evaluation
@@ -91,7 +91,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
     engine = connect(settings.database)
     migrate(engine)
     engine.dispose()
-    with TestClient(create_app(settings), base_url="http://localhost") as client:
+    with TestClient(application(settings), base_url="http://localhost") as client:
         yield Service(client, settings)
 
 

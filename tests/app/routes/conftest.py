@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -73,9 +74,22 @@ def make_settings(tmp_path: Path, models: Path, empty_database: Path) -> Callabl
     return make
 
 
-def undocumented_is_a_fault(app: FastAPI) -> Callable[[httpx2.Response], None]:
+@cache
+def openapi_document() -> dict[str, Any]:
+    """Return the OpenAPI document, the same for all settings; the costliest part of a start."""
+    return create_app(Settings()).openapi()
+
+
+def application(settings: Settings) -> FastAPI:
+    app = create_app(settings)
+    app.openapi_schema = openapi_document()
+    return app
+
+
+@cache
+def undocumented_is_a_fault() -> Callable[[httpx2.Response], None]:
     """Return a check that the OpenAPI document has an answer's status and media type."""
-    paths = app.openapi()["paths"]
+    paths = openapi_document()["paths"]
     known = [(compile_path(path)[0], operations) for path, operations in paths.items()]
 
     def check(answer: httpx2.Response) -> None:
@@ -100,9 +114,9 @@ def make_client(make_settings: Callable[..., Settings]) -> Iterator[Callable[...
     opened = []
 
     def make(**changes: Any) -> TestClient:
-        app = create_app(make_settings(**changes))
+        app = application(make_settings(**changes))
         client = TestClient(app, base_url="http://localhost")
-        client.event_hooks = {"response": [undocumented_is_a_fault(app)]}
+        client.event_hooks = {"response": [undocumented_is_a_fault()]}
         client.__enter__()
         opened.append(client)
         return client
@@ -187,7 +201,7 @@ def valkey_url() -> Iterator[str]:
 @contextmanager
 def serve(settings: Settings) -> Iterator[tuple[str, Backend]]:
     """Run the application under uvicorn, for what a test client cannot do: streams."""
-    app = create_app(settings)
+    app = application(settings)
     config = uvicorn.Config(
         app, port=0, log_level="critical", lifespan="on", timeout_graceful_shutdown=1
     )
