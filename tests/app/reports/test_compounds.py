@@ -19,7 +19,7 @@ WORDS = st.lists(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(WORDS, WORDS)
 @example(["white", "paper"], ["whitepaper"])
 @example(["whitepaper"], ["white", "paper"])

@@ -148,10 +148,10 @@ HOSTILE = (
 def test_time_grows_with_the_text_and_no_faster(name: NormalizerName) -> None:
     function = find_normalizer(name).function
     for unit in HOSTILE:
-        started = time.perf_counter()
+        started = time.process_time()
         # It was over ten seconds.
         function(unit * (20_000 // len(unit)))
-        assert time.perf_counter() - started < 8, unit[:10]
+        assert time.process_time() - started < 8, unit[:10]
 
 
 @pytest.mark.parametrize("name", NAMES)

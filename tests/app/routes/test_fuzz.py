@@ -153,7 +153,7 @@ def test_no_parameter_value_makes_the_service_fail(service: Service):
 
 
 @pytest.mark.parametrize("service", ["open"], indirect=True)
-@settings(FUZZ, max_examples=150)
+@settings(FUZZ, max_examples=60)
 @given(
     st.sampled_from(["GET", "POST", "PUT", "OPTIONS", "TRACE", "get", "A" * 50]),
     st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=40),

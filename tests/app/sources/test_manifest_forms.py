@@ -235,7 +235,7 @@ def check(folder: Path, files: dict[str, str | bytes]) -> None:
         assert Utterance.model_validate_json(utterance.model_dump_json()) == utterance
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(files=st.fixed_dictionaries(dict.fromkeys(KALDI, CONTENTS)))
 def test_any_bytes_are_a_kaldi_folder_or_refused(
     tmp_path: Path, files: dict[str, str | bytes]
@@ -243,7 +243,7 @@ def test_any_bytes_are_a_kaldi_folder_or_refused(
     check(tmp_path, files)
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     content=st.binary(max_size=80)
     | TABLES.map(lambda t: ("file_name,text" + t).encode(errors="replace"))

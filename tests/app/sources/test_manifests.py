@@ -171,7 +171,7 @@ LINES = st.binary() | st.dictionaries(FIELDS, JSON).map(lambda line: json.dumps(
 )
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines=st.lists(LINES, max_size=4))
 def test_any_bytes_are_a_manifest_or_refused(tmp_path: Path, lines: list[bytes]) -> None:
     try:
@@ -203,8 +203,8 @@ def test_hostile_megabytes_are_refused_in_no_time(
     elif name == "metadata.csv":
         content = b"file_name,text\n" + content
     (tmp_path / name).write_bytes(content)
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(AfluenteError) as refusal:
         read_manifest(tmp_path / name, label="set")
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     assert len(refusal.value.message) < 2_000

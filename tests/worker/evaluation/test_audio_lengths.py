@@ -253,7 +253,7 @@ def test_seconds_beyond_all_bounds_are_named(
 CONTENTS: dict[str, bytes] = {}
 
 
-@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(sorted(KINDS)),
     keep=st.floats(0, 1),
