@@ -181,20 +181,20 @@ def _matrices(side: int, generator: torch.Generator) -> dict[str, Case]:
 def _tridiagonal(side: int, generator: torch.Generator) -> dict[str, Case]:
     root = torch.randn(side, side, generator=generator, dtype=torch.float64)
     matrix = root.T @ root
-    form = binding.TridiagonalForm(matrix)
+    form = binding.TridiagonalForm.of(matrix)
     values = binding.eigenvalues([form])[0].flip(0)[: side // 2].contiguous()
     vectors = torch.empty(len(values), side + 8, dtype=torch.float64)
     beside = form.off_diagonal[: side - 1]
     fixed = torch.randn(len(values), side + 8, generator=generator, dtype=torch.float64)
 
     def reduced(native: Any) -> Sequence[Any]:
-        made = native.TridiagonalForm(matrix)
+        made = native.TridiagonalForm.of(matrix)
         return made.diagonal, made.off_diagonal[:-1]
 
     def transformed(native: Any) -> Sequence[Any]:
         arrays = (form.reflections, form.diagonal, form.off_diagonal, form.scales)
         vectors.copy_(fixed)
-        native.TridiagonalForm.from_arrays(*arrays).back_transform(vectors)
+        native.TridiagonalForm(*arrays).back_transform(vectors)
         return (vectors[:, :side].clone(),)
 
     def found_vectors(native: Any) -> Sequence[Any]:

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from worker.merging import native
-from worker.merging.combines import left_rows
+from worker.merging.combines import OfDirections, left_rows
 from worker.merging.linalg.directions import Directions, Part
 from worker.merging.linalg.ops import eigen_of, flat, gram, mirror, product
+from worker.merging.linalg.orthogonal import Orthogonalization
 from worker.merging.linalg.spectrum import Rounding, Spectrum, spectra_from, spectra_of
 from worker.merging.linalg.sphere import symmetric
 from worker.merging.method import Block, Reduction, State, Subject
@@ -192,21 +193,34 @@ class Spectra(Reduction):
 
     def finish(self, state: State, subject: Subject) -> TaskSpectra:
         """Return the spectra."""
-        grams = [state.pop(f"{number}") for number in range(subject.experts)]
+        grams = [state.pop(name) for name in list(state) if name != "base"]
         return TaskSpectra(spectra_of(grams), rounding_of(state, subject))
 
     def packed(self, result: TaskSpectra) -> dict[str, torch.Tensor]:
         """Return the eigenproblems and the base's size."""
-        return _packed(result.spectra, result.rounding)
+        rms = torch.tensor(result.rounding.base_rms, dtype=torch.float64)
+        return {"base_rms": rms} | {
+            f"{number}/{name}": array
+            for number, spectrum in enumerate(result.spectra)
+            for name, array in spectrum.eigen.arrays().items()
+        }
 
     def unpacked(self, arrays: Mapping[str, torch.Tensor], subject: Subject) -> TaskSpectra:
         """Return the spectra."""
-        return TaskSpectra(*_unpacked(arrays, subject))
+        problems: dict[int, dict[str, torch.Tensor]] = {}
+        for name, array in arrays.items():
+            number, _, part = name.partition("/")
+            if part:
+                problems.setdefault(int(number), {})[part] = array
+        eigens = [eigen_of(problems[number]) for number in range(len(problems))]
+        rms = float(arrays["base_rms"])
+        rounding = Rounding(subject.unit_roundoff, rms, subject.shape)
+        return TaskSpectra(spectra_from(eigens), rounding)
 
 
 @dataclass(frozen=True, eq=False)
 class TaskSpectra:
-    """The experts' spectra, and the rounding of what they were computed from."""
+    """Spectra of task matrices, and the rounding of what they were computed from."""
 
     spectra: list[Spectrum]
     rounding: Rounding
@@ -227,33 +241,15 @@ class TaskSpectra:
 
 
 @dataclass(frozen=True)
-class SumSpectrum(Reduction):
-    """The spectrum of the sum Σ wᵢdᵢ, with the rounding of what it was computed from."""
+class SumSpectrum(Spectra):
+    """The spectrum of the sum Σ wᵢdᵢ alone."""
 
-    storable: ClassVar[bool] = True
     depends_on_weights: ClassVar[bool] = True
 
     def add(self, state: State, block: Block, subject: Subject) -> None:
         """Add the sum's Gram matrix."""
         add_base(state, block)
-        add_gram(state, "sum", block.sum)
-
-    def finish(self, state: State, subject: Subject) -> tuple[Spectrum, Rounding]:
-        """Return both."""
-        (spectrum,) = spectra_of([state.pop("sum")])
-        return spectrum, rounding_of(state, subject)
-
-    def packed(self, result: tuple[Spectrum, Rounding]) -> dict[str, torch.Tensor]:
-        """Return the eigenproblem and the base's size."""
-        spectrum, rounding = result
-        return _packed([spectrum], rounding)
-
-    def unpacked(
-        self, arrays: Mapping[str, torch.Tensor], subject: Subject
-    ) -> tuple[Spectrum, Rounding]:
-        """Return the spectrum and the rounding."""
-        (spectrum,), rounding = _unpacked(arrays, subject)
-        return spectrum, rounding
+        add_gram(state, "0", block.sum)
 
 
 @dataclass(frozen=True)
@@ -271,26 +267,13 @@ class LeftGram(Reduction):
         return mirror(state.pop("left"))
 
 
-def _packed(spectra: Sequence[Spectrum], rounding: Rounding) -> dict[str, torch.Tensor]:
-    arrays = {
-        f"{number}/{name}": array
-        for number, spectrum in enumerate(spectra)
-        for name, array in spectrum.eigen.arrays().items()
-    }
-    return arrays | {"base_rms": torch.tensor(rounding.base_rms, dtype=torch.float64)}
-
-
-def _unpacked(
-    arrays: Mapping[str, torch.Tensor], subject: Subject
-) -> tuple[list[Spectrum], Rounding]:
-    parts: dict[int, dict[str, torch.Tensor]] = {}
-    for name, array in arrays.items():
-        number, _, part = name.partition("/")
-        if part:
-            parts.setdefault(int(number), {})[part] = array
-    eigens = [eigen_of(parts[number]) for number in range(len(parts))]
-    rms = float(arrays["base_rms"])
-    return spectra_from(eigens), Rounding(subject.unit_roundoff, rms, subject.shape)
+def orthogonal_sum(
+    x: Subject, directions: Directions, strengths: torch.Tensor, how: Orthogonalization
+) -> Generator[Reduction, Any, OfDirections]:
+    """Return the combine orth(Û)·diag(strengths)·orth(V̂)ᵀ; note how much the directions overlap."""
+    left = yield LeftGram(directions)
+    x.notes.diagnostics.update(directions.interference(left, strengths))
+    return OfDirections(directions, directions.orthogonal_sum(left, strengths, how))
 
 
 def add_gram(state: State, name: str, matrix: torch.Tensor) -> None:

@@ -171,7 +171,7 @@ def eigh(grams: Sequence[Float[Tensor, "n n"]]) -> Sequence[Eigen]:
     """
     if grams and grams[0].is_cuda:
         return _on_gpu(torch.stack(list(grams)))
-    problems = [_Tridiagonal(native.TridiagonalForm(gram)) for gram in grams]
+    problems = [_Tridiagonal(native.TridiagonalForm.of(gram)) for gram in grams]
     for first in range(0, len(problems), native.TOGETHER):
         some = problems[first : first + native.TOGETHER]
         found = native.eigenvalues([problem.form for problem in some])
@@ -239,7 +239,7 @@ class _Tridiagonal(Eigen):
 
     @classmethod
     def of(cls, arrays: Mapping[str, Tensor]) -> _Tridiagonal:
-        found = cls(native.TridiagonalForm.from_arrays(*(arrays[name] for name in _FORM)))
+        found = cls(native.TridiagonalForm(*(arrays[name] for name in _FORM)))
         found.values = arrays["values"]
         return found
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 
 from app.contract.catalogue.subspace import BoostedTsvM
-from worker.merging.combines import OfDirections
 from worker.merging.linalg.directions import kept_rank
 from worker.merging.linalg.spectrum import boost, effective_rank, stable_rank
 from worker.merging.method import Steps, Subject, merges
-from worker.merging.reductions import LeftGram, Spectra
+from worker.merging.reductions import Spectra, orthogonal_sum
 
 
 @merges(BoostedTsvM)
@@ -24,7 +23,6 @@ def boosted_tsv_m(x: Subject, p: BoostedTsvM) -> Steps:
         for (values, _), weight in zip(boosted, x.weights, strict=True)
     ]
     directions, strengths = found.directions([len(values) for values in kept]), torch.cat(kept)
-    left = yield LeftGram(directions)
     before = torch.cat(
         [abs(w) * s.singular_values[:rank] for s, w in zip(spectra, x.weights, strict=True)]
     )
@@ -37,7 +35,5 @@ def boosted_tsv_m(x: Subject, p: BoostedTsvM) -> Steps:
         stable_rank_after=stable_rank(strengths.abs()),
         effective_rank_before=effective_rank(before),
         effective_rank_after=effective_rank(strengths.abs()),
-        **directions.interference(left, strengths),
     )
-    factor = directions.orthogonal_sum(left, strengths, p.orthogonalization)
-    return OfDirections(directions, factor)
+    return (yield from orthogonal_sum(x, directions, strengths, p.orthogonalization))

@@ -18,9 +18,9 @@ def iso_c(x: Subject, p: IsoC) -> Steps:
 
     Those at or under the floor count as 0, and stay 0.
     """
-    (spectrum, rounding), products = yield SumSpectrum(), InnerProducts()
+    spectra, products = yield SumSpectrum(), InnerProducts()
     # The rounding of a sum with weights w is ‖w‖ times that of one task matrix.
-    spectrum = spectrum.above(rounding, p.noise_floor * math.hypot(*x.weights))
+    (spectrum,) = spectra.above(p.noise_floor * math.hypot(*x.weights))
     rank, full = len(spectrum.singular_values), min(x.shape)
     mean = float(spectrum.singular_values.sum()) / full
     x.notes.diagnostics.update(

@@ -9,13 +9,12 @@ from functools import cached_property
 import torch
 
 from app.contract.catalogue.subspace import IsoCts
-from worker.merging.combines import OfDirections
 from worker.merging.linalg.directions import Directions, Part
 from worker.merging.linalg.ops import gram, largest_eigenvalue, mirror, product
 from worker.merging.linalg.orthogonal import complement
 from worker.merging.linalg.spectrum import Rounding, Spectrum, spectra_of
 from worker.merging.method import Block, Reduction, State, Steps, Subject, merges
-from worker.merging.reductions import LeftGram, add_base, add_gram, add_product, rounding_of
+from worker.merging.reductions import add_base, add_gram, add_product, orthogonal_sum, rounding_of
 
 
 @merges(IsoCts)
@@ -41,7 +40,6 @@ def iso_cts(x: Subject, p: IsoCts) -> Steps:
     ]
     parts = [outside.part(number, rest, len(own[number])) for number, rest in enumerate(rests)]
     directions = Directions(x.shape, (common, *parts))
-    left = yield LeftGram(directions)
     strengths = torch.cat([total.singular_values[:c], *own])
     mean = float(strengths.abs().sum()) / max(1, c + x.experts * k)
     flat = mean * strengths.sign()
@@ -52,9 +50,8 @@ def iso_cts(x: Subject, p: IsoCts) -> Steps:
         ],
         common_rank=directions.ranks[0],
         mean_singular_value=mean,
-        **directions.interference(left, flat),
     )
-    return OfDirections(directions, directions.orthogonal_sum(left, flat, p.orthogonalization))
+    return (yield from orthogonal_sum(x, directions, flat, p.orthogonalization))
 
 
 def places(full: int, experts: int, fraction: float) -> tuple[int, int]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 
 from app.contract.catalogue.subspace import TsvM
-from worker.merging.combines import OfDirections
 from worker.merging.linalg.directions import kept_rank
 from worker.merging.linalg.spectrum import effective_rank, stable_rank
 from worker.merging.method import Steps, Subject, merges
-from worker.merging.reductions import LeftGram, Spectra
+from worker.merging.reductions import Spectra, orthogonal_sum
 
 
 @merges(TsvM)
@@ -23,12 +22,9 @@ def tsv_m(x: Subject, p: TsvM) -> Steps:
         for spectrum, weight in zip(spectra, x.weights, strict=True)
     ]
     directions, strengths = found.directions([len(values) for values in kept]), torch.cat(kept)
-    left = yield LeftGram(directions)
     x.notes.diagnostics.update(
         experts=[spectrum.describe(rank) for spectrum in spectra],
         stable_rank=stable_rank(strengths.abs()),
         effective_rank=effective_rank(strengths.abs()),
-        **directions.interference(left, strengths),
     )
-    factor = directions.orthogonal_sum(left, strengths, p.orthogonalization)
-    return OfDirections(directions, factor)
+    return (yield from orthogonal_sum(x, directions, strengths, p.orthogonalization))

@@ -608,10 +608,7 @@ _LINE, _SPARE = 8, 4
 
 
 class TridiagonalForm:
-    """T = Qᵀ·A·Q of a symmetric float64 matrix A, as LAPACK's dsytrd makes it.
-
-    Sums of squares are taken without scaling: entries must be within 1e±150. The four arrays are
-    all there is to it: `from_arrays` takes them again. Raises MemoryError.
+    """T = Qᵀ·A·Q of a symmetric matrix A; ValueError if the sizes disagree.
 
     Attributes:
         reflections: the reflectors that Q is the product of, flat.
@@ -620,32 +617,31 @@ class TridiagonalForm:
         scales: the reflectors' τ, n entries, of which the last is undefined.
     """
 
-    def __init__(self, matrix: Float64[Tensor, "n n"]) -> None:
-        """Reduce the matrix, of which the upper half is read."""
-        n, length = len(matrix), _row_length(len(matrix))
-        self.reflections = torch.empty((n + _SPARE) * length, dtype=torch.float64)
-        self.diagonal, self.off_diagonal, self.scales = torch.zeros(3, n, dtype=torch.float64)
-        entries = self.diagonal, self.off_diagonal, self.scales
-        if not _make_tridiagonal(matrix.contiguous(), n, self.reflections, length, *entries):
-            raise MemoryError
-
-    @classmethod
-    def from_arrays(
-        cls,
+    def __init__(
+        self,
         reflections: Float64[Tensor, " m"],
         diagonal: Vector,
         off_diagonal: Vector,
         scales: Vector,
-    ) -> TridiagonalForm:
-        """Return the form that has these four arrays; ValueError if their sizes disagree."""
-        n = len(diagonal)
-        sizes = [len(reflections), len(off_diagonal), len(scales)]
+    ) -> None:
+        n, sizes = len(diagonal), [len(reflections), len(off_diagonal), len(scales)]
         if sizes != [(n + _SPARE) * _row_length(n), n, n]:
             raise ValueError(f"Arrays of {sizes} entries are not of a form of {n} rows.")
-        form = cls.__new__(cls)
-        form.reflections, form.diagonal = reflections, diagonal
-        form.off_diagonal, form.scales = off_diagonal, scales
-        return form
+        self.reflections, self.diagonal = reflections, diagonal
+        self.off_diagonal, self.scales = off_diagonal, scales
+
+    @classmethod
+    def of(cls, matrix: Float64[Tensor, "n n"]) -> TridiagonalForm:
+        """Reduce A, of which the upper half is read, as LAPACK's dsytrd does; or MemoryError.
+
+        Sums of squares are taken without scaling: entries must be within 1e±150.
+        """
+        n, length = len(matrix), _row_length(len(matrix))
+        reflections = torch.empty((n + _SPARE) * length, dtype=torch.float64)
+        entries = torch.zeros(3, n, dtype=torch.float64).unbind()
+        if not _make_tridiagonal(matrix.contiguous(), n, reflections, length, *entries):
+            raise MemoryError
+        return cls(reflections, *entries)
 
     def back_transform(self, vectors: Vectors) -> None:
         """Turn vectors z of T, the first n entries of a row each, into A's Q·z; or MemoryError."""

@@ -41,7 +41,7 @@ def test_every_build_multiplies(build, precision):
 def test_every_build_reduces_and_transforms_back(build):
     native, root = bound_to(build), torch.randn(2 * SIDE, SIDE, dtype=torch.float64)
     matrix = root.T @ root
-    form = native.TridiagonalForm(matrix)
+    form = native.TridiagonalForm.of(matrix)
     beside = form.off_diagonal[: SIDE - 1]
     vectors = torch.eye(SIDE, SIDE + 8, dtype=torch.float64)
     form.back_transform(vectors)
