@@ -16,14 +16,20 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, WhisperForConditionalGeneration
 
 from app.contract.catalogue import CATALOGUE
-from app.contract.errors import AfluenteError, NonFiniteInputError
+from app.contract.errors import AfluenteError, InvalidRequestError, NonFiniteInputError
+from app.contract.evaluation import EvaluationSpec
 from app.contract.recipe import parse_request
 from app.contract.settings import Settings
 from app.planning import cost
 from app.services.preparation import Prepared, prepare, source_policy
 from app.sources.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from app.storage.leases import JobKind
 from tests.tiny_whisper import WEIGHTS, make_base, noisy, variant
+from tests.worker.test_evaluation_job import SAMPLES, UTTERANCES, Service, service, spec
+from worker.evaluation.local import evaluate_checkpoint
 from worker.merging.local import LocalMerge, merge_recipe
+
+__all__ = ["service", "spec"]
 
 QUERY = "model.encoder.layers.0.self_attn.q_proj"
 FORMS: dict[str, dict[str, Any]] = {
@@ -326,3 +332,28 @@ def test_an_adapter_that_holds_nan_is_refused_by_name(
     stored(lambda t: t[B].fill_(torch.nan))(folder)
     with pytest.raises(NonFiniteInputError, match=rf"lora.*{QUERY}\.weight"):
         merge(base, [folder], tmp_path / "m", settings)
+
+
+def test_an_adapter_is_decoded_as_the_merge_of_it_alone(
+    service: Service, spec: dict[str, Any], tmp_path: Path
+) -> None:
+    models = SAMPLES / "checkpoints"
+    folder, _ = adapter(models / "base", tmp_path / "speech" / "lora", target_modules=["fc1"], r=64)
+    recipe = service.recipe("soup") | {"checkpoints": [folder.as_uri()]}
+    merge_id = service.client.post("/merges", json=recipe).json()["id"]
+    service.work(JobKind.MERGE, merge_id)
+    service.evaluate(merge_id, spec)
+    table = service.client.get(f"/merges/{merge_id}/wer").json()
+    systems = [table, table["systems"]["lora"], table["systems"]["base"]]
+    merge, lora, base = (system["datasets"][0]["wer"] for system in systems)
+    assert merge == lora != base
+    # Of the adapter all transcripts are the merge's.
+    assert service.decoded() == 2 * UTTERANCES
+
+
+def test_an_adapter_without_its_base_is_not_evaluated(
+    adapters: list[tuple[Path, Path]], settings: Settings
+) -> None:
+    spec = EvaluationSpec.model_validate({"datasets": [{"name": "d", "uri": "file:///m"}]})
+    with pytest.raises(InvalidRequestError, match="LoRA adapter"):
+        evaluate_checkpoint(adapters[0][0], spec, settings, lambda done, total, what: None)

@@ -154,9 +154,9 @@ class BytesRead:
                 super().__init__(places, **more)
                 self.entry_bytes = sum(dtype.itemsize for _, dtype, _ in places)
 
-            def read(self, start: int, rows: Any, gram: Any = None) -> int:
+            def read(self, start: int, rows: Any, gram: Any = None, **how: Any) -> int:
                 counter.count += rows.shape[1] * self.entry_bytes
-                return super().read(start, rows, gram)
+                return super().read(start, rows, gram, **how)
 
             def add_inner_products(self, start: int, stop: int, gram: Any) -> int:
                 counter.count += (stop - start) * self.entry_bytes

@@ -19,6 +19,7 @@ from worker.merging.native import (
     FINITE,
     RESULT_FINITE,
     Combination,
+    LowRank,
     ReadError,
     Sources,
     combine_rows,
@@ -190,3 +191,25 @@ def test_what_does_not_fit_together_is_refused(opened):
         sources.add_inner_products(0, 8, np.zeros((4, 4)))
     with pytest.raises(ValueError, match="4 inputs"):
         sources.read(0, torch.empty(3, 8))
+
+
+def test_a_product_that_is_added_is_the_same_wherever_a_read_begins(opened):
+    descriptor, tensor = opened[0]
+    rows, columns, first = 6, 700, 3
+    generator = torch.Generator().manual_seed(2)
+    left, right = torch.randn(rows, 5, generator=generator), torch.randn(5, columns)
+    factors = torch.rand(rows, generator=generator)
+    change = LowRank(left, right, 0.5, first_row=first, factors=factors)
+    sources = Sources([(descriptor, tensor.dtype, PREFIX)], subtract=False, changes={0: change})
+    start, stop = first * columns, (first + rows) * columns
+    whole = torch.empty(1, stop - start)
+    sources.read(start, whole)
+    stored = tensor[start:stop].view(rows, columns).double()
+    expected = factors[:, None] * (stored + 0.5 * left.double() @ right.double())
+    assert torch.allclose(whole.view(rows, columns).double(), expected, atol=1e-5)
+    part = torch.empty(1, 1500)
+    sources.read(start + 999, part)
+    assert torch.equal(part[0], whole[0, 999:2499])
+    for outside in (start - 1, stop - 1499):
+        with pytest.raises(IndexError):
+            sources.read(outside, part)
