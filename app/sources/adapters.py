@@ -49,6 +49,7 @@ _MOST_PATTERNS = 5_000
 _PATTERN_SECONDS = 5.0
 
 _T = TypeVar("_T")
+_Rank = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,12 @@ class Adapter(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
     base_model_name_or_path: str | None = None
-    r: Annotated[int, Field(ge=1)] = 8
+    r: _Rank = 8
     lora_alpha: float = 8.0
     use_rslora: bool = False
     use_dora: bool = False
     fan_in_fan_out: bool = False
-    rank_pattern: Annotated[dict[str, int], Field(max_length=_MOST_PATTERNS)] | None = None
+    rank_pattern: Annotated[dict[str, _Rank], Field(max_length=_MOST_PATTERNS)] | None = None
     alpha_pattern: Annotated[dict[str, float], Field(max_length=_MOST_PATTERNS)] | None = None
 
 
@@ -202,6 +203,8 @@ class _Application:
         if ".original_module." in rest:  # the base's own, which PEFT keeps beside a trained one
             return
         target = self._target(_WRAPPED.sub("", rest))
+        if target.name in self._tied.values() and ".base_layer." not in rest:
+            raise _RefusedError(f"replaces {target.name}, but not what the base ties to it")
         if header.shape != target.shape:
             raise _RefusedError(f"has the shape {list(header.shape)}, not {list(target.shape)}")
         self.tensors[target.name] = replace(header, name=target.name)

@@ -24,14 +24,17 @@ from app.planning import cost
 from app.services.preparation import Prepared, prepare, source_policy
 from app.sources.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from app.storage.leases import JobKind
+from tests.gpu_stand_in import GPU, ThreadWithGpu, stand_in
 from tests.tiny_whisper import WEIGHTS, make_base, noisy, variant
 from tests.worker.test_evaluation_job import SAMPLES, UTTERANCES, Service, service, spec
 from worker.evaluation.local import evaluate_checkpoint
+from worker.merging.engine import schedule
 from worker.merging.local import LocalMerge, merge_recipe
 
 __all__ = ["service", "spec"]
 
 QUERY = "model.encoder.layers.0.self_attn.q_proj"
+EMBEDDING = "model.decoder.embed_tokens.weight"
 FORMS: dict[str, dict[str, Any]] = {
     "listed": {"target_modules": ["q_proj", "v_proj"], "r": 4, "lora_alpha": 16},
     "every linear layer": {"target_modules": "all-linear", "r": 5, "lora_alpha": 7},
@@ -49,7 +52,9 @@ FORMS: dict[str, dict[str, Any]] = {
         "modules_to_save": ["layer_norm", "conv1"],
         "bias": "all",
     },
-    "convolutions and embedding": {"target_modules": ["conv1", "conv2", "embed_positions"]},
+    "convolutions and embeddings": {
+        "target_modules": ["conv1", "conv2", "embed_positions", "embed_tokens"]
+    },
     "magnitudes": {"target_modules": ["q_proj", "fc1", "conv2"], "use_dora": True},
 }
 Tensors = dict[str, torch.Tensor]
@@ -198,6 +203,29 @@ def test_every_method_merges_adapters_and_full_checkpoints_together(
     assert_close(lora, full, tolerance=2e-5)
 
 
+def test_a_merge_of_adapters_on_a_gpu_is_that_on_the_cpu(
+    base: Path,
+    adapters: list[tuple[Path, Path]],
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand_in(monkeypatch)
+    monkeypatch.setattr(schedule, "Thread", ThreadWithGpu)
+    on_cpu, on_gpu = (
+        merge(
+            base,
+            [adapters[0][0]],
+            tmp_path / device.replace(":", "_"),
+            settings.model_copy(update={"device": device}),
+            method="iso_c",
+            rules=[{"match": "*decoder*", "method": "keep_base"}],
+        ).folder
+        for device in ("cpu", str(GPU))
+    )
+    assert_close(on_gpu, on_cpu, tolerance=2e-5)
+
+
 def test_the_plan_counts_the_bytes_of_base_and_factors(
     base: Path, adapters: list[tuple[Path, Path]], settings: Settings
 ) -> None:
@@ -271,6 +299,10 @@ REFUSED: dict[str, tuple[Change, list[str]]] = {
     "a tied tensor": (
         stored(lambda t: t.update({"base_model.model.proj_out.weight": torch.zeros(51, 16)})),
         ["proj_out.weight", "embed_tokens"],
+    ),
+    "one of two tied tensors": (
+        stored(lambda t: t.update({f"base_model.model.{EMBEDDING}": torch.zeros(51, 16)})),
+        [EMBEDDING, "ties"],
     ),
     "a file that is cut off": (cut_off, [ADAPTER_WEIGHTS, "base_model.model", "cut off"]),
     "pickled weights": (

@@ -70,8 +70,8 @@ class TensorReader:
         self._closing.close()
 
     def read_bytes(self, name: str, start: int, stop: int, *, pinned: bool = False) -> torch.Tensor:
-        """Return the bytes of entries `start` to `stop`, flat, uint8; pinned for a GPU."""
-        header = self.tensors[name]
+        """Return the stored bytes of entries `start` to `stop`, flat, uint8; pinned for a GPU."""
+        header = self.tensors[name].parts[0]
         raw = torch.empty(
             (stop - start) * ITEM_SIZES[header.dtype], dtype=torch.uint8, pin_memory=pinned
         )
