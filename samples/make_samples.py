@@ -20,7 +20,7 @@ from samples.domains import (
 )
 from samples.speaking import require_espeak
 from samples.tiny_whisper import build_model, build_processor, save_checkpoint
-from samples.training import Schedule, joined, prepare, train
+from samples.training import Schedule, joined, prepare, shuffled, train
 
 HERE = Path(__file__).parent
 EVALUATION_UTTERANCES = 48
@@ -28,7 +28,7 @@ BASE_UTTERANCES, EXPERT_UTTERANCES = 6000, 1200
 BASE_SCHEDULE = Schedule(steps=2600, learning_rate=3e-3)
 # Small steps, half of them on clean speech: experts far from the base cannot be merged.
 EXPERT_SCHEDULE = Schedule(steps=300, learning_rate=3e-4, warmup_steps=20)
-SEED = 0
+BATCH_SIZE, SEED = 16, 0
 
 
 def make_speech(directory: Path) -> None:
@@ -45,7 +45,7 @@ def make_base(directory: Path) -> None:
     processor = build_processor()
     base = build_model(processor, SEED)
     examples = prepare(processor, training_utterances(CLEAN, BASE_UTTERANCES))
-    report("base", train(base, examples, BASE_SCHEDULE, SEED))
+    report("base", train(base, shuffled(examples, BATCH_SIZE, SEED), BASE_SCHEDULE))
     save_checkpoint(base, processor, directory / "base")
 
 
@@ -61,7 +61,8 @@ def make_experts(directory: Path) -> None:
         # boosted_tsv_m, which raises weak directions, would loop.
         expert.model.decoder.requires_grad_(False)
         new = prepare(processor, training_utterances(domain, EXPERT_UTTERANCES))
-        report(domain.name, train(expert, joined(new, rehearsed), EXPERT_SCHEDULE, SEED))
+        batches = shuffled(joined(new, rehearsed), BATCH_SIZE, SEED)
+        report(domain.name, train(expert, batches, EXPERT_SCHEDULE))
         save_checkpoint(expert, processor, directory / domain.name)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from samples.speaking import SAMPLE_RATE
 from samples.tiny_whisper import SPECIAL_TOKENS
 
 IGNORED = -100
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Features and labels of some examples."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,6 @@ class Schedule:
 
     steps: int
     learning_rate: float
-    batch_size: int = 16
     warmup_steps: int = 50
     weight_decay: float = 0.01
 
@@ -67,11 +69,19 @@ def prepare(processor: WhisperProcessor, utterances: Iterable[Utterance]) -> Exa
     return Examples(torch.stack(features), padded)
 
 
+def shuffled(examples: Examples, batch_size: int, seed: int) -> Iterator[Batch]:
+    """Yield batches without end, in a new order for every pass."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order = torch.randperm(len(examples), generator=generator)
+        for rows in torch.split(order, batch_size):
+            yield examples.features[rows], examples.labels[rows]
+
+
 def train(
-    model: WhisperForConditionalGeneration, examples: Examples, schedule: Schedule, seed: int
+    model: WhisperForConditionalGeneration, batches: Iterator[Batch], schedule: Schedule
 ) -> float:
     """Train `model` in place and return the mean loss of the last fifty steps."""
-    generator = torch.Generator().manual_seed(seed)
     # Whisper's encoder positions are fixed sinusoids.
     model.model.encoder.embed_positions.requires_grad_(False)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
@@ -87,15 +97,13 @@ def train(
     )
     losses: list[float] = []
     model.train()
-    while len(losses) < schedule.steps:
-        order = torch.randperm(len(examples), generator=generator)
-        for rows in torch.split(order, schedule.batch_size)[: schedule.steps - len(losses)]:
-            output = model(input_features=examples.features[rows], labels=examples.labels[rows])
-            optimizer.zero_grad()
-            output.loss.backward()
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
-            scheduler.step()
-            losses.append(output.loss.item())
+    for features, labels in itertools.islice(batches, schedule.steps):
+        output = model(input_features=features, labels=labels)
+        optimizer.zero_grad()
+        output.loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        scheduler.step()
+        losses.append(output.loss.item())
     model.eval()
     return sum(losses[-50:]) / len(losses[-50:])

@@ -1,65 +1,105 @@
-"""Fine-tunes tiny.en with a window of 6 s; the result has the usual 30 s."""
+"""Fine-tunes Whisper in windows as long as the speech; the result has the usual 30 s."""
 
 from __future__ import annotations
 
+import random
 import shutil
 import time
-from collections.abc import Iterable, Sequence
-from functools import reduce
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperProcessor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from samples.domains import Utterance
-from samples.training import Examples, Schedule, joined, prepare, train
-from study.domains import MOST_SECONDS
+from samples.speaking import SAMPLE_RATE
+from samples.training import IGNORED, Batch, Schedule, train
 
-PASSES, BATCH_SIZE, LEARNING_RATE, SEED = 3, 8, 3e-5, 0
+BATCH_SIZE, SEED = 8, 0
+# A window ends in silence, as it does in 30 s.
+_TAIL_FRAMES = 50
 _POSITIONS = "model.encoder.embed_positions.weight"
 
 
-def examples_of(base: Path, corpora: Sequence[Iterable[Utterance]]) -> Examples:
-    """Return the training tensors of all utterances: features (n, 80, 600), labels."""
-    processor = WhisperProcessor.from_pretrained(base)
-    processor.feature_extractor = WhisperFeatureExtractor(
-        feature_size=80, chunk_length=int(MOST_SECONDS)
-    )
-    return reduce(joined, [prepare(processor, corpus) for corpus in corpora])
+@dataclass(frozen=True)
+class Example:
+    """The features (80, 3000) of 30 s, how many of their frames are needed, and the labels."""
+
+    features: torch.Tensor
+    frames: int
+    labels: torch.Tensor
 
 
-def fine_tune(base: Path, examples: Examples, directory: Path) -> None:
-    """Train all weights except the fixed positions, and write a complete float32 checkpoint.
+def examples_of(base: Path, utterances: Iterable[Utterance], language: str | None) -> list[Example]:
+    """Return the training tensors; `language` None is for English-only models.
 
-    With 30 s, a step would cost six times as much, mostly for padding. The positions are fixed
-    sinusoids: training uses the first 300, and all 1,500 are written.
+    The text starts with a space, as in OpenAI's training, so that each word is one token.
     """
+    processor = WhisperProcessor.from_pretrained(base)
+    if language:
+        processor.tokenizer.set_prefix_tokens(language, "transcribe", predict_timestamps=False)
+    examples = []
+    for utterance in utterances:
+        mel = processor.feature_extractor(
+            utterance.samples, sampling_rate=SAMPLE_RATE, return_tensors="pt"
+        )
+        frames = -(-100 * len(utterance.samples) // SAMPLE_RATE) + _TAIL_FRAMES
+        # The model puts the first token, <|startoftranscript|>, before the labels itself.
+        labels = torch.tensor(processor.tokenizer(" " + utterance.text).input_ids[1:])
+        examples.append(Example(mel.input_features[0], min(frames, 3000), labels))
+    return examples
+
+
+def fine_tune(
+    base: Path, examples: Sequence[Example], directory: Path, steps: int, learning_rate: float
+) -> None:
+    """Train all weights except the fixed positions, and write a complete float32 checkpoint."""
     start = time.monotonic()
-    steps = PASSES * -(-len(examples) // BATCH_SIZE)
     model = WhisperForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
-    _narrow(model)
-    schedule = Schedule(steps, LEARNING_RATE, batch_size=BATCH_SIZE, warmup_steps=steps // 10)
-    loss = train(model, examples, schedule, SEED)
+    schedule = Schedule(steps, learning_rate, warmup_steps=steps // 10)
+    loss = train(model, _batches(model, examples), schedule)
     _write(model, base, directory)
     seconds = time.monotonic() - start
     print(f"{directory.name}: {steps} steps, loss {loss:.3f}, {seconds:.0f} s", flush=True)
 
 
-def _narrow(model: WhisperForConditionalGeneration) -> None:
-    positions = int(MOST_SECONDS * 50)
+def _batches(
+    model: WhisperForConditionalGeneration, examples: Sequence[Example]
+) -> Iterator[Batch]:
+    """Yield batches of utterances of similar length, for which the model's window is narrowed.
+
+    With 30 s, a step would cost several times as much, mostly for padding.
+    """
+    rng = random.Random(SEED)
+    positions = model.model.encoder.embed_positions.weight.clone()
+    while True:
+        by_length = sorted(examples, key=lambda example: example.frames * rng.uniform(0.8, 1.25))
+        batches = [by_length[at : at + BATCH_SIZE] for at in range(0, len(examples), BATCH_SIZE)]
+        rng.shuffle(batches)
+        for batch in batches:
+            frames = max(example.frames for example in batch)
+            frames += frames % 2
+            _narrow(model, positions[: frames // 2])
+            features = torch.stack([example.features[:, :frames] for example in batch])
+            labels = [example.labels for example in batch]
+            yield features, pad_sequence(labels, batch_first=True, padding_value=IGNORED)
+
+
+def _narrow(model: WhisperForConditionalGeneration, positions: torch.Tensor) -> None:
+    """Give the encoder the first of its positions, which are fixed sinusoids."""
     encoder = model.model.encoder
-    kept = encoder.embed_positions.weight[:positions].clone()
-    encoder.embed_positions = torch.nn.Embedding.from_pretrained(kept, freeze=True)
-    encoder.config.max_source_positions = positions
+    encoder.embed_positions = torch.nn.Embedding.from_pretrained(positions, freeze=True)
+    encoder.config.max_source_positions = len(positions)
 
 
 def _write(model: WhisperForConditionalGeneration, base: Path, directory: Path) -> None:
     old = load_file(base / "model.safetensors")
     new = model.state_dict()
-    weights = {name: new[name] for name in old if name != _POSITIONS}
+    weights = {name: new[name].contiguous() for name in old if name != _POSITIONS}
+    weights[_POSITIONS] = old[_POSITIONS]
     shutil.rmtree(directory, ignore_errors=True)
     shutil.copytree(base, directory)
-    weights[_POSITIONS] = old[_POSITIONS]
-    weights = {name: weight.contiguous() for name, weight in weights.items()}
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
