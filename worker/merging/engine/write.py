@@ -30,6 +30,9 @@ _COPY_BYTES = 2**22
 _PARTS_AT_ONCE = 8
 _SCRATCH = Scratch()
 
+StretchDigest = xxhash.xxh3_128
+"""The digest of a stretch's bytes, however they were cut into blocks."""
+
 
 def scaled(
     base: torch.Tensor, merged: torch.Tensor, scales: Sequence[float]
@@ -188,21 +191,6 @@ class OutputWriter:
         finally:
             os.close(source)
         return digest.hexdigest() == entry.digest
-
-
-class StretchDigest:
-    """The digest of a stretch's bytes, however they were cut into blocks."""
-
-    def __init__(self) -> None:
-        self._hash = xxhash.xxh3_128()
-
-    def update(self, view: memoryview) -> None:
-        """Add bytes."""
-        self._hash.update(view)
-
-    def hexdigest(self) -> str:
-        """Return the digest of all that was added."""
-        return self._hash.hexdigest()
 
 
 def _write_all(descriptor: int, view: memoryview, offset: int) -> None:
