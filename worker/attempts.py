@@ -161,6 +161,7 @@ def attempt_pieces(
     study_id: str,
     settings: Settings,
     worker_id: str,
+    device_type: str,
     work: Callable[[Piece, Attempt], None],
     loaded: Callable[[], str | None],
 ) -> None:
@@ -175,7 +176,7 @@ def attempt_pieces(
         owner, seconds = describe_process(worker_id), settings.lease_seconds
         deadline = time.monotonic() + _IDLE_SECONDS
         while time.monotonic() < deadline and queue.depth() == 0:
-            piece = claim_piece(engine, study_id, owner, seconds, loaded=loaded())
+            piece = claim_piece(engine, study_id, owner, seconds, device_type, loaded=loaded())
             if piece is None:
                 time.sleep(_DATABASE_SECONDS)
                 continue

@@ -98,6 +98,7 @@ class _Lead:
         self.decoder = _decoder_of(attempt, attempt.lease.id)
         self.study = self.decoder.study
         self.search = Search(self.study)
+        self._device_type = device_type_of(attempt.settings)
         self._scores: dict[str, Scores] = {}
         self._read: set[tuple[str, str, int]] = set()
 
@@ -141,8 +142,7 @@ class _Lead:
         sources["references"] = decoder.sources["references"]
         sources["manifests"] = {name: one.manifest_sha256 for name, one in manifests.items()}
         decoder.sources = sources
-        kind = device_type_of(self.attempt.settings)
-        row = self._row()
+        kind, row = self._device_type, self._row()
         if row["device_type"] not in {None, kind}:
             raise EvaluationFailedError(
                 f"The study began on {row['device_type']}, and this worker decodes on {kind}; "
@@ -192,6 +192,7 @@ class _Lead:
                 self.lease.id,
                 owner,
                 seconds,
+                self._device_type,
                 loaded=self.decoder.loaded,
                 leading=True,
             )

@@ -36,5 +36,5 @@ def evaluate(evaluation_id: str) -> None:
 def study(study_id: str) -> None:
     """Run a queued study, or help with one that another worker leads."""
     if not attempt_job(JobKind.STUDY, study_id, SETTINGS, WORKER_ID, _WORKS):
-        work = PieceWork()
-        attempt_pieces(study_id, SETTINGS, WORKER_ID, work, work.loaded)
+        device_type, work = device_type_of(SETTINGS), PieceWork()
+        attempt_pieces(study_id, SETTINGS, WORKER_ID, device_type, work, work.loaded)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from time import monotonic
 
 from app.contract.errors import SourceError
 from app.contract.evaluation import Utterance
@@ -16,6 +17,7 @@ from app.sources.local import Roots, open_regular
 from app.sources.manifests import Manifest, audio_path
 
 MOST_SHOWN = 20
+_MOST_SECONDS = 10.0
 
 
 def shared_recordings(
@@ -24,8 +26,10 @@ def shared_recordings(
     """Return a message for each recording whose file is in both groups, under whatever name.
 
     Files are the same if their bytes are; segments of a file are shared if they overlap. Only files
-    whose size occurs in both groups are read. Files that cannot be read are left out.
+    whose size occurs in both groups are read, for some seconds: a client waits, and a worker looks
+    at all of them. Files that cannot be read are left out.
     """
+    end = monotonic() + _MOST_SECONDS
 
     def size(path: Path) -> int | None:
         with suppress(OSError):
@@ -33,6 +37,8 @@ def shared_recordings(
         return None
 
     def digest(path: Path) -> str | None:
+        if monotonic() > end:
+            return None
         with suppress(SourceError, OSError), open_regular(path, roots, path.name) as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
         return None

@@ -261,11 +261,12 @@ def claim(
     study_id: str,
     owner: str,
     seconds: float,
+    device_type: str,
     *,
     loaded: str | None = None,
     leading: bool = False,
 ) -> Piece | None:
-    """Claim a free piece; None if there is none or the study is not running.
+    """Claim a free piece; None if there is none, or the study does not run on this type of device.
 
     Pieces of the system that the worker has `loaded` come first, then systems that no other worker
     decodes. Pieces left to the lead come first if `leading`, and are excluded otherwise.
@@ -273,7 +274,7 @@ def claim(
     table = study_pieces
     own = table.c.study_id == study_id
     with writing(engine) as connection:
-        if _status(connection, study_id) not in _WANTED:
+        if _status(connection, study_id, device_type) not in _WANTED:
             return None
         free: ColumnElement[bool] = own & (table.c.status == "queued")
         if not leading:
@@ -372,7 +373,12 @@ def claimable(engine: Engine) -> list[str]:
         return [str(study_id) for study_id in connection.execute(query).scalars()]
 
 
-def _status(connection: Connection, study_id: str) -> str | None:
-    """Lock the study's row until the transaction ends, and return its status."""
+def _status(connection: Connection, study_id: str, device_type: str | None = None) -> str | None:
+    """Lock the study's row until the transaction ends, and return its status.
+
+    None if there is no such study, or it runs on another type of device than the one given.
+    """
     query = select(studies.c.status).where(studies.c.id == study_id)
+    if device_type is not None:
+        query = query.where(studies.c.device_type == device_type)
     return connection.execute(query.with_for_update(key_share=True)).scalar()
