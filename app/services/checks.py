@@ -19,6 +19,7 @@ from app.contract.errors import (
 from app.contract.evaluation import DatasetSpec, EvaluationSpec, Measurement, Reference
 from app.contract.identifiers import merge_in, merge_uri
 from app.contract.recipe import Recipe
+from app.contract.requests import RESERVED_NAMES
 from app.contract.spaces import Study
 from app.services.backend import Backend
 from app.services.gates import problems_with_system
@@ -69,7 +70,7 @@ def check_sources(
             warnings=warnings,
         )
         has_base, experts = recipe.base is not None, [one.name for one in recipe.checkpoints]
-        checks.append(lambda: _check_gate(evaluation, has_base, experts, "evaluation."))
+        checks.append(lambda: _check_names(evaluation, has_base, experts, "evaluation."))
     _run_all(checks)
     return replace(prepared[0], warnings=(*prepared[0].warnings, *warnings))
 
@@ -97,7 +98,7 @@ def check_evaluation(
         *_evaluation_checks(backend, evaluation, policy, "", reference=artifact, warnings=warnings),
     ]
     has_base, experts = bool(sources["base"]), [one["name"] for one in sources["checkpoints"]]
-    checks.append(lambda: _check_gate(evaluation, has_base, experts, ""))
+    checks.append(lambda: _check_names(evaluation, has_base, experts, ""))
     _run_all(checks)
     return warnings
 
@@ -161,7 +162,7 @@ def check_study_sources(backend: Backend, study: Study) -> PreparedStudy:
     checks.append(lambda: _check_shared_audio(manifests, policy))
     if request.gate is not None:
         spec, has_base = request.evaluation(), request.base is not None
-        checks.append(lambda: _check_gate(spec, has_base, study.experts, ""))
+        checks.append(lambda: _check_names(spec, has_base, study.experts, ""))
     _run_all(checks)
     found = prepared[0]
     recipes = [
@@ -220,10 +221,19 @@ def _check_decoder(architecture: Mapping[str, Any], param: str | None) -> None:
         raise InvalidRequestError.of([Problem(reason, param)])
 
 
-def _check_gate(
+def _check_names(
     evaluation: EvaluationSpec, has_base: bool, experts: Sequence[str], prefix: str
 ) -> None:
+    """Refuse a gate against an unknown system, and references called as another system is."""
     problems = problems_with_system(evaluation, has_base=has_base, experts=experts, prefix=prefix)
+    problems += [
+        Problem(
+            f'"{one.name}" is the name of the merge, the base or an expert; choose another.',
+            f"{prefix}references[{index}].name",
+        )
+        for index, one in enumerate(evaluation.references)
+        if one.name in {*RESERVED_NAMES, *experts}
+    ]
     if problems:
         raise InvalidRequestError.of(problems)
 

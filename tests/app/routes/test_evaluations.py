@@ -220,6 +220,23 @@ def test_error_rates_of_all_systems(
     assert {row["system"] for row in rows} == {"merge", "base", "two"}
 
 
+def test_references_are_named_apart_and_must_be_there(client, finished, spec, models):
+    url = f"/merges/{finished}/evaluations"
+
+    def refused(name: str, folder: str) -> dict[str, Any]:
+        references = [{"name": name, "uri": f"file://{models}/{folder}"}]
+        answer = client.post(url, json=spec | {"references": references})
+        assert answer.status_code == 422
+        (problem,) = answer.json()["errors"]
+        return problem
+
+    assert refused("base", "two")["param"] == "references[0].name"
+    assert refused("one", "two")["param"] == "references[0].name"
+    assert refused("full", "gone")["param"] == "references[0].uri"
+    references = [{"name": "full", "uri": f"file://{models}/two"}]
+    assert client.post(url, json=spec | {"references": references}).status_code == 202
+
+
 def test_another_merge_is_compared_with(
     client: TestClient, backend: Backend, finished: str, spec: dict[str, Any]
 ):
