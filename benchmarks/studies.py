@@ -95,7 +95,7 @@ def _measured(body: Mapping[str, Any], output: Path) -> dict[str, float]:
     finally:
         engine.dispose()
     mine = [piece for piece in pieces if piece["system"].startswith("#")]
-    utterances = [u for piece in mine for u in piece["result"]["result"]["utterances"]]
+    utterances = [u for piece in mine for r in piece["result"] for u in r["result"]["utterances"]]
     fresh = [one for one in utterances if not one["cached"]]
     taken = sum(piece["finished_at"] - piece["started_at"] for piece in mine)
     complete = [row for row in rows if row["status"] == "complete"]

@@ -34,7 +34,7 @@ from app.sources.shared_audio import MOST_SHOWN, shared
 from app.storage import evaluations, merges, studies
 from app.storage.database import clock, writing
 from app.storage.leases import JobKind, LeaseLostError, finish, take
-from app.storage.studies import Piece, PlannedPiece
+from app.storage.studies import ALL_SETS, Piece, PlannedPiece
 from worker.attempts import Attempt, attempt_lease
 from worker.evaluation.audio import AudioError, find_segment, inspect, read_segment
 from worker.evaluation.runner import EvaluationStoppedError
@@ -49,6 +49,8 @@ from worker.studies.search import Search, Tried, importance
 
 # How often the lead checks whether other workers have finished.
 _WAIT_SECONDS = 0.1
+# A rung with fewer utterances is one piece, so that claiming and storing stay cheap.
+_LEAST_UTTERANCES = 32
 
 T = TypeVar("T")
 
@@ -80,14 +82,15 @@ class PieceWork:
         if self._decoder is None:
             self._decoder = _decoder_of(attempt, piece.study_id)
         self._decoder.stopping = attempt.keeper.stopping
-        evaluated = _decode(attempt, self._decoder, piece)
-        if skipped := evaluated.result.skipped:
+        found = _decode(attempt, self._decoder, piece)
+        skipped = [one for evaluated in found for one in evaluated.result.skipped]
+        if skipped:
             raise EvaluationFailedError(
                 f"{piece.system} on {piece.dataset}: this worker cannot decode {len(skipped)} "
                 f"utterances, first {skipped[0].audio} ({skipped[0].reason}); the study's lead "
                 "tries again. Give all workers the same AFLUENTE_FILE_ROOTS and mounts."
             )
-        _store(attempt, piece, evaluated)
+        _store(attempt, piece, found)
 
 
 class _Lead:
@@ -261,19 +264,28 @@ class _Lead:
         going = {int(trial["number"]): int(trial.get("rungs", 0)) for trial in batch}
         for rung in range(min(going.values()), len(shares)):
             here = [number for number, done in going.items() if done <= rung]
-            planned = [
-                PlannedPiece(f"#{number}", one.name, rung, len(part.utterances))
-                for number in here
-                for one in self._sets
-                if (part := self.decoder.part(one, rung)).utterances
-            ]
-            self._decode_all(planned)
+            shared = self._divided(rung)
+            self._decode_all(
+                [
+                    PlannedPiece(f"#{number}", name, rung, count)
+                    for number in here
+                    for name, count in shared.items()
+                ]
+            )
             verdicts = self._verdicts(here, rung, shares)
             self._retried(partial(studies.judge, self.engine, self.lease, verdicts))
             self.attempt.wake()
             going = {n: rung + 1 for n in here if verdicts[n]["status"] == "running"}
             if not going:
                 return
+
+    def _divided(self, rung: int) -> dict[str, int]:
+        """Return a rung's pieces: sets with their utterances; few utterances are one piece."""
+        counts = {one.name: len(self.decoder.part(one, rung).utterances) for one in self._sets}
+        total = sum(counts.values())
+        if total < _LEAST_UTTERANCES:
+            return {ALL_SETS: total} if total else {}
+        return {name: count for name, count in counts.items() if count}
 
     def _verdicts(
         self, numbers: Sequence[int], rung: int, shares: Sequence[float]
@@ -333,7 +345,8 @@ class _Lead:
             key = row["system"], row["dataset"], row["rung"]
             if key not in self._read:
                 self._read.add(key)
-                self._of(row["system"]).add(EvaluatedDataset.model_validate(row["result"]))
+                for evaluated in studies.unpack(row):
+                    self._of(row["system"]).add(evaluated)
         return failed
 
     def _of(self, system: str) -> Scores:
@@ -555,18 +568,18 @@ def _decoder_of(attempt: Attempt, study_id: str) -> StudyDecoder:
     )
 
 
-def _decode(attempt: Attempt, decoder: StudyDecoder, piece: Piece) -> EvaluatedDataset:
-    dataset = next(one for one in decoder.development.datasets if one.name == piece.dataset)
+def _decode(attempt: Attempt, decoder: StudyDecoder, piece: Piece) -> list[EvaluatedDataset]:
+    """Return a piece's results, one for each of its sets."""
+    sets = [one for one in decoder.development.datasets if piece.dataset in {one.name, ALL_SETS}]
     if not piece.system.startswith("#"):
-        return decoder.decode_system(piece.system, dataset)
+        return [decoder.decode_system(piece.system, dataset) for dataset in sets]
     trials = studies.trial_page(attempt.engine, piece.study_id, start=int(piece.system[1:]), size=1)
     recipe = Recipe.model_validate(trials[0]["recipe"])
-    return decoder.decode_trial(piece.system, recipe, dataset, piece.rung)
+    return [decoder.decode_trial(piece.system, recipe, one, piece.rung) for one in sets]
 
 
-def _store(attempt: Attempt, piece: Piece, evaluated: EvaluatedDataset) -> None:
-    document = evaluated.model_dump(mode="json")
-    attempt.retried(lambda: studies.finish_piece(attempt.engine, piece, document))
+def _store(attempt: Attempt, piece: Piece, found: Sequence[EvaluatedDataset]) -> None:
+    attempt.retried(lambda: studies.finish_piece(attempt.engine, piece, found))
 
 
 def _refuse_shared(

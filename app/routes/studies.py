@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from app.contract.states import MergeStatus
@@ -165,13 +166,14 @@ def cancel_study(backend: BackendDep, study_id: str) -> StudyResource:
     status_code=202,
     responses={
         202: {"model": StudyResource, "description": "The study goes on with the new budget."},
-        **problems(404, 409),
+        **problems(404, 408, 409, 413, 415),
     },
     response_model=None,
     openapi_extra=body_of(Extension),
 )
 async def extend_study(backend: BackendDep, study_id: str, document: Document) -> Response:
     """Give a study a larger budget: the new totals. One that has ended goes on."""
+    await run_in_threadpool(studies.find, backend, study_id)
     extension = studies.parse_extension(document)
     resource: Any = await CHANGE.run(studies.extend, backend, study_id, extension)
     return JSONResponse(resource.model_dump(mode="json"), 202)

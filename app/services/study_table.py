@@ -188,11 +188,9 @@ def _joined(rows: Iterable[Row]) -> dict[str, tuple[EvaluatedDataset, ...]]:
     """Return each system's results by set, the rungs' utterances put together."""
     found: dict[str, dict[str, EvaluatedDataset]] = {}
     for row in rows:
-        if row["result"] is None:
-            continue
-        one = EvaluatedDataset.model_validate(row["result"])
-        sets = found.setdefault(row["system"], {})
-        sets[one.name] = _with(sets[one.name], one) if one.name in sets else one
+        for one in studies.unpack(row):
+            sets = found.setdefault(row["system"], {})
+            sets[one.name] = _with(sets[one.name], one) if one.name in sets else one
     return {name: tuple(sets.values()) for name, sets in found.items()}
 
 

@@ -22,6 +22,7 @@ from sqlalchemy import (
     update,
 )
 
+from app.contract.evaluation import EvaluatedDataset
 from app.contract.identifiers import PIECE, STUDY, new_id
 from app.contract.states import OPEN
 from app.storage import events, leases
@@ -31,12 +32,14 @@ from app.storage.merges import progress
 from app.storage.tables import studies, study_pieces, study_trials
 
 UNIT = "trials"
+# The dataset of a piece that has a share of every set; no dataset can have this name.
+ALL_SETS = "*"
 _WANTED = frozenset({"queued", "running"})
 
 
 @dataclass(frozen=True)
 class PlannedPiece:
-    """A piece to create: a system on one rung's share of a development set."""
+    """A piece to create: a system on one rung's share of a development set, or of ALL_SETS."""
 
     system: str
     dataset: str
@@ -302,12 +305,13 @@ def claim(
         )
 
 
-def finish_piece(engine: Engine, piece: Piece, result: Mapping[str, Any]) -> None:
-    """Store the piece's result and end it; LeaseLostError if the study no longer runs."""
+def finish_piece(engine: Engine, piece: Piece, found: Sequence[EvaluatedDataset]) -> None:
+    """Store the piece's results and end it; LeaseLostError if the study no longer runs."""
+    result = [one.model_dump(mode="json") for one in found]
     with writing(engine) as connection:
         if _status(connection, piece.study_id) not in _WANTED:
             raise LeaseLostError(piece.study_id)
-        done = {"progress_done": piece.utterances, "result": dict(result)}
+        done = {"progress_done": piece.utterances, "result": result}
         leases.finish(connection, piece.lease, "succeeded", done)
 
 
@@ -357,6 +361,11 @@ def results(
         query = query.where(table.c.system.in_(sorted(systems)))
     with reading(engine) as connection:
         return list(connection.execute(query).mappings())
+
+
+def unpack(row: Mapping[Any, Any]) -> list[EvaluatedDataset]:
+    """Return the results of a finished piece, one for each of its sets."""
+    return [EvaluatedDataset.model_validate(one) for one in row["result"] or ()]
 
 
 def claimable(engine: Engine) -> list[str]:

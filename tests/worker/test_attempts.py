@@ -70,7 +70,7 @@ def test_an_attempt_that_wakes_too_late_leaves_the_next_ones_scratch_alone(
     # Its keeper, which would notice, has not run yet.
     keeper = LeaseKeeper(engine, old, settings, "wrk_1", lambda reason: None)
     queue = Queue(str(settings.broker))
-    _run(Attempt(settings, engine, queue, store, old, keeper), fill)
+    _run(Attempt(settings, engine, queue, store, old, keeper, "wrk_test"), fill)
     assert list(store.attempt_folder(merge_id, new.fence).iterdir())
     assert leases.status_of(engine, new) == "running"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,23 @@ from worker.evaluation.whisper.transcriber import Transcriber
 from worker.loadable import blaming
 
 Samples = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sound:
+    """An utterance of one window as the model takes it; the seed depends only on the audio.
+
+    `features` are log-mel features, (bins, frames), `mask` has 1 for frames that hold audio.
+    """
+
+    features: torch.Tensor
+    mask: torch.Tensor
+    seed: int
+
+    @property
+    def size_bytes(self) -> int:
+        """How much memory it takes."""
+        return self.features.nbytes + self.mask.nbytes
 
 
 class SpeechDecoder:
@@ -84,16 +102,32 @@ class SpeechDecoder:
                 )
             target.copy_(values)
 
-    def decode(self, speech: Sequence[Samples], language: str | None = None) -> list[str]:
-        """Return the text of each utterance; none may be longer than the checkpoint's window.
+    def sound(self, samples: Samples) -> Sound:
+        """Return what the model takes of an utterance, which must fit its window.
 
-        `speech` is float32 at 16 kHz. If `language` is None, a multilingual checkpoint detects it.
+        `samples` are float32 at 16 kHz. The result is the same alone and in a batch.
         """
-        longest = max(len(samples) for samples in speech)
-        if longest > self.window_samples:
-            raise ValueError(f"{longest} samples do not fit the window of {self.window_samples}")
+        if len(samples) > self.window_samples:
+            raise ValueError(
+                f"{len(samples)} samples do not fit the window of {self.window_samples}"
+            )
         with blaming(f"{self.name} cannot be decoded with"):
-            inputs = self._features(speech, max_length=self.window_samples, padding="max_length")
+            found = self._features([samples], max_length=self.window_samples, padding="max_length")
+        return Sound(found.input_features[0], found.attention_mask[0], _seed(samples))
+
+    def decode(self, speech: Sequence[Samples], language: str | None = None) -> list[str]:
+        """Return the text of each utterance; none may be longer than the checkpoint's window."""
+        return self.transcribe([self.sound(samples) for samples in speech], language)
+
+    def transcribe(self, sounds: Sequence[Sound], language: str | None = None) -> list[str]:
+        """Return the text of each sound; multilingual models detect a language that is None."""
+        inputs = BatchFeature(
+            {
+                "input_features": torch.stack([one.features for one in sounds]),
+                "attention_mask": torch.stack([one.mask for one in sounds]),
+            }
+        )
+        with blaming(f"{self.name} cannot be decoded with"):
             if self.transcriber is None:
                 hypotheses = self._generate_window(inputs, language)
             else:
@@ -101,14 +135,12 @@ class SpeechDecoder:
             if self.fallback is not None:
                 hypotheses = [
                     self.fallback.apply(
-                        features[None].to(self.device, self.dtype),
+                        one.features[None].to(self.device, self.dtype),
                         tokens,
                         self._spoken(language),
-                        _seed(samples),
+                        one.seed,
                     )
-                    for features, tokens, samples in zip(
-                        inputs.input_features, hypotheses, speech, strict=True
-                    )
+                    for one, tokens in zip(sounds, hypotheses, strict=True)
                 ]
             return self._texts(hypotheses)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 
 import torch
+from cachetools import LRUCache
 
 from app.contract.errors import EvaluationFailedError
 from app.contract.evaluation import (
@@ -24,7 +26,7 @@ from app.contract.evaluation import (
 from app.sources.manifests import Manifest
 from worker.evaluation.audio import AudioError, check_levels, read_segment
 from worker.evaluation.checkpoint import read_facts
-from worker.evaluation.decoding import Samples, SpeechDecoder
+from worker.evaluation.decoding import Samples, Sound, SpeechDecoder
 from worker.evaluation.jobs import DecodingJob, DecodingSetup, Preparation, prepare_jobs
 from worker.evaluation.loading import backend_of
 
@@ -47,16 +49,17 @@ def evaluate(
     device: str | None = None,
     roots: tuple[Path, ...] | None = None,
     decoder: Callable[[], SpeechDecoder] | None = None,
+    sounds: SoundCache | None = None,
 ) -> DatasetResult:
     """Return the transcripts of all utterances, and the skipped utterances with reasons.
 
     `checkpoint_key` is the digest of the checkpoint's tensors, config, generation config and
     tokenizer. `decoder` returns a decoder that is loaded already; it is called if any transcript is
-    missing. `progress` gets the utterances done and their total after each batch, when its
-    transcripts are in the cache. Audio must be under the `roots` (None: anywhere). `device`
-    defaults to the first GPU, if there is one. Raises EvaluationStoppedError,
-    InvalidCheckpointError, OutOfMemoryError, and EvaluationFailedError for half precision without a
-    GPU.
+    missing. `sounds` keeps features for later calls. `progress` gets the utterances done and their
+    total after each batch, when its transcripts are in the cache. Audio must be under the `roots`
+    (None: anywhere). `device` defaults to the first GPU, if there is one. Raises
+    EvaluationStoppedError, InvalidCheckpointError, OutOfMemoryError, and EvaluationFailedError for
+    half precision without a GPU.
     """
 
     def check_stop() -> None:
@@ -81,7 +84,9 @@ def evaluate(
     def load() -> SpeechDecoder:
         return SpeechDecoder(checkpoint, device, dtype, options)
 
-    run = _Run(decoder or load, setup, preparation, cache, progress, check_stop)
+    run = _Run(
+        decoder or load, setup, preparation, cache, progress, check_stop, sounds or SoundCache(0)
+    )
     run.recall()
     run.decode()
     return _result(manifest, run)
@@ -90,6 +95,24 @@ def evaluate(
 def default_dtype(device: str) -> Dtype:
     """Return float16 for a GPU, otherwise float32."""
     return "float16" if torch.device(device).type == "cuda" else "float32"
+
+
+class SoundCache:
+    """The features of utterances, as many as fit a number of bytes; the last used stay."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._sounds: LRUCache[Hashable, Sound] = LRUCache(
+            max_bytes, getsizeof=lambda sound: sound.size_bytes
+        )
+
+    def get(self, key: Hashable) -> Sound | None:
+        """Return the features under a key, or None."""
+        return self._sounds.get(key)
+
+    def put(self, key: Hashable, sound: Sound) -> None:
+        """Keep features, if they fit."""
+        with suppress(ValueError):  # larger than the whole cache
+            self._sounds[key] = sound
 
 
 @dataclass
@@ -102,10 +125,12 @@ class _Run:
     cache: TranscriptCache
     progress: Callable[[int, int], None]
     check_stop: Callable[[], None]
+    sounds: SoundCache
     transcripts: dict[str, Transcript] = field(default_factory=dict)
     reused: frozenset[str] = frozenset()
     unreadable: dict[str, str] = field(default_factory=dict)
     done: int = 0
+    _hearing_seconds: float = 0.0
 
     @cached_property
     def decoder(self) -> SpeechDecoder:
@@ -130,10 +155,9 @@ class _Run:
         """Decode the rest in batches; each is cached before the next one starts."""
         missing = {job.key: job for job in self.preparation.jobs if job.key not in self.transcripts}
         for batch in self._batches([job for job in missing.values() if not job.is_long]):
-            speech = [samples for _, samples in batch]
-            decoder = self.decoder
-            started = perf_counter()
-            texts = decoder.decode(speech, batch[0][0].language)
+            started = perf_counter() - self._hearing_seconds
+            self._hearing_seconds = 0.0
+            texts = self.decoder.transcribe([sound for _, sound in batch], batch[0][0].language)
             self._keep([job for job, _ in batch], texts, perf_counter() - started)
         for job in (job for job in missing.values() if job.is_long):
             self.check_stop()
@@ -149,7 +173,7 @@ class _Run:
         skipped = len(self.preparation.skipped)
         self.progress(self.done + skipped, self.utterances_of.total() + skipped)
 
-    def _batches(self, jobs: Sequence[DecodingJob]) -> Iterator[list[tuple[DecodingJob, Samples]]]:
+    def _batches(self, jobs: Sequence[DecodingJob]) -> Iterator[list[tuple[DecodingJob, Sound]]]:
         """Yield batches of readable audio, each of one language, the longest audio first.
 
         The order depends only on the jobs, and all batches but the last are full, so that a resumed
@@ -157,11 +181,11 @@ class _Run:
         """
         for language in sorted({job.language or "" for job in jobs}):
             alike = [job for job in jobs if (job.language or "") == language]
-            batch: list[tuple[DecodingJob, Samples]] = []
+            batch: list[tuple[DecodingJob, Sound]] = []
             for job in sorted(alike, key=lambda job: (-job.segment.seconds, job.key)):
-                samples = self._read(job)
-                if samples is not None:
-                    batch.append((job, samples))
+                sound = self._hear(job)
+                if sound is not None:
+                    batch.append((job, sound))
                 if len(batch) == self.setup.options.batch_size:
                     self.check_stop()
                     yield batch
@@ -169,6 +193,18 @@ class _Run:
             if batch:
                 self.check_stop()
                 yield batch
+
+    def _hear(self, job: DecodingJob) -> Sound | None:
+        """Return an utterance's features; None, and note why, if it cannot be read."""
+        key = job.segment, self.setup.facts.features, self.setup.facts.window_samples
+        sound = self.sounds.get(key)
+        if sound is None and (samples := self._read(job)) is not None:
+            decoder = self.decoder
+            started = perf_counter()
+            sound = decoder.sound(samples)
+            self._hearing_seconds += perf_counter() - started
+            self.sounds.put(key, sound)
+        return sound
 
     def _read(self, job: DecodingJob) -> Samples | None:
         try:

@@ -7,6 +7,7 @@ and the model loaded once.
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -36,15 +37,30 @@ from app.sources.manifests import Manifest, read_manifest
 from app.sources.policy import SourcePolicy
 from app.storage.transcripts import StoredTranscripts
 from worker.evaluation.decoding import SpeechDecoder
-from worker.evaluation.runner import default_dtype, evaluate
+from worker.evaluation.runner import SoundCache, default_dtype, evaluate
 from worker.merging.engine.job import Observer
 from worker.merging.engine.run import run_in_memory
 from worker.merging.local import fetch_all, make_job
+from worker.merging.memory import available_bytes
 from worker.studies.racing import order, rungs, share
 from worker.systems import Checkpoints, System
 
 # Norms and spectra of the experts, which all trials share, are kept on disk up to this size.
 _REDUCTIONS_BYTES = 8 * 2**30
+# Merged tensors may take this part of the available memory, and so may features.
+_SHARE_OF_MEMORY = 6
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """A trial's tensors by name, and their digest."""
+
+    weights: dict[str, torch.Tensor]
+    digest: str
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.weights.values())
 
 
 @dataclass
@@ -58,12 +74,11 @@ class StudyDecoder:
     device: str
     stopping: Event
     loaded: str | None = None
-    """The trial whose weights the model has."""
+    """The system that was decoded last: going on with it needs no merge."""
     _manifests: dict[str, Manifest] = field(default_factory=dict)
-    _weights: dict[str, torch.Tensor] = field(default_factory=dict)
-    _digest: str = ""
+    _merged: OrderedDict[str, _Merged] = field(default_factory=OrderedDict)
     _decoders: dict[DecodingOptions, SpeechDecoder] = field(default_factory=dict)
-    _fresh: set[DecodingOptions] = field(default_factory=set)
+    _loaded: dict[DecodingOptions, str] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
 
     def should_stop(self) -> bool:
@@ -129,16 +144,15 @@ class StudyDecoder:
         self, system: str, recipe: Recipe, dataset: DatasetSpec, rung: int
     ) -> EvaluatedDataset:
         """Return a trial's result on a rung's share of a set, merging it first if necessary."""
-        if self.loaded != system:
-            self._merge(recipe)
-            self.loaded = system
+        merged = self._merge(system, recipe)
+        self.loaded = system
         # Languages are arguments of every call, so decoders do not differ in them.
         languages = {"language": None, "default_language": None}
         options = self.development.decoding_of(dataset).model_copy(update=languages)
-        key = hashlib.sha256(f"{self._reference_key} {self._digest}".encode()).hexdigest()
+        key = hashlib.sha256(f"{self._reference_key} {merged.digest}".encode()).hexdigest()
 
         def decoder() -> SpeechDecoder:
-            return self._decoder(options)
+            return self._decoder(options, system, merged)
 
         result = self._evaluate(self._reference_folder, key, dataset, rung, decoder)
         return self._named(dataset, result)
@@ -171,23 +185,40 @@ class StudyDecoder:
         kept = sorted((name, sha) for name, sha in files.items() if name.endswith(".json"))
         return hashlib.sha256(str(kept).encode()).hexdigest()
 
-    def _merge(self, recipe: Recipe) -> None:
-        """Merge into the weights, which decoders take over when they are next used."""
-        planned = replan(self.prepared, recipe)
-        job = make_job(planned, self.locals, Path("trial"), self.settings)
-        job = replace(job, store_bytes=max(job.store_bytes, _REDUCTIONS_BYTES))
-        self.loaded = None
-        self._digest = run_in_memory(job, self._weights, Observer(stopping=self.stopping))
-        self._fresh.clear()
+    @cached_property
+    def _room(self) -> int:
+        """How many bytes merged tensors may take; at least one trial's are kept."""
+        return available_bytes() // _SHARE_OF_MEMORY
 
-    def _decoder(self, options: DecodingOptions) -> SpeechDecoder:
+    @cached_property
+    def _sounds(self) -> SoundCache:
+        return SoundCache(available_bytes() // _SHARE_OF_MEMORY)
+
+    def _merge(self, system: str, recipe: Recipe) -> _Merged:
+        """Return a trial's tensors; those of the last trials are kept, as far as memory allows."""
+        if system not in self._merged:
+            planned = replan(self.prepared, recipe)
+            job = make_job(planned, self.locals, Path("trial"), self.settings)
+            job = replace(job, store_bytes=max(job.store_bytes, _REDUCTIONS_BYTES))
+            weights: dict[str, torch.Tensor] = {}
+            if self._merged:
+                newest = next(reversed(self._merged.values()))
+                if (len(self._merged) + 1) * newest.size_bytes > self._room:
+                    # Its memory is used again.
+                    weights = self._merged.popitem(last=False)[1].weights
+            digest = run_in_memory(job, weights, Observer(stopping=self.stopping))
+            self._merged[system] = _Merged(weights, digest)
+        self._merged.move_to_end(system)
+        return self._merged[system]
+
+    def _decoder(self, options: DecodingOptions, system: str, merged: _Merged) -> SpeechDecoder:
         if options not in self._decoders:
             dtype = options.dtype or default_dtype(self.device)
             decoder = SpeechDecoder(self._reference_folder, self.device, dtype, options)
             self._decoders[options] = decoder
-        if options not in self._fresh:
-            self._decoders[options].assign(self._weights)
-            self._fresh.add(options)
+        if self._loaded.get(options) != system:
+            self._decoders[options].assign(merged.weights)
+            self._loaded[options] = system
         return self._decoders[options]
 
     def _evaluate(
@@ -208,6 +239,7 @@ class StudyDecoder:
             device=self.device,
             roots=self.policy.file_roots,
             decoder=decoder,
+            sounds=self._sounds,
         )
 
     def _named(self, dataset: DatasetSpec, result: DatasetResult) -> EvaluatedDataset:

@@ -118,7 +118,12 @@ HEADERS = (
 
 def _hostile_requests(service: Service) -> Iterator[str]:
     """Yield heads of requests in which one parameter is strange."""
-    place = {"merge_id": service.finished, "name": "model.safetensors", "evaluation_id": "x"}
+    place = {
+        "merge_id": service.finished,
+        "name": "model.safetensors",
+        "evaluation_id": "x",
+        "study_id": "x",
+    }
     for path, operations in SCHEMA.raw_schema["paths"].items():
         for method, operation in operations.items():
             for parameter in operation.get("parameters", []):

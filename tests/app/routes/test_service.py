@@ -234,7 +234,10 @@ def test_every_documented_call_on_what_is_not_there_is_not_found(client: TestCli
         }
         concrete = path.replace("{merge_id}", new_id("mrg")).replace("{name}", "x")
         concrete = concrete.replace("{evaluation_id}", new_id("evl"))
-        body = {"json": {"datasets": []}} if path.endswith("/evaluations") else {}
+        concrete = concrete.replace("{study_id}", new_id("std"))
+        bodies = {"evaluations": {"datasets": []}, "extend": {"trials": 9}}
+        given = bodies.get(path.rpartition("/")[2])
+        body = {} if given is None or method != "post" else {"json": given}
         answer = client.request(method.upper(), concrete, params=query, **body)
         assert answer.status_code == 404, (method, path)
         if method != "head":

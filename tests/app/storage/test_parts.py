@@ -12,7 +12,13 @@ from app.storage import evaluations, events, leases, parts
 from app.storage.database import migrate, now, reading, writing
 from app.storage.leases import JobKind, Lease, LeaseLostError
 from app.storage.parts import Part, PlannedPart
-from app.storage.tables import evaluation_parts, evaluation_results
+from app.storage.tables import (
+    evaluation_parts,
+    evaluation_results,
+    studies,
+    study_pieces,
+    study_trials,
+)
 from app.storage.tables import evaluations as evaluations_table
 from app.storage.tables import events as events_table
 
@@ -234,9 +240,7 @@ def _told(engine: Engine, lead: Lease) -> list[int]:
 def test_an_evaluation_that_an_upgrade_finds_under_way_ends_all_the_same(
     engine: Engine, lead: Lease, its_worker: str
 ):
-    with engine.begin() as connection:
-        evaluation_parts.drop(connection)
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0002'")
+    _downgrade(engine)
     migrate(engine)
     if its_worker == "is gone":
         leases.abandon(engine, lead.owner)
@@ -251,6 +255,20 @@ def test_an_evaluation_that_an_upgrade_finds_under_way_ends_all_the_same(
     row = evaluations.get(engine, lead.id)
     assert row is not None
     assert row["status"] == "succeeded"
+
+
+def _downgrade(engine: Engine) -> None:
+    """Put the schema back to before there were parts and studies."""
+    with engine.begin() as connection:
+        for table in (evaluation_parts, study_pieces, study_trials, studies, events_table):
+            table.drop(connection)
+        connection.exec_driver_sql(
+            "CREATE TABLE events (merge_id VARCHAR(30) NOT NULL, sequence INTEGER NOT NULL, "
+            "type VARCHAR(20) NOT NULL, data JSON NOT NULL, created_at FLOAT NOT NULL, "
+            "CONSTRAINT pk_events PRIMARY KEY (merge_id, sequence), CONSTRAINT fk_events_merge_id "
+            "FOREIGN KEY (merge_id) REFERENCES merges (id) ON DELETE CASCADE)"
+        )
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0002'")
 
 
 def test_parts_are_no_jobs_that_messages_name(engine: Engine, lead: Lease):
