@@ -16,6 +16,7 @@ import pytest
 import soundfile
 from sqlalchemy import Engine, delete, select
 
+from app.storage import fleet
 from app.storage.database import connect, reading, writing
 from app.storage.tables import evaluation_parts, evaluations, transcripts
 from tests.e2e.stack import Stack, running
@@ -61,7 +62,9 @@ class Service:
         self.merge_id = stack.finish(stack.post(recipe)["id"])["id"]
 
     def evaluate(self) -> str:
-        """Ask for an evaluation that decodes everything; return its path."""
+        """Ask all workers for an evaluation that decodes everything; return its path."""
+        workers = sum(name.startswith("worker") for name in self.stack.state["children"])
+        self.wait(lambda: len(fleet.alive(self.engine, 15.0)) >= workers)
         spec = {
             "datasets": self.sets, "language": "pt", "batch_size": 1, "num_beams": 3,
             "compare_with": ["base"], "gate": {"max_wer": 1},
