@@ -240,7 +240,7 @@ def _searched(
             if not value or not all(isinstance(one, _SCALARS) for one in value):
                 message = "A list of choices has at least one value, each a number or a text."
                 problems.append(Problem(message, where + name))
-            elif len(set(map(repr, value))) < len(value):
+            elif len(set(value)) < len(value):
                 problems.append(Problem("A choice is given twice.", where + name))
             else:
                 found.append(Dimension(prefix + name, tuple(value)))
@@ -250,7 +250,12 @@ def _searched(
             except ValidationError as error:
                 problems += problems_of(error, Range, where + name)
                 continue
-            found.append(Dimension(prefix + name, (), wide, _is_integer(method, name)))
+            integer = _is_integer(method, name)
+            if integer and any(number % 1 for number in (wide.low, wide.high, wide.step or 1)):
+                message = f"{name} is a whole number; so must be low, high and step."
+                problems.append(Problem(message, where + name))
+                continue
+            found.append(Dimension(prefix + name, (), wide, integer))
     return found
 
 
@@ -290,10 +295,13 @@ def _placed(problem: Problem, where: str) -> Problem:
 
 def _measured(request: StudyRequest, problems: list[Problem]) -> tuple[Measure, ...]:
     try:
-        return request.measures()
+        found = request.measures()
     except ValueError as error:
         problems.append(Problem(f"{error}.", "objectives"))
         return ()
+    if len({(one.sets, one.average) for one in found}) < len(found):
+        problems.append(Problem("An objective is given twice.", "objectives"))
+    return found
 
 
 def _limited(

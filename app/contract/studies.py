@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isinf
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -9,6 +10,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
@@ -24,6 +26,8 @@ from app.contract.requests import Checkpoint, CheckpointRef, OutputSpec
 Strategy = Literal["grid", "random", "tpe", "cma_es", "nsga2"]
 MOST_TRIALS = 1000
 DEFAULT_TRIALS = 50
+# Float arithmetic with smaller steps is of no use.
+_MOST_STEPS = 10**6
 # The shares of the development utterances after which trials are compared.
 RUNGS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 
@@ -48,6 +52,10 @@ class Range(_Model):
             raise ValueError("A logarithmic range takes no step")
         if self.log and self.low <= 0:
             raise ValueError("A logarithmic range begins above 0")
+        if isinf(self.high - self.low):
+            raise ValueError("`low` and `high` are too far apart")
+        if self.step is not None and not 1 <= (self.high - self.low) / self.step <= _MOST_STEPS:
+            raise ValueError(f"A range has 1 to {_MOST_STEPS:,} steps")
         return self
 
 
@@ -73,6 +81,9 @@ class Candidate(_Model):
         description="Experts' weights by name: a value, a list of choices, or a range.",
     )
     rules: tuple[CandidateRule, ...] = Field((), max_length=50)
+
+
+_CANDIDATES = TypeAdapter(tuple[Candidate, ...])
 
 
 class SearchSpec(_Model):
@@ -251,7 +262,8 @@ class StudyRequest(_Model):
             raise ValueError('Give a list of candidates, or "all"')
         if value != "all" and not 1 <= len(value) <= 100:
             raise ValueError("Give 1 to 100 candidates")
-        return value
+        # Here, because errors in a union name its alternatives instead of fields.
+        return value if value == "all" else _CANDIDATES.validate_python(value)
 
     @model_validator(mode="after")
     def _fits_together(self) -> StudyRequest:
@@ -261,8 +273,8 @@ class StudyRequest(_Model):
                     raise ValueError(f"{name} need development sets; add `development`")
             if self.search.strategy not in {"grid", "random"}:
                 raise ValueError(
-                    f"{self.search.strategy} needs `development` sets to learn from; without "
-                    "them use the strategy grid or random"
+                    f"The strategy {self.search.strategy} needs `development` sets to learn from; "
+                    "without them use grid or random"
                 )
         if self.gate is not None:
             if self.test is None:

@@ -40,6 +40,14 @@ def problems(**changes: Any) -> dict[str | None, str]:
     return {problem.param: problem.message for problem in refused.value.as_problems()}
 
 
+PARAMETERS = "candidates[0].parameters."
+RULE = "candidates[0].rules[0]."
+
+
+def searching(method: str, **parameters: Any) -> dict[str, Any]:
+    return {"candidates": [{"method": method, "parameters": parameters}]}
+
+
 def test_choices_ranges_weights_and_rules_are_dimensions_and_fill_the_merge_request():
     found = study(
         candidates=[
@@ -132,6 +140,29 @@ def test_all_candidates_are_the_methods_that_these_checkpoints_allow():
         ({"search": {"strategy": "cma_es"}}, "search.strategy", "ranges of one candidate"),
         ({"development": None, "objectives": ["all.macro"]}, None, "development"),
         ({"gate": {"max_wer": 0.1}}, None, "test"),
+        ({"objectives": ["in_domain", "in_domain.macro"]}, "objectives", "given twice"),
+        ({"candidates": [{"method": "soup", "rules": [{}]}]}, RULE + "match", "is required"),
+        (searching("ties", density=[1, 1.0]), PARAMETERS + "density", "given twice"),
+        (
+            searching("ties", scaling_coefficient={"low": -1e308, "high": 1e308}),
+            PARAMETERS + "scaling_coefficient",
+            "too far apart",
+        ),
+        (
+            searching("ties", density={"low": 0, "high": 1, "step": 1e-320}),
+            PARAMETERS + "density",
+            "1 to 1,000,000 steps",
+        ),
+        (
+            searching("ties", density={"low": 0, "high": 1, "step": 3}),
+            PARAMETERS + "density",
+            "1 to 1,000,000 steps",
+        ),
+        (
+            searching("karcher", max_iter={"low": 1, "high": 3, "step": 0.5}),
+            PARAMETERS + "max_iter",
+            "whole number",
+        ),
     ],
 )
 def test_what_cannot_be_searched_is_refused_by_field(
