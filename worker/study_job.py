@@ -44,7 +44,7 @@ from worker.invitations import invite
 from worker.merge_job import do_merge
 from worker.merging.local import choose_device
 from worker.studies.decoder import StudyDecoder
-from worker.studies.racing import Scores, front, judge, rungs
+from worker.studies.racing import Scores, front, judge, objectives_of, rungs
 from worker.studies.search import Search, Tried, importance
 
 # How often the lead checks whether other workers have finished.
@@ -174,6 +174,12 @@ class _Lead:
             for one in self._sets
         ]
         self._decode_all(planned)
+        self._refresh([])
+        if objectives_of(self.study, self._of(self.study.systems[0])) is None:
+            raise EvaluationFailedError(
+                "The development sets of an objective have no reference words: no trial could be "
+                "rated. Choose another objective, or sets with words."
+            )
 
     def _decode_all(self, planned: Sequence[PlannedPiece]) -> None:
         """Decode pieces together with other workers; return when all are over."""
@@ -311,12 +317,9 @@ class _Lead:
             verdict = found[number]
             status = "complete" if is_last else "stopped" if verdict.reason else "running"
             objectives = verdict.objectives
-            reason = None if is_last else verdict.reason
-            if objectives is None:
-                status, reason = "failed", "a set of an objective has no reference words"
             columns[number] = {
                 "status": status,
-                "reason": reason,
+                "reason": None if is_last else verdict.reason,
                 "rungs": rung + 1,
                 "scores": {
                     "fraction": shares[rung],
@@ -394,7 +397,7 @@ class _Lead:
         if request.keep != "all":
             ranked = ranked[: request.keep]
         if not feasible:
-            return self._described(None, [], [], self._why_none(complete))
+            return self._described(None, [], [], self._why_none(trials, complete))
         return self._described(best[0], ranked, best, None)
 
     def _described(
@@ -410,10 +413,15 @@ class _Lead:
             "importance": importance(self.study, tried) if self._sets else {},
         }
 
-    def _why_none(self, complete: Sequence[Mapping[Any, Any]]) -> str:
+    def _why_none(
+        self, trials: Sequence[Mapping[Any, Any]], complete: Sequence[Mapping[Any, Any]]
+    ) -> str:
         """Return why no trial can be shipped: the constraint that the best of them exceeds."""
         if not complete:
-            return "No trial was decoded to the end: each was stopped early, or failed."
+            return (
+                "No trial was decoded to the end: each was stopped early, or failed. "
+                f"#0: {trials[0]['reason']}."
+            )
         nearest = min(complete, key=lambda trial: max(trial["scores"]["violations"], default=0.0))
         violations = nearest["scores"]["violations"]
         constraint, _ = self.study.limits[int(np.argmax(violations))]

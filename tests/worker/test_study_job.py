@@ -232,10 +232,31 @@ def test_constraints_that_nothing_meets_ship_nothing_and_say_which(service, body
     found = service.study({**body, "constraints": limits, "name": "impossible"})
     assert found["outcome"]["shipped"] is None
     assert found["outcome"]["kept"] == []
-    assert found["outcome"]["reason"]
+    assert "cannot meet the constraint on fast" in found["outcome"]["reason"]
     for trial in service.trials(found):
         assert trial["status"] == "stopped"
         assert "cannot meet the constraint on fast" in trial["reason"]
+
+
+def test_utterances_without_words_are_no_reason_to_stop(service, body, manifests):
+    """Whichever are decoded first."""
+    entries = lines_of("fast", "dev")
+    silent = [{**one, "text": ""} for one in entries[:-1]]
+    sets = []
+    for name, lines in (("quiet", [*silent, entries[-1]]), ("silent", silent)):
+        write(manifests / f"{name}.jsonl", lines)
+        sets.append({"name": name, "uri": (manifests / f"{name}.jsonl").as_uri()})
+    request = {**body, "candidates": [{"method": "soup"}], "test": None, "name": "quiet"}
+    request["development"] = {"datasets": sets[:1], "language": "pt"}
+    found = service.study(request)
+    assert service.trials(found)[0]["sets"]["quiet"]["utterances"] == UTTERANCES
+    # Where nothing can be rated, the study says so before it tries anything.
+    request["development"] = {"datasets": sets[1:], "language": "pt"}
+    study_id = service.client.post("/studies", json=request).json()["id"]
+    service.work(JobKind.STUDY, study_id)
+    found = service.client.get(f"/studies/{study_id}").json()
+    assert "no reference words" in found["error"]["message"]
+    assert service.trials(found) == []
 
 
 def test_a_gate_that_refuses_the_winner_ships_nothing_and_says_why(service, body):
