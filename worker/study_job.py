@@ -104,6 +104,7 @@ class _Lead:
         self._device_type = device_type_of(attempt.settings)
         self._scores: dict[str, Scores] = {}
         self._read: set[tuple[str, str, int]] = set()
+        self._budget: tuple[int, float | None] = (0, None)
 
     @property
     def _sets(self) -> tuple[DatasetSpec, ...]:
@@ -121,6 +122,11 @@ class _Lead:
         if self._sets:
             self._phase(StudyPhase.REFERENCES)
             self._measure_systems()
+        while not self._end(self._found()):
+            pass  # extended while the merges were made and tested
+
+    def _found(self) -> dict[str, Any]:
+        """Search, make merges of the best trials and test them; return the outcome."""
         self._phase(StudyPhase.SEARCHING)
         self._search()
         outcome = self._outcome()
@@ -130,7 +136,7 @@ class _Lead:
             if self.study.request.test is not None:
                 self._phase(StudyPhase.TESTING)
                 outcome = self._test(outcome)
-        self._end(outcome)
+        return outcome
 
     # Preparing
 
@@ -256,6 +262,7 @@ class _Lead:
     def _left(self) -> int:
         """Return how many trials may start now."""
         row = self._row()
+        self._budget = row["trials"], row["seconds"]
         if row["seconds"] is not None and self._trials():
             first = self._trials()[0]["created_at"]
             if clock(self.engine) - first > row["seconds"]:
@@ -435,7 +442,10 @@ class _Lead:
     def _merge(self, outcome: dict[str, Any]) -> dict[str, Any]:
         """Make the kept trials ordinary merges."""
         trials = {int(trial["number"]): trial for trial in self._trials()}
-        made = {n: trial["merge_id"] for n, trial in trials.items() if trial["merge_id"]}
+        made = {n: trial["merge_id"] for n, trial in trials.items() if self._stands(trial)}
+        stored = {
+            one["trial"]: one["evaluation_id"] for one in self._row()["outcome"].get("kept", ())
+        }
 
         def create() -> None:
             with writing(self.engine) as connection:
@@ -447,6 +457,7 @@ class _Lead:
                 made.update(fresh)
                 for one in outcome["kept"]:
                     one["merge_id"] = made[one["trial"]]
+                    one["evaluation_id"] = stored.get(one["trial"])
                 studies.keep(connection, self.lease, fresh, outcome)
 
         self._retried(create)
@@ -460,6 +471,11 @@ class _Lead:
                     f"The merge {one['merge_id']} of #{one['trial']} was not made: {why}"
                 )
         return outcome
+
+    def _stands(self, trial: Mapping[Any, Any]) -> bool:
+        """Return whether the trial has a merge, which was not deleted, cancelled or failed."""
+        row = merges.get(self.engine, trial["merge_id"]) if trial["merge_id"] else None
+        return row is not None and row["status"] in {"queued", "running", "succeeded"}
 
     def _create(self, connection: Connection, trial: Mapping[Any, Any]) -> str:
         request = self.study.request
@@ -480,13 +496,10 @@ class _Lead:
     def _test(self, outcome: dict[str, Any]) -> dict[str, Any]:
         """Evaluate the kept merges on the test sets, compared with each other."""
         uris = [merge_uri(one["merge_id"]) for one in outcome["kept"]]
-        stored = self._row()["outcome"].get("kept", [])
-        known = {one["merge_id"]: one["evaluation_id"] for one in stored}
 
         def create() -> None:
             with writing(self.engine) as connection:
                 for one, own in zip(outcome["kept"], uris, strict=True):
-                    one["evaluation_id"] = known.get(one["merge_id"])
                     if one["evaluation_id"] is None:
                         others = tuple(uri for uri in uris if uri != own)
                         judged = one["trial"] == outcome["winner"]
@@ -525,18 +538,24 @@ class _Lead:
                 if attempt.keeper.stopping.wait(_WAIT_SECONDS):
                     raise EvaluationStoppedError
 
-    def _end(self, outcome: dict[str, Any]) -> None:
-        """Ship the winner, if its gate has passed."""
+    def _end(self, outcome: dict[str, Any]) -> bool:
+        """Ship the winner, if its gate has passed; False if the study was extended meanwhile."""
         winner = next((o for o in outcome["kept"] if o["trial"] == outcome["winner"]), None)
         if winner is not None:
             outcome["shipped"], outcome["reason"] = self._shipped(winner)
 
-        def end() -> None:
+        def end() -> bool:
             with writing(self.engine) as connection:
+                row = studies.lock(connection, self.lease.id)
+                if row is not None and (row["trials"], row["seconds"]) != self._budget:
+                    studies.keep(connection, self.lease, {}, {})
+                    return False
                 finish(connection, self.lease, "succeeded", {"outcome": outcome, "phase": None})
+                return True
 
-        self._retried(end)
+        ended = self._retried(end)
         self.attempt.wake()
+        return ended
 
     def _shipped(self, winner: Mapping[str, Any]) -> tuple[str | None, str | None]:
         row = (

@@ -14,7 +14,7 @@ from app.contract.errors import ConflictError, InvalidRequestError, NotFoundErro
 from app.contract.identifiers import STUDY, is_id
 from app.contract.problems import problems_of
 from app.contract.spaces import Space, Study, check_study
-from app.contract.states import FINAL, OPEN, StudyPhase
+from app.contract.states import FINAL, OPEN
 from app.contract.studies import MOST_TRIALS, parse_study
 from app.services.backend import Backend
 from app.services.checks import check_study_sources, named_merges, refuse_deleted
@@ -33,8 +33,6 @@ from app.services.resources import (
 from app.storage import leases, merges, studies
 from app.storage.database import clock, writing
 from app.storage.leases import JobKind
-
-_AFTER_SEARCHING = frozenset({StudyPhase.MERGING.value, StudyPhase.TESTING.value})
 
 
 class Extension(BaseModel):

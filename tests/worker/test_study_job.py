@@ -15,8 +15,9 @@ from fastapi.testclient import TestClient
 from app.contract.settings import Settings
 from app.main import create_app
 from app.storage.database import connect, migrate
-from app.storage.leases import JobKind
-from worker.attempts import attempt_job
+from app.storage.leases import JobKind, abandon, recover
+from worker import study_job
+from worker.attempts import Attempt, attempt_job
 from worker.evaluation_job import do_evaluation
 from worker.merge_job import do_merge
 from worker.study_job import do_study
@@ -219,12 +220,57 @@ def test_extending_a_study_goes_on_where_it_was(service, study, body):
     short = service.study({**body, "name": "short", "search": {**body["search"], "trials": 2}})
     refused = service.client.post(f"{short['links']['extend']}", json={"trials": 2})
     assert refused.status_code == 422
+    for one in short["outcome"]["kept"]:  # what is needed of them is made again
+        assert service.client.delete(f"/merges/{one['merge_id']}").status_code == 204
     assert service.client.post(short["links"]["extend"], json={"trials": 4}).status_code == 202
     longer = service.go_on(short["id"])
     assert [t["values"] for t in service.trials(longer)] == [
         t["values"] for t in service.trials(study)
     ]
     assert longer["outcome"]["winner"] == study["outcome"]["winner"]
+
+
+def test_a_study_that_is_extended_while_it_tests_goes_on_before_it_ends(
+    service, study, body, monkeypatch
+):
+    answer = service.client.post(
+        "/studies", json={**body, "search": {**body["search"], "trials": 2}}
+    )
+    links, evaluated = answer.json()["links"], []
+
+    def extending(attempt: Attempt) -> None:
+        if not evaluated:
+            service.client.post(links["extend"], json={"trials": 4})
+        evaluated.append(attempt.lease.id)
+        do_evaluation(attempt)
+
+    monkeypatch.setattr(study_job, "do_evaluation", extending)
+    longer = service.go_on(answer.json()["id"])
+    assert longer["budget"]["trials_used"] == 4
+    assert longer["outcome"]["winner"] == study["outcome"]["winner"]
+    assert evaluated[2:] == [one["evaluation_id"] for one in longer["outcome"]["kept"]]
+
+
+def test_a_worker_that_takes_over_while_merges_are_tested_makes_no_second_tests(
+    service, body, monkeypatch
+):
+    lost = []
+
+    def dying(attempt: Attempt) -> None:
+        lost.append(attempt.lease.id)
+        raise SystemExit
+
+    study_id = service.client.post("/studies", json=body).json()["id"]
+    with monkeypatch.context() as patch:
+        patch.setattr(study_job, "do_evaluation", dying)
+        with pytest.raises(SystemExit):
+            service.work(JobKind.STUDY, study_id)
+    engine = connect(service.settings.database)
+    abandon(engine, "")
+    recover(engine, 5, {}, {})
+    engine.dispose()
+    found = service.go_on(study_id)
+    assert found["outcome"]["kept"][0]["evaluation_id"] == lost[0]
 
 
 def test_constraints_that_nothing_meets_ship_nothing_and_say_which(service, body):
