@@ -16,9 +16,9 @@ import numpy as np
 from sqlalchemy import Connection
 
 from app.contract.errors import (
-    AfluenteError,
     EvaluationFailedError,
     InvalidManifestError,
+    OutputOverflowError,
     Problem,
     UndefinedMergeError,
 )
@@ -219,10 +219,8 @@ class _Lead:
             with attempt.keeper.holding(piece.lease):
                 try:
                     _store(attempt, piece, _decode(attempt, self.decoder, piece))
-                except AfluenteError as error:
-                    if not piece.system.startswith("#"):
-                        raise
-                    # This point has no merge, or none that can be decoded; others may have.
+                except (OutputOverflowError, UndefinedMergeError) as error:
+                    # This point has no merge; others may have. Other errors are not the point's.
                     record = error.as_record()
                     self._retried(lambda: studies.fail_piece(self.engine, piece, record))
         except LeaseLostError:

@@ -339,6 +339,30 @@ def test_a_point_that_cannot_be_merged_fails_alone(service, body):
     assert found["outcome"]["winner"] == 0
 
 
+def test_an_expert_that_vanishes_fails_the_study_and_no_trial(service, body, tmp_path, monkeypatch):
+    folder, away = service.settings.data_dir.parent / "expert", tmp_path / "away"
+    shutil.copytree(SAMPLES / "checkpoints" / "fast", folder)
+    experts = [body["checkpoints"][0], folder.as_uri()]
+    answer = service.client.post("/studies", json={**body, "checkpoints": experts, "test": None})
+    study_id, decode = answer.json()["id"], study_job._decode
+
+    def vanishing(attempt: Attempt, decoder: Any, piece: Any) -> Any:
+        if piece.system.startswith("#") and folder.exists():
+            folder.rename(away)
+        return decode(attempt, decoder, piece)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study_job, "_decode", vanishing)
+        service.work(JobKind.STUDY, study_id)
+    found = service.client.get(f"/studies/{study_id}").json()
+    assert "model.safetensors" in found["error"]["message"]
+    assert "failed" not in {trial["status"] for trial in service.trials(found)}
+    away.rename(folder)
+    service.client.post(found["links"]["extend"], json={"trials": 5})
+    found = service.go_on(study_id)
+    assert "failed" not in {trial["status"] for trial in service.trials(found)}
+
+
 def test_a_recording_in_both_kinds_of_sets_is_refused_under_any_name(
     service, body, manifests, tmp_path
 ):
