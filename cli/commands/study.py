@@ -65,10 +65,13 @@ def study(
     """Try many merges, choose on development sets, measure on test sets: which one to ship."""
     from uuid import uuid4
 
+    from app.contract.errors import InvalidRequestError
     from app.contract.identifiers import STUDY, is_id
     from cli.client import Client
     from cli.recipes import read_recipe, with_absolute_paths
 
+    if output is not None and (dry_run or is_id(recipe, STUDY)):
+        raise InvalidRequestError("--output runs a recipe; leave out --dry-run, and name no study.")
     if is_id(recipe, STUDY):
         with Client(url, api_key) as client:
             if wait:

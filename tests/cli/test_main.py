@@ -33,6 +33,14 @@ def test_an_unknown_method_is_one_line_on_stderr(afluente):
     assert 'Did you mean "boosted_tsv_m"?' in done.stderr
 
 
+@pytest.mark.parametrize("words", [("recipe.yaml", "--dry-run"), ("std_" + "0" * 26,)])
+def test_a_study_that_would_ignore_its_output_folder_is_refused(afluente, tmp_path, words):
+    done = afluente("study", *words, "--output", str(tmp_path / "out"))
+    assert done.returncode == 1
+    assert "--output" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_debug_shows_the_traceback_wherever_it_stands(afluente, place):
     words = ["methods", "nonsense"]
