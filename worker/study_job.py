@@ -261,11 +261,10 @@ class _Lead:
         """Return how many trials may start now."""
         row = self._row()
         self._budget = row["trials"], row["seconds"]
-        if row["seconds"] is not None and self._trials():
-            first = self._trials()[0]["created_at"]
-            if clock(self.engine) - first > row["seconds"]:
-                return 0
-        return int(min(self.study.request.search.batch, row["trials"] - len(self._trials())))
+        trials, seconds = self._trials(), row["seconds"]
+        if seconds is not None and studies.seconds_used(trials, clock(self.engine)) > seconds:
+            return 0
+        return int(min(self.study.request.search.batch, row["trials"] - len(trials)))
 
     def _race(self, batch: Sequence[Mapping[Any, Any]]) -> None:
         """Decode trials rung by rung; after each, end those that are not worth going on."""

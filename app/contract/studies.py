@@ -101,7 +101,9 @@ class SearchSpec(_Model):
         description=f"Merges to try. Default: the whole grid, otherwise {DEFAULT_TRIALS}.",
     )
     seconds: float | None = Field(
-        None, gt=0, description="No trial starts later than so many seconds after the first one."
+        None,
+        gt=0,
+        description="Budget of time: no trial starts after so many seconds of searching.",
     )
     seed: int = Field(0, ge=0, lt=2**32)
     racing: bool = Field(

@@ -284,7 +284,6 @@ def _present(backend: Backend, row: RowMapping, obstacle: str | None) -> StudyRe
     study = study_of(row)
     time = clock(backend.engine)
     first = trials[0]["created_at"] if trials else None
-    end = row["finished_at"] or time
     feasible = [one for one in trials if one["status"] == "complete" and one["scores"]]
     feasible = [one for one in feasible if one["scores"]["feasible"]]
     best = min(feasible, key=lambda one: (one["scores"]["objectives"], one["number"]), default=None)
@@ -300,7 +299,7 @@ def _present(backend: Backend, row: RowMapping, obstacle: str | None) -> StudyRe
             trials=row["trials"],
             trials_used=len(trials),
             seconds=row["seconds"],
-            seconds_used=round(max(0.0, end - first), 1) if first else 0.0,
+            seconds_used=round(studies.seconds_used(trials, row["finished_at"] or time), 1),
         ),
         best=None if best is None else trial_resource(study, best, row["status"]),
         outcome=OutcomeResource.model_validate(row["outcome"] or {}),

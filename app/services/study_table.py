@@ -77,6 +77,8 @@ def _read(
 
     study = study_of(row)
     outcome = row["outcome"] or {}
+    ends = [trial["finished_at"] for trial in trials if trial["finished_at"]]
+    used = round(studies.seconds_used(trials, max(ends, default=0.0)), 1)
     facts = StudyFacts(
         id=row["id"],
         name=row["name"],
@@ -93,7 +95,7 @@ def _read(
         },
         budget={
             "trials": {"used": len(trials), "limit": row["trials"]},
-            "seconds": {"used": _seconds(row, trials), "limit": row["seconds"]},
+            "seconds": {"used": used, "limit": row["seconds"]},
         },
         importance=outcome.get("importance", {}),
     )
@@ -108,12 +110,6 @@ def _read(
         for trial in trials
     ]
     return facts, development, _tested(backend, study, trials, outcome)
-
-
-def _seconds(row: Row, trials: Sequence[Row]) -> float:
-    """Return how long the search took until its last trial ended."""
-    ends = [trial["finished_at"] for trial in trials if trial["finished_at"]]
-    return round(max(ends) - trials[0]["created_at"], 1) if ends else 0.0
 
 
 def _kinds(study: Study) -> dict[str, Any]:

@@ -222,6 +222,21 @@ def trials(engine: Engine, study_id: str) -> list[RowMapping]:
         return list(connection.execute(query.order_by(study_trials.c.number)).mappings())
 
 
+def seconds_used(trials: Iterable[Mapping[Any, Any]], time: float) -> float:
+    """Return how long trials were searched until `time`: the sum over their batches.
+
+    What lies between batches does not count, such as the time until a study was extended.
+    """
+    batches: dict[int, list[Mapping[Any, Any]]] = {}
+    for trial in trials:
+        batches.setdefault(trial["batch"], []).append(trial)
+    used = 0.0
+    for batch in batches.values():
+        end = max(one["finished_at"] or time for one in batch)
+        used += max(0.0, end - batch[0]["created_at"])
+    return used
+
+
 def trial_page(engine: Engine, study_id: str, *, start: int, size: int) -> list[RowMapping]:
     """Return up to `size` trials from number `start` on."""
     own = study_trials.c.study_id == study_id, study_trials.c.number >= start
