@@ -61,8 +61,12 @@ def run_study(
             attempt_job(JobKind.STUDY, study_id, backend.settings, f"local-{os.getpid()}", _WORKS)
         found = services.get(backend, study_id)
         if found.status != "succeeded":
-            message = found.error.message if found.error else f"The study is {found.status}."
-            raise JobError(message)
+            raise JobError(
+                found.error.message
+                if found.error
+                else f"The study was interrupted, perhaps because the disk of {output} is full; "
+                "repeat the command to go on."
+            )
         _write(backend, found, output)
         return found
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -20,6 +21,9 @@ from safetensors.torch import save_file
 from app.planning import cost
 from worker.merging.engine.schedule import Unit
 from worker.merging.method import Reduction, Subject
+
+# What is left of a disk, at most a tenth of it: the database may be on the same.
+_SPARE_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -70,12 +74,18 @@ class ReductionStore:
         return found, equal
 
     def save(self, path: Path, reduction: Reduction, result: Any, *, equal: bool) -> None:
-        """Store a result. A full disk only means that it is computed again."""
+        """Store a result, unless the disk is nearly full: then it is computed again."""
         partial = path.with_suffix(f".{os.getpid()}.partial")
         with suppress(OSError, SafetensorError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(reduction.packed(result), partial, {"equal": str(equal)})
-            partial.rename(path)
+            disk = shutil.disk_usage(self.folder)
+            if disk.free < min(disk.total // 10, _SPARE_BYTES):
+                return
+            try:
+                save_file(reduction.packed(result), partial, {"equal": str(equal)})
+                partial.rename(path)
+            finally:
+                partial.unlink(missing_ok=True)
 
     def trim(self) -> None:
         """Delete what was not used for longest, until the folder is within its limit."""

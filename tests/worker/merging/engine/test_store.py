@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from app.planning import cost
+from worker.merging.engine import store
 from worker.merging.engine.job import Job
 from worker.merging.engine.run import run
 from worker.merging.local import describe_files
@@ -98,3 +100,23 @@ def test_the_folder_stays_within_its_limit_and_damage_only_costs_time(
     for path in kept:
         path.write_bytes(path.read_bytes()[:100])
     assert digests(make(recipe, "3", reductions_bytes=50_000)) == expected
+
+
+def test_a_disk_that_is_full_is_left_alone(
+    make: Make, base_folder: Path, expert_folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(arrays: Any, path: Path, metadata: Any) -> None:
+        path.write_bytes(b"half")
+        raise OSError
+
+    asked = document("tsv_m", base_folder, expert_folders)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "save_file", cut_off)
+        full = make(asked, "full", reductions_bytes=2**30)
+        run(full)
+    monkeypatch.setattr(
+        store.shutil, "disk_usage", lambda _: SimpleNamespace(total=2**40, free=2**29)
+    )
+    run(make(asked, "nearly", reductions_bytes=2**30))
+    assert full.store_folder is not None
+    assert list(full.store_folder.iterdir()) == []
