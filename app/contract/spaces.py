@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import product
 from math import floor, prod
 from typing import Any, get_args
 
@@ -54,8 +54,8 @@ class Dimension:
         if step is None:
             return ()
         count = floor((self.range.high - self.range.low) / step + 1e-9) + 1
-        values = (round(self.range.low + index * step, 12) for index in range(count))
-        return tuple(self._typed(value) for value in islice(values, MOST_TRIALS + 1))
+        values = (round(self.range.low + i * step, 12) for i in range(min(count, MOST_TRIALS + 1)))
+        return tuple(self._typed(value) for value in values)
 
     def _typed(self, value: float) -> Any:
         return int(value) if self.integer else value
@@ -107,7 +107,8 @@ class Space:
     def label(self, values: Mapping[str, Any]) -> str:
         """Return `boosted_tsv_m β=0.3 λ=1.2`: how tables name a point."""
         parts = [self.candidate.method]
-        for name, value in values.items():
+        for name in (dimension.name for dimension in self.dimensions):
+            value = values[name]
             where, _, last = name.rpartition(".")
             shown = f"{value:.4g}" if isinstance(value, float) else str(value)
             parts.append(f"{where}{'.' if where else ''}{_SHORT.get(last, last)}={shown}")
@@ -251,8 +252,9 @@ def _searched(
                 problems += problems_of(error, Range, where + name)
                 continue
             integer = _is_integer(method, name)
-            if integer and any(number % 1 for number in (wide.low, wide.high, wide.step or 1)):
-                message = f"{name} is a whole number; so must be low, high and step."
+            given_numbers = (wide.low, wide.high, wide.step or 1.0)
+            if integer and not all(number.is_integer() for number in given_numbers):
+                message = f"{name} is a whole number; so are `low`, `high` and `step`."
                 problems.append(Problem(message, where + name))
                 continue
             found.append(Dimension(prefix + name, (), wide, integer))
@@ -294,11 +296,8 @@ def _placed(problem: Problem, where: str) -> Problem:
 
 
 def _measured(request: StudyRequest, problems: list[Problem]) -> tuple[Measure, ...]:
-    try:
-        found = request.measures()
-    except ValueError as error:
-        problems.append(Problem(f"{error}.", "objectives"))
-        return ()
+    places = {f"objectives[{i}]": text for i, text in enumerate(request.minimised)}
+    found = tuple(_measures(request, places, problems))
     if len({(one.sets, one.average) for one in found}) < len(found):
         problems.append(Problem("An objective is given twice.", "objectives"))
     return found
@@ -314,11 +313,19 @@ def _limited(
             message = f'There is no "{one.against}".{did_you_mean(one.against, known)}'
             message += f" Known: {', '.join(known)}."
             problems.append(Problem(message, f"constraints[{index}].against"))
-    try:
-        return request.limits()
-    except ValueError as error:
-        problems.append(Problem(f"{error}.", "constraints"))
-        return ()
+    places = {f"constraints[{i}].set": one.set for i, one in enumerate(request.constraints)}
+    return tuple(zip(request.constraints, _measures(request, places, problems), strict=False))
+
+
+def _measures(
+    request: StudyRequest, places: Mapping[str, str], problems: list[Problem]
+) -> Iterator[Measure]:
+    """Yield what each text names; adds what names nothing to `problems`, with its place."""
+    for place, text in places.items():
+        try:
+            yield request.measure(text)
+        except ValueError as error:
+            problems.append(Problem(f"{error}.", place))
 
 
 def _trials(request: StudyRequest, spaces: Sequence[Space], problems: list[Problem]) -> int:
@@ -334,7 +341,7 @@ def _trials(request: StudyRequest, spaces: Sequence[Space], problems: list[Probl
     ):
         message = "cma_es searches ranges of one candidate; use tpe for choices and several."
         problems.append(Problem(message, "search.strategy"))
-    if search.strategy in {"cma_es"} and len(request.objectives) > 1:
+    if search.strategy == "cma_es" and len(request.objectives) > 1:
         message = "cma_es takes one objective; use nsga2 or tpe for several."
         problems.append(Problem(message, "search.strategy"))
     if not dimensions:

@@ -300,18 +300,17 @@ class StudyRequest(_Model):
         """Whether every trial becomes a merge."""
         return self.keep == "all" or self.development is None
 
-    def measures(self) -> tuple[Measure, ...]:
-        """Return the objectives; ValueError for one that names nothing."""
-        if self.development is None:
-            return ()
-        sets = self.development.datasets
-        default = "in_domain.macro" if any(d.group == "in_domain" for d in sets) else "all.macro"
-        return tuple(parse_measure(text, sets) for text in self.objectives or (default,))
+    @property
+    def minimised(self) -> tuple[str, ...]:
+        """The objectives, the default filled in; none without development sets."""
+        if self.development is None or self.objectives:
+            return self.objectives
+        groups = {dataset.group for dataset in self.development.datasets}
+        return ("in_domain.macro" if "in_domain" in groups else "all.macro",)
 
-    def limits(self) -> tuple[tuple[Constraint, Measure], ...]:
-        """Return the constraints with what they limit; ValueError for one that names nothing."""
-        sets = self.development.datasets if self.development else ()
-        return tuple((one, parse_measure(one.set, sets)) for one in self.constraints)
+    def measure(self, text: str) -> Measure:
+        """Return what an objective or a constraint names; ValueError if it names nothing."""
+        return parse_measure(text, self.development.datasets if self.development else ())
 
     def evaluation(self, others: tuple[str, ...] = (), *, judged: bool = True) -> EvaluationSpec:
         """Return the evaluation of a kept merge on `test`, compared with other merges' URIs too.

@@ -122,8 +122,9 @@ def test_all_candidates_are_the_methods_that_these_checkpoints_allow():
             "candidates[0].weights.secnd",
             'Did you mean "second"',
         ),
-        ({"objectives": ["inn_domain.macro"]}, "objectives", 'Did you mean "in_domain.macro"'),
-        ({"objectives": ["multilingual.macro"]}, "objectives", "No development set"),
+        ({"objectives": ["inn_domain.macro"]}, "objectives[0]", 'Did you mean "in_domain.macro"'),
+        ({"objectives": ["calls", "multilingual.macro"]}, "objectives[1]", "No development set"),
+        ({"constraints": [{"set": "nws", "max_wer": 0.1}]}, "constraints[0].set", '"news"'),
         (
             {"constraints": [{"set": "news", "max_regression": 0.1, "against": "third"}]},
             "constraints[0].against",
@@ -169,6 +170,31 @@ def test_what_cannot_be_searched_is_refused_by_field(
     changes: dict[str, Any], param: str | None, says: str
 ):
     assert says in problems(**changes)[param]
+
+
+@pytest.mark.parametrize(
+    ("method", "parameter", "wide"),
+    [
+        ("karcher", "max_iter", {"low": 5, "high": 9, "step": 0.5}),
+        ("karcher", "max_iter", {"low": 5.5, "high": 9}),
+        ("task_arithmetic", "scaling_coefficient", {"low": -1e308, "high": 1e308}),
+        ("task_arithmetic", "scaling_coefficient", {"low": 0, "high": 1, "step": 1e-300}),
+    ],
+)
+def test_a_range_that_cannot_be_searched_is_refused(
+    method: str, parameter: str, wide: dict[str, float]
+):
+    found = problems(candidates=[{"method": method, "parameters": {parameter: wide}}])
+    assert list(found) == [f"candidates[0].parameters.{parameter}"]
+
+
+def test_a_label_does_not_depend_on_the_order_in_which_a_database_returns_values():
+    weights = {"second": [0.5, 1.5]}
+    space = study(candidates=[{"method": "ties", "weights": weights, "parameters": {
+        "scaling_coefficient": [0.5, 1.0], "density": [0.1, 0.2]}}]).spaces[0]  # fmt: skip
+    values = {"scaling_coefficient": 1.0, "density": 0.2, "weights.second": 0.5}
+    turned = dict(reversed(values.items()))
+    assert space.label(turned) == space.label(values) == "ties λ=1 density=0.2 weights.second=0.5"
 
 
 def test_a_grid_needs_steps_and_counts_its_points():
