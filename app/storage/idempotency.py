@@ -9,7 +9,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from app.contract.errors import GoneError, IdempotencyConflictError, IdempotencyMismatchError
 from app.storage.database import now, writing
-from app.storage.tables import evaluations, idempotency_keys, merges
+from app.storage.tables import evaluations, idempotency_keys, merges, studies
 
 # A request open for longer than this died with its process; another may take its key.
 _DEAD_AFTER_SECONDS = 60.0
@@ -101,7 +101,7 @@ def _created(connection: Connection, key: IdempotencyKey, row: Row[tuple[object,
             "send a new key with a new request."
         )
     resource = str(row.resource_id)
-    for table in (merges, evaluations):
+    for table in (merges, evaluations, studies):
         if connection.execute(select(table.c.id).where(table.c.id == resource)).first():
             return resource
     raise GoneError(

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine, update
 
 from app.contract.errors import GoneError, IdempotencyConflictError, IdempotencyMismatchError
-from app.storage import idempotency, merges
+from app.storage import idempotency, merges, studies
 from app.storage.database import now, writing
 from app.storage.idempotency import IdempotencyKey, Reservation
 from app.storage.tables import idempotency_keys
@@ -35,6 +35,16 @@ def make(engine: Engine, reservation: Reservation | str) -> str:
 def test_the_second_request_gets_what_the_first_made(engine: Engine):
     made = make(engine, reserve(engine))
     assert reserve(engine) == made
+
+
+def test_the_second_request_for_a_study_gets_the_first_ones(engine: Engine):
+    key = replace(KEY, endpoint="POST /studies")
+    first = reserve(engine, key)
+    assert isinstance(first, Reservation)
+    with writing(engine) as connection:
+        made = studies.create(connection, name=None, request={}, sources={}, trials=1, seconds=None)
+        idempotency.complete(connection, first, made)
+    assert reserve(engine, key) == made
 
 
 @pytest.mark.parametrize("change", ["api_key_id", "endpoint", "key"])
