@@ -23,6 +23,7 @@ from app.storage.leases import (
     JobKind,
     Lease,
     LeaseLostError,
+    any_waits,
     finish,
     give_back,
     interrupted,
@@ -44,8 +45,8 @@ _LOG = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 0.5
 # Time between two tries while the database does not respond.
 _DATABASE_SECONDS = 0.5
-# How long a worker waits for the next piece of a study.
-_IDLE_SECONDS = 10.0
+# How long a worker waits for the next piece of a study, and how often it looks for one.
+_IDLE_SECONDS, _PIECE_SECONDS = 10.0, 0.1
 
 T = TypeVar("T")
 
@@ -148,12 +149,11 @@ def attempt_parts(
     other jobs wait for a worker.
     """
     with _opened(settings) as engine:
-        queue = Queue(settings.broker)
         owner = describe_process(worker_id)
         seconds = settings.lease_seconds
         while part := claim(engine, evaluation_id, owner, seconds, device_type):
             done = attempt_lease(engine, part.lease, settings, worker_id, partial(work, part))
-            if not done or queue.depth() != 0:
+            if not done or any_waits(engine):
                 return
 
 
@@ -172,13 +172,12 @@ def attempt_pieces(
     again. Stops after a piece that fails here.
     """
     with _opened(settings) as engine:
-        queue = Queue(settings.broker)
         owner, seconds = describe_process(worker_id), settings.lease_seconds
         deadline = time.monotonic() + _IDLE_SECONDS
-        while time.monotonic() < deadline and queue.depth() == 0:
+        while time.monotonic() < deadline and not any_waits(engine):
             piece = claim_piece(engine, study_id, owner, seconds, device_type, loaded=loaded())
             if piece is None:
-                time.sleep(_DATABASE_SECONDS)
+                time.sleep(_PIECE_SECONDS)
                 continue
             if not attempt_lease(engine, piece.lease, settings, worker_id, partial(work, piece)):
                 return

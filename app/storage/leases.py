@@ -369,6 +369,16 @@ def waiting(engine: Engine, *, unsent_seconds: float | None) -> list[tuple[JobKi
     return [(kind, job_id) for _, kind, job_id in sorted(found)]
 
 
+def any_waits(engine: Engine) -> bool:
+    """Return whether a job waits for a worker; invitations to help with one do not count."""
+    with reading(engine) as connection:
+        queued = (
+            select(kind.table.c.id).where(kind.table.c.status == "queued").limit(1)
+            for kind in _ANNOUNCED
+        )
+        return any(connection.execute(query).first() is not None for query in queued)
+
+
 def interrupted(engine: Engine) -> tuple[JobKind, str] | None:
     """Return the oldest queued job that was started before; it precedes the message's job.
 
