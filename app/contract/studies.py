@@ -278,9 +278,9 @@ class StudyRequest(_Model):
                     f"The strategy {self.search.strategy} needs `development` sets to learn from; "
                     "without them use grid or random"
                 )
-        if self.gate is not None:
-            if self.test is None:
-                raise ValueError("A gate judges the results on `test`; add `test`")
+        if self.gate is not None and self.test is None:
+            raise ValueError("A gate judges the results on `test`; add `test`")
+        if self.test is not None:
             # The same checks as for an evaluation with this gate.
             self.evaluation()
         return self

@@ -186,10 +186,11 @@ def trial_page(
 
 def cancel(backend: Backend, study_id: str) -> StudyResource:
     """Cancel a study with the merges it is making; ConflictError if it ended otherwise."""
-    row = find(backend, study_id)
+    find(backend, study_id)
     with writing(backend.engine) as connection:
         status = leases.request_cancel(connection, JobKind.STUDY, study_id)
-        if status in {"cancelling", "cancelled"}:
+        row = studies.lock(connection, study_id)  # which merges it makes, now that it makes no more
+        if row is not None and status in {"cancelling", "cancelled"}:
             for one in (row["outcome"] or {}).get("kept", ()):
                 for kind, job_id in (
                     (JobKind.EVALUATION, one["evaluation_id"]),

@@ -152,6 +152,9 @@ def extend(connection: Connection, study_id: str, *, trials: int, seconds: float
         )
     )
     if reopened.rowcount:
+        # The time in between is no searching time.
+        own = study_trials.c.study_id == study_id, study_trials.c.status == "running"
+        connection.execute(update(study_trials).where(*own).values(created_at=now()))
         events.append(connection, study_id, "status", {"status": "queued"})
 
 
@@ -194,17 +197,33 @@ def judge(engine: Engine, lease: Lease, verdicts: Mapping[int, Mapping[str, Any]
         total = connection.execute(
             select(studies.c.trials).where(studies.c.id == lease.id)
         ).scalar_one()
-        write(connection, lease, {"progress_done": done, "progress_total": max(total, done)})
+        # Crashes are counted since the last progress: a study may outlive many workers.
+        values = {"progress_done": done, "progress_total": max(total, done), "crashes": 0}
+        write(connection, lease, values)
         for number, values in verdicts.items():
             data = {"number": number, "status": values["status"], "reason": values.get("reason")}
             events.append(connection, lease.id, "trial", data)
         events.append(connection, lease.id, "progress", progress(done, max(total, done), UNIT))
 
 
+def hold(connection: Connection, lease: Lease) -> RowMapping:
+    """Return the running study's row, and lock it until the transaction ends.
+
+    LeaseLostError if the lease is lost or the study is being cancelled: nothing is begun any more.
+    """
+    row = lock(connection, lease.id)
+    if row is None or row["fence"] != lease.fence or row["status"] != "running":
+        raise LeaseLostError(lease.id)
+    return row
+
+
 def keep(
     connection: Connection, lease: Lease, merge_ids: Mapping[int, str], outcome: Mapping[str, Any]
 ) -> None:
-    """Record the merges that trials became, and the outcome so far, in the caller's transaction."""
+    """Record the merges that trials became, and the outcome so far.
+
+    In the caller's transaction, which holds the study (see `hold`).
+    """
     table = study_trials
     for number, merge_id in merge_ids.items():
         connection.execute(
@@ -216,8 +235,9 @@ def keep(
 
 
 def trials(engine: Engine, study_id: str) -> list[RowMapping]:
-    """Return the study's trials, in order."""
-    query = select(study_trials).where(study_trials.c.study_id == study_id)
+    """Return the study's trials without their recipes, in order."""
+    columns = [column for column in study_trials.c if column.name != "recipe"]
+    query = select(*columns).where(study_trials.c.study_id == study_id)
     with reading(engine) as connection:
         return list(connection.execute(query.order_by(study_trials.c.number)).mappings())
 
@@ -334,19 +354,6 @@ def fail_piece(engine: Engine, piece: Piece, error: Mapping[str, Any]) -> None:
     """End a piece that cannot be decoded; LeaseLostError if the lease is lost."""
     with writing(engine) as connection:
         leases.finish(connection, piece.lease, "failed", {"error": dict(error)})
-
-
-def drop_pieces(engine: Engine, lease: Lease, systems: Iterable[str]) -> None:
-    """Delete the pieces of systems that are not decoded any further."""
-    table = study_pieces
-    with writing(engine) as connection:
-        connection.execute(
-            delete(table).where(
-                table.c.study_id == lease.id,
-                table.c.system.in_(sorted(systems)),
-                table.c.status.not_in(("succeeded", "failed")),
-            )
-        )
 
 
 def open_pieces(engine: Engine, study_id: str) -> tuple[int, int]:
