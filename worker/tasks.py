@@ -9,7 +9,8 @@ from worker.celery_app import SETTINGS, WORKER_ID, app
 from worker.evaluation_job import PartWork, do_evaluation
 from worker.evaluation_parts import device_type_of
 from worker.merge_job import do_merge
-from worker.study_job import PieceWork, do_study
+from worker.studies.pieces import PieceWork
+from worker.study_job import do_study
 
 _WORKS = {
     JobKind.MERGE: do_merge,

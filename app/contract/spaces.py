@@ -26,6 +26,8 @@ from app.contract.studies import (
 )
 
 _SCALARS = (str, int, float, bool)
+# Multiples of a step are rounded: 0.3 instead of 0.30000000000000004.
+DIGITS = 12
 _SHORT = {"scaling_coefficient": "λ", "beta": "β"}
 
 
@@ -50,11 +52,13 @@ class Dimension:
         """Every value, for a grid; empty for a range without a step."""
         if self.range is None:
             return self.choices
-        step = self.range.step or (1 if self.integer and not self.range.log else None)
+        step = self.range.step or (1 if self.integer else None)
         if step is None:
             return ()
         count = floor((self.range.high - self.range.low) / step + 1e-9) + 1
-        values = (round(self.range.low + i * step, 12) for i in range(min(count, MOST_TRIALS + 1)))
+        values = (
+            round(self.range.low + i * step, DIGITS) for i in range(min(count, MOST_TRIALS + 1))
+        )
         return tuple(self._typed(value) for value in values)
 
     def _typed(self, value: float) -> Any:

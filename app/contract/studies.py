@@ -28,6 +28,8 @@ MOST_TRIALS = 1000
 DEFAULT_TRIALS = 50
 # Float arithmetic with smaller steps is of no use.
 _MOST_STEPS = 10**6
+# Kept merges that each kept merge is compared with on the test sets, the best ones.
+_MOST_COMPARED = 16
 # The shares of the development utterances after which trials are compared.
 RUNGS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 
@@ -313,16 +315,16 @@ class StudyRequest(_Model):
         return parse_measure(text, self.development.datasets if self.development else ())
 
     def evaluation(self, others: tuple[str, ...] = (), *, judged: bool = True) -> EvaluationSpec:
-        """Return the evaluation of a kept merge on `test`, compared with other merges' URIs too.
+        """Return the evaluation of a kept merge on `test`, compared with the first other merges.
 
-        `judged`: with the gate.
+        `others` are URIs, the best merges first. `judged`: with the gate.
         """
         assert self.test is not None
         compared = ("base", "checkpoints") if self.base else ("checkpoints",)
         try:
             return EvaluationSpec(
                 **self.test.model_dump(),
-                compare_with=(*compared, *others),
+                compare_with=(*compared, *others[:_MOST_COMPARED]),
                 references=tuple(one.model_dump() for one in self.references),
                 gate=self.gate.model_dump() if self.gate and judged else None,
             )

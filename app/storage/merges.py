@@ -106,6 +106,14 @@ def page(
         return list(connection.execute(query).mappings())
 
 
+def usable(connection: Connection, merge_ids: Iterable[str]) -> set[str]:
+    """Return those of the merges that exist, and have not failed or been cancelled."""
+    query = select(merges.c.id).where(
+        merges.c.id.in_(sorted(merge_ids)), merges.c.status.not_in(("failed", "cancelled"))
+    )
+    return set(connection.execute(query).scalars())
+
+
 def set_phase(
     engine: Engine, lease: Lease, phase: str, *, unit: str | None = None, total: int | None = None
 ) -> None:

@@ -14,6 +14,7 @@ from app.contract.evaluation import EvaluatedDataset
 from app.contract.measures import Measure
 from app.contract.spaces import Study
 from app.contract.studies import RUNGS
+from app.reports.alignments import Metric
 from app.reports.scored import score_dataset
 
 SIGNIFICANT = 0.05
@@ -25,16 +26,18 @@ _ROUNDING = 1e-9
 
 @dataclass
 class Scores:
-    """A system's errors and reference lengths, by set and utterance."""
+    """A system's errors and reference lengths, by set and utterance, in words or characters."""
 
     errors: dict[str, dict[int, int]] = field(default_factory=dict)
     lengths: dict[str, dict[int, int]] = field(default_factory=dict)
+    metrics: dict[str, Metric] = field(default_factory=dict)
 
     def add(self, evaluated: EvaluatedDataset) -> None:
         """Add the utterances of a result."""
         scored = score_dataset(evaluated)
         errors = self.errors.setdefault(evaluated.name, {})
         lengths = self.lengths.setdefault(evaluated.name, {})
+        self.metrics[evaluated.name] = scored.metric
         counted = zip(scored.scores, scored.errors, scored.lengths, strict=True)
         for one, wrong, length in counted:
             errors[one.index], lengths[one.index] = int(wrong), int(length)
@@ -159,6 +162,35 @@ def objectives_of(study: Study, scores: Scores) -> tuple[float, ...] | None:
     found = [scores.rate(measure) for measure in study.measures]
     rates = tuple(rate for rate in found if rate is not None)
     return rates if len(rates) == len(found) else None
+
+
+def expected(
+    study: Study, scores: Scores, systems: Mapping[str, Scores]
+) -> tuple[float, ...] | None:
+    """Return the objectives to expect over all utterances; None if a set has no words.
+
+    A ratio estimate: what was decoded, times how much harder all utterances are than these for the
+    base, the experts and the references. Without it, a trial that was stopped after easy utterances
+    would look better to a sampler than the trial that beat it.
+    """
+    found = objectives_of(study, scores)
+    if found is None:
+        return None
+    factors = []
+    for measure in study.measures:
+        whole = sum(one.rate(measure) or 0.0 for one in systems.values())
+        here = sum(one.rate_on(scores, measure) or 0.0 for one in systems.values())
+        factors.append(whole / here if here else 1.0)
+    return tuple(rate * factor for rate, factor in zip(found, factors, strict=True))
+
+
+def pooled_units(study: Study, scores: Scores) -> str | None:
+    """Return the first objective or limit whose micro average has words and characters, or None."""
+    for measure in (*study.measures, *(limited for _, limited in study.limits)):
+        units = {scores.metrics[name] for name in measure.sets if name in scores.metrics}
+        if measure.average == "micro" and len(units) > 1:
+            return measure.name
+    return None
 
 
 def violations_of(study: Study, scores: Scores, systems: Mapping[str, Scores]) -> tuple[float, ...]:

@@ -24,12 +24,12 @@ from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, RandomSamp
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from app.contract.spaces import Dimension, Study
+from app.contract.spaces import DIGITS, Dimension, Study
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 _CANDIDATE = "candidate"
-# How often a sampler may choose a point that was tried before it counts as out of ideas.
+# How often a sampler may choose points that were tried before it counts as out of ideas.
 _PATIENCE = 20
 # Fewer trials say nothing about which parameter matters.
 _LEAST_TRIALS = 8
@@ -150,22 +150,40 @@ class _Conversation:
         return [choice for _, choice in self._asked]
 
     def _new(self, count: int) -> list[tuple[optuna.Trial, Choice]]:
+        """Return up to `count` new points; fewer only if there are no more."""
         found: list[tuple[optuna.Trial, Choice]] = []
-        repeated, sampler = 0, self._optuna.sampler
+        repeated = 0
         while len(found) < count and repeated < 2 * _PATIENCE:
-            if repeated == _PATIENCE:
+            if repeated >= _PATIENCE:
                 # Where all is discrete, a sampler may insist on what was tried.
-                self._optuna.sampler = RandomSampler(seed=self._seed + len(self._seen))
+                if (left := self._untried()) is None:
+                    break
+                self._optuna.enqueue_trial(left)
             trial = self._optuna.ask()
             choice = self._choice(trial)
             if choice.key in self._seen:
                 repeated += 1
                 self._optuna.tell(trial, state=TrialState.FAIL)
                 continue
+            repeated = 0
             self._seen.add(choice.key)
             found.append((trial, choice))
-        self._optuna.sampler = sampler
         return found
+
+    def _untried(self) -> dict[str, Any] | None:
+        """Return the parameters of a point that was not tried, or None if all were.
+
+        Those that are missing are left to the sampler: they are of a range.
+        """
+        for index, space in self._spaces.items():
+            of_candidate = {_CANDIDATE: index} if len(self._spaces) > 1 else {}
+            if any(not dimension.steps for dimension in space.dimensions):
+                return of_candidate
+            for values in space.grid():
+                if Choice(index, values).key not in self._seen:
+                    named = {f"{index}.{name}": value for name, value in values.items()}
+                    return of_candidate | named
+        return None
 
     def repeat(self, batch: Sequence[Tried]) -> None:
         """Tell a batch's scores, as it was asked for, or asking for it again.
@@ -247,7 +265,8 @@ def _suggested(trial: optuna.Trial, candidate: int, dimension: Dimension) -> Any
     if dimension.integer:
         step = int(wide.step or 1)
         return trial.suggest_int(name, int(wide.low), int(wide.high), step=step, log=wide.log)
-    return trial.suggest_float(name, wide.low, wide.high, step=wide.step, log=wide.log)
+    value = trial.suggest_float(name, wide.low, wide.high, step=wide.step, log=wide.log)
+    return value if wide.step is None else round(value, DIGITS)
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:

@@ -223,6 +223,14 @@ def test_without_development_sets_every_point_is_kept():
     assert found.trials == 3
 
 
+def test_any_number_of_merges_can_be_kept_and_tested():
+    sets = [{"name": "calls", "uri": "file:///test.jsonl"}]
+    request = study(keep="all", test={"datasets": sets}).request
+    others = tuple(f"merge://mrg_{number:026d}" for number in range(100))
+    compared = request.evaluation(others).compare_with
+    assert compared[:3] == ("base", "checkpoints", others[0])
+
+
 COUNTS = st.dictionaries(
     st.sampled_from(["a", "b", "c"]), st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1
 )

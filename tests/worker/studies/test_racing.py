@@ -14,7 +14,16 @@ from scipy import stats
 from app.contract.measures import Measure
 from app.contract.spaces import Study, check_study
 from app.contract.studies import RUNGS, parse_study
-from worker.studies.racing import Scores, compared, front, judge, order, share
+from worker.studies.racing import (
+    Scores,
+    compared,
+    expected,
+    front,
+    judge,
+    order,
+    pooled_units,
+    share,
+)
 
 SETS = ("calls", "debates")
 WORDS = 10
@@ -148,6 +157,24 @@ def test_a_regression_is_measured_on_the_same_utterances():
     (verdict,) = judge(study(constraint), {0: trial}, {}, base, 0.5).values()
     assert verdict.violations == pytest.approx((0.05,))
     assert verdict.reason is None  # over the whole set, the base has 45 %
+
+
+def test_what_a_sampler_learns_does_not_depend_on_how_easy_the_first_utterances_were():
+    easy, hard = [1] * 10, [3] * 30
+    base = {"base": scores(**dict.fromkeys((*SETS, "news"), easy + hard))}
+    stopped = scores(**{name: [2] * 10 for name in (*SETS, "news")})  # twice the base's errors
+    complete = scores(**{name: [2] * 40 for name in (*SETS, "news")})
+    assert expected(study(), stopped, base) == pytest.approx((0.5,))
+    assert expected(study(), complete, base) == (0.2,)  # as it was measured
+
+
+def test_words_and_characters_are_never_pooled():
+    pooled, apart = {"set": "full.micro", "max_wer": 0.5}, {"set": "full", "max_wer": 0.5}
+    one = even(1)
+    one.metrics = {"calls": "wer", "debates": "cer", "news": "wer"}
+    assert pooled_units(study(pooled), one) == "full.micro"
+    assert pooled_units(study(apart), one) is None
+    assert pooled_units(study(pooled), even(1)) is None
 
 
 @settings(max_examples=60)

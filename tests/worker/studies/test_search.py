@@ -97,6 +97,24 @@ def test_a_space_that_is_exhausted_ends_the_search():
     assert len(run(study("random", few, 50), 50)) == 3
 
 
+@pytest.mark.parametrize("strategy", ["tpe", "random", "nsga2"])
+def test_every_point_of_a_discrete_space_is_found_also_after_crashes(strategy: str):
+    lambdas = {"low": 0.1, "high": 1.0, "step": 0.1}
+    discrete = [
+        {"method": "ties", "parameters": {"density": [0.1, 0.2, 0.3]}},
+        {"method": "task_arithmetic", "parameters": {"scaling_coefficient": lambdas}},
+    ]
+    found = study(strategy, discrete, 50)
+    tried = run(found, 50)
+    assert len(tried) == 13
+    assert run(found, 50, from_rows=True) == tried
+
+
+def test_a_candidate_with_a_range_goes_on_when_the_others_are_exhausted():
+    few = [{"method": "ties", "parameters": {"density": [0.1]}}, *OF_STRATEGY["cma_es"]]
+    assert len(run(study("tpe", few, 30), 30)) == 30
+
+
 def test_a_grid_is_worked_through_in_order():
     grid = [{"method": "soup"}, {"method": "ties", "parameters": {"density": [0.3, 0.1]}}]
     tried = run(study("grid", grid, 10), 10)
