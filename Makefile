@@ -42,7 +42,7 @@ format: $(STAMP) ## Format, and fix what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(STAMP) ## Generate docs/settings.md and docs/methods.md from the code
+docs: $(STAMP) ## Generate docs/settings.md, docs/methods.md and a table of docs/evaluation.md from the code
 	$(BIN)/python scripts/docs.py
 
 lock: ## Regenerate requirements/lock.txt from pyproject.toml in a clean environment

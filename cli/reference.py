@@ -1,4 +1,4 @@
-"""Generates docs/settings.md and docs/methods.md."""
+"""Generates docs/settings.md and docs/methods.md, and the table in docs/evaluation.md."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from app.contract.catalogue import CATALOGUE, describe
 from app.contract.settings import Settings
+from app.sources.manifests import forms_table
 
 _GENERATED = "<!-- Written by `make docs`; edit the code it comes from, not this page. -->\n"
 _FAMILIES = {
@@ -42,6 +43,12 @@ def settings_page() -> str:
         "directory. An empty variable counts as not set.\n\n"
         f"| variable | default | description |\n| --- | --- | --- |\n{rows}"
     )
+
+
+def with_forms(page: str) -> str:
+    """Return docs/evaluation.md with the current table of the forms of datasets."""
+    head, table = page.split("| form |", 1)
+    return head + forms_table() + table[table.index("\n\n") + 1 :]
 
 
 def methods_page() -> str:

@@ -31,7 +31,7 @@ def do_evaluation(attempt: Attempt) -> None:
     decoder = PartDecoder.of(attempt.settings, engine, lease.id)
     device_type = device_type_of(attempt.settings)
     if not attempt.retried(lambda: parts.are_planned(engine, lease.id, device_type)):
-        planned = decoder.divide()
+        planned = decoder.divide(attempt.keeper.stopping.is_set)
         attempt.retried(lambda: parts.plan(engine, lease, device_type, planned))
     with _tolerant(attempt):
         invite(engine, attempt.queue)

@@ -16,8 +16,8 @@ from app.contract.evaluation import DatasetSpec, EvaluatedDataset, EvaluationSpe
 from app.contract.identifiers import merge_in, merge_uri
 from app.contract.settings import Settings
 from app.services.preparation import source_policy
-from app.sources.datasets import manifest_roots, resolve_dataset
-from app.sources.manifests import Manifest, read_manifest
+from app.sources.datasets import read_dataset
+from app.sources.manifests import Manifest
 from app.sources.policy import SourcePolicy
 from app.storage import evaluations, merges
 from app.storage.leases import LeaseLostError
@@ -60,9 +60,13 @@ class PartDecoder:
     def _checkpoints(self) -> Checkpoints:
         return Checkpoints(self.settings, self.policy)
 
-    def divide(self) -> list[PlannedPart]:
-        """Return the evaluation's parts, system by system; reads every manifest."""
-        datasets = [(dataset, self._manifest(dataset)) for dataset in self.spec.datasets]
+    def divide(self, should_stop: Callable[[], bool] = lambda: False) -> list[PlannedPart]:
+        """Return the evaluation's parts, system by system; reads every manifest.
+
+        Datasets of the hub are downloaded for this, until `should_stop` returns true.
+        """
+        sets = self.spec.datasets
+        datasets = [(dataset, self._manifest(dataset, should_stop)) for dataset in sets]
         shared = overlaps([manifest for _, manifest in datasets])
         return [
             PlannedPart(
@@ -85,7 +89,7 @@ class PartDecoder:
         and `fetch`, and SourceChangedError if the manifest changed since the evaluation began.
         """
         dataset = next(one for one in self.spec.datasets if one.name == part.dataset)
-        manifest = self._manifest(dataset)
+        manifest = self._manifest(dataset, should_stop)
         if manifest.manifest_sha256 != part.manifest_sha256:
             raise SourceChangedError(
                 f"{dataset.uri}: the manifest changed since the evaluation began; evaluate again."
@@ -110,12 +114,12 @@ class PartDecoder:
             result=result,
         )
 
-    def _manifest(self, dataset: DatasetSpec) -> Manifest:
+    def _manifest(self, dataset: DatasetSpec, should_stop: Callable[[], bool]) -> Manifest:
         if dataset.name not in self._manifests:
-            path = resolve_dataset(dataset.uri, self.policy, param=f"dataset {dataset.name}")
-            roots = manifest_roots(path, self.policy)
-            found = read_manifest(path, label=dataset.uri, roots=roots)
-            self._manifests[dataset.name] = found
+            param = f"dataset {dataset.name}"
+            self._manifests[dataset.name] = read_dataset(
+                dataset.uri, self.policy, param=param, should_stop=should_stop
+            )
         return self._manifests[dataset.name]
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from app.contract.errors import EvaluationFailedError
 from app.contract.evaluation import DatasetSpec
 from app.contract.states import StudyPhase
-from app.sources.datasets import manifest_roots, resolve_dataset
-from app.sources.manifests import Manifest, read_manifest
+from app.sources.datasets import read_dataset
+from app.sources.manifests import Manifest
 from app.storage import merges, studies
 from app.storage.database import writing
 from app.storage.leases import finish
@@ -79,9 +79,8 @@ def _prepare(attempt: Attempt, decoder: StudyDecoder) -> None:
 
 
 def _test_manifest(decoder: StudyDecoder, dataset: DatasetSpec) -> Manifest:
-    policy = decoder.policy
-    path = resolve_dataset(dataset.uri, policy, param=f"test set {dataset.name}")
-    return read_manifest(path, label=dataset.uri, roots=manifest_roots(path, policy))
+    param, stopping = f"test set {dataset.name}", decoder.should_stop
+    return read_dataset(dataset.uri, decoder.policy, param=param, should_stop=stopping)
 
 
 def _measure_systems(attempt: Attempt, decoder: StudyDecoder) -> None:

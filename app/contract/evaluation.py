@@ -64,9 +64,10 @@ class DatasetSpec(_Model):
     uri: str = Field(
         min_length=1,
         max_length=2048,
-        description="The manifest, or the folder with manifest and audio: JSON lines with "
-        "audio_filepath and text, AudioFolder's metadata.csv or metadata.jsonl, or a Kaldi data "
-        "folder.",
+        description="The manifest, or the folder with manifest and audio, in any form of "
+        "docs/evaluation.md: JSON lines, CSV, Kaldi, Lhotse, NeMo, WebDataset, STM, parquet, "
+        "save_to_disk; or hf://datasets/organisation/name. A query chooses a part and its columns: "
+        "?config=pt&split=test&text=sentence&audio=path&speaker=id&language=lang&limit=100.",
         examples=["file:///data/eval/parliament.jsonl"],
     )
     group: Group = Field("other", description="The group average that includes this dataset.")

@@ -29,7 +29,7 @@ _MOST_SKIPPED = 50
 _MOST_CHANGED = 5
 _MOST_SPEAKERS = 20
 # Files that browsers play, by the ends of their names.
-_PLAYABLE = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus")
+_PLAYABLE = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".mp4", ".aac")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def audio_url(scored: ScoredDataset, utterance: UtteranceResult) -> str | None:
     The fragment makes the player begin and end with an utterance that is part of its file.
     """
     evaluation = scored.evaluated.evaluation_id
-    if evaluation is None or not utterance.audio.lower().endswith(_PLAYABLE):
+    if evaluation is None or not utterance.audio.rstrip(")").lower().endswith(_PLAYABLE):
         return None
     query = {"dataset": scored.evaluated.name, "index": utterance.index, "evaluation": evaluation}
     start = utterance.offset_seconds

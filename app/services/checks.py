@@ -262,8 +262,8 @@ def _evaluation_checks(
     `reference` returns the checkpoint whose tokenizer all share, or None if it cannot be used.
     """
     from app.sources.dataset_checks import check_audio, check_languages, unknown_language
-    from app.sources.datasets import manifest_roots, resolve_dataset
-    from app.sources.manifests import read_manifest
+    from app.sources.datasets import read_dataset
+    from app.sources.manifest_hugging_face import NoArrowError
 
     checkpoint = cache(reference)
 
@@ -279,9 +279,18 @@ def _evaluation_checks(
     def dataset(index: int, spec: DatasetSpec) -> None:
         param = f"{prefix}datasets[{index}].uri"
         try:
-            path = resolve_dataset(spec.uri, policy, param=param)
-            roots = manifest_roots(path, policy)
-            manifest = read_manifest(path, label=spec.uri, roots=roots)
+            manifest = read_dataset(spec.uri, policy, param=param)
+        except NoArrowError as error:
+            unchecked = f"{error.message}; the worker checks the dataset."
+            warnings.append({"code": "unchecked_dataset", "message": unchecked})
+            return
+        try:
+            if manifest.unread:
+                unchecked = (
+                    f"{spec.uri}: {manifest.unread:,} utterances were not checked, since it would "
+                    "take too long; the worker checks them."
+                )
+                warnings.append({"code": "unchecked_dataset", "message": unchecked})
             if read is not None:
                 read[spec.name] = manifest
             unusable = check_audio(manifest, spec.uri, policy.file_roots)

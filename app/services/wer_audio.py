@@ -10,8 +10,8 @@ from pathlib import PurePath
 from app.contract.errors import (
     ForbiddenError,
     NotFoundError,
+    SourceError,
     SourceNotAllowedError,
-    SourceNotFoundError,
 )
 from app.contract.evaluation import EvaluationSpec
 from app.services.backend import Backend
@@ -38,10 +38,10 @@ def utterance_audio(
     uri, audio = _stored(backend, merge_id, evaluation_id, dataset, index)
     try:
         file = open_audio(uri, audio, source_policy(backend.settings, backend.engine))
-    except SourceNotFoundError as error:
-        raise NotFoundError(error.message) from None
     except SourceNotAllowedError as error:
         raise ForbiddenError(error.message) from None
+    except SourceError as error:
+        raise NotFoundError(error.message) from None
     # By its first bytes: whatever else may have taken the file's place is not sent.
     media_type = PLAYABLE.get(container_of(_head(file)) or "")
     if media_type is None:
@@ -49,7 +49,10 @@ def utterance_audio(
         raise NotFoundError(f"{audio} is not audio that browsers play: {', '.join(PLAYABLE)}")
     signature = Signature.of(os.fstat(file.fileno()))
     version = hashlib.sha256(str(signature).encode()).hexdigest()
-    opened = OpenFile(PurePath(audio).name, file, signature)
+    if "::" in audio:  # a copy of a member, a new file each time
+        version = hashlib.file_digest(file, "sha256").hexdigest()
+    name = PurePath(audio.rpartition("::")[2]).name.rstrip(")")
+    opened = OpenFile(name, file, signature)
     return Download(opened.name, media_type, version, [opened])
 
 

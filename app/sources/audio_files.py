@@ -5,9 +5,19 @@ from __future__ import annotations
 HEAD_BYTES = 64
 """How many bytes of a file `container_of` needs."""
 
-READABLE = "wav, flac, ogg or mp3 (or W64, aiff, au, caf, NIST SPHERE)"
+READABLE = (
+    "wav, flac, ogg, mp3, m4a, aac, webm, wma or amr (or W64, aiff, au, caf, NIST SPHERE, mp4, "
+    "mov, mkv, avi, wmv)"
+)
 
-PLAYABLE = {"wav": "audio/wav", "flac": "audio/flac", "ogg": "audio/ogg", "mp3": "audio/mpeg"}
+PLAYABLE = {
+    "wav": "audio/wav",
+    "flac": "audio/flac",
+    "ogg": "audio/ogg",
+    "mp3": "audio/mpeg",
+    "mp4": "audio/mp4",
+    "aac": "audio/aac",
+}
 """The media types of the containers that browsers play."""
 
 _AT_THE_START = {
@@ -20,10 +30,14 @@ _AT_THE_START = {
     b"dns.": "au",
     b"caff": "caf",
     b"NIST_1A\n": "nist",
+    b"\x1aE\xdf\xa3": "matroska",
+    b"0&\xb2u\x8ef\xcf\x11": "asf",
+    b"#!AMR": "amr",
 }
 _FORMS = {
     (b"RIFF", b"WAVE"): "wav",
     (b"RIFX", b"WAVE"): "wav",
+    (b"RIFF", b"AVI "): "avi",
     (b"FORM", b"AIFF"): "aiff",
     (b"FORM", b"AIFC"): "aiff",
 }
@@ -32,16 +46,19 @@ _FORMS = {
 def container_of(head: bytes) -> str | None:
     """Return the container that begins with these bytes, or None if it cannot be decoded.
 
-    The name is the one that messages use: wav, w64, flac, ogg, mp3, aiff, au, caf or nist.
+    That is wav, w64, flac, ogg, mp3, aiff, au, caf or nist; or, which only FFmpeg decodes, mp4
+    (with m4a and mov), matroska (with webm), asf (wma), avi, aac or amr.
     """
     for magic, kind in _AT_THE_START.items():
         if head.startswith(magic):
             return kind
     if form := _FORMS.get((head[:4], head[8:12])):
         return form
+    if head[4:8] == b"ftyp":
+        return "mp4"
     if head.startswith(b"ID3") or _is_mpeg_frame(head):
         return "mp3"
-    return None
+    return "aac" if _is_adts_frame(head) else None
 
 
 def _is_mpeg_frame(head: bytes) -> bool:
@@ -51,3 +68,8 @@ def _is_mpeg_frame(head: bytes) -> bool:
     version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
     bitrate, rate = head[2] >> 4, head[2] >> 2 & 3
     return version != 1 and layer != 0 and bitrate != 15 and rate != 3
+
+
+def _is_adts_frame(head: bytes) -> bool:
+    """Return whether a frame of AAC begins here that states its own length."""
+    return len(head) >= 4 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0 and head[2] >> 2 & 15 < 13

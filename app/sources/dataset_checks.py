@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from time import monotonic
 
 from app.contract.errors import InvalidManifestError, Problem, SourceError
 from app.sources.audio_files import HEAD_BYTES, READABLE, container_of
-from app.sources.local import Roots, allowed_path, open_regular
+from app.sources.audio_sources import AudioSource
+from app.sources.local import Roots, allowed_path
 from app.sources.manifest_fields import MAX_PROBLEMS
 from app.sources.manifests import Manifest
 
@@ -29,8 +30,11 @@ def check_audio(manifest: Manifest, label: str, roots: Roots = None) -> list[str
     Every file must exist; the first bytes of a few of each suffix are read. `label` names the
     dataset in messages. Raises InvalidManifestError if nothing could be decoded.
     """
+    if manifest.remote:
+        return []
+    members = manifest.members
     wanted = list(dict.fromkeys(utterance.audio for utterance in manifest.utterances))
-    missing = _missing(manifest.folder, wanted, roots)
+    missing = _missing(manifest.folder, (one for one in wanted if one not in members), roots)
     if len(missing) == len(wanted):
         problems = [Problem(f"{_short(audio)}: there is no such file") for audio in missing[:10]]
         raise InvalidManifestError(
@@ -39,8 +43,12 @@ def check_audio(manifest: Manifest, label: str, roots: Roots = None) -> list[str
             problems=problems,
         )
     absent = set(missing)
-    present = [audio for audio in wanted if audio not in absent]
-    reasons, readable = _look_inside(manifest.folder, present, roots)
+    present = {
+        audio: members.get(audio) or AudioSource(manifest.folder / audio)
+        for audio in wanted
+        if audio not in absent
+    }
+    reasons, readable = _look_inside(present, roots)
     if reasons and not readable:
         raise InvalidManifestError(
             f"{label}: none of its audio can be decoded: {'; '.join(reasons)}",
@@ -77,6 +85,7 @@ def unknown_language(code: str, known: Set[str]) -> str | None:
 
 def _missing(base: Path, wanted: Iterable[str], roots: Roots) -> list[str]:
     """Return those that do not exist or lie outside the roots, in their order."""
+    wanted = list(wanted)
     folders: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for audio in wanted:
         folder, name = os.path.split(base / audio)
@@ -103,18 +112,18 @@ def _names(folder: str, wanted: Sequence[str], roots: Roots) -> set[str]:
         return set()
 
 
-def _look_inside(base: Path, present: Iterable[str], roots: Roots) -> tuple[list[str], bool]:
+def _look_inside(present: Mapping[str, AudioSource], roots: Roots) -> tuple[list[str], bool]:
     """Return why files of some suffixes cannot be decoded, and whether any suffix can."""
     kinds: dict[str, list[str]] = {}
-    for audio in present:
-        suffix = Path(audio).suffix.lower()
+    for audio, source in present.items():
+        suffix = source.path.suffix.lower()
         if suffix in kinds or len(kinds) < _MOST_KINDS:
             tried = kinds.setdefault(suffix, [])
             if len(tried) < _TRIED:
                 tried.append(audio)
     reasons, readable = [], False
     for suffix, tried in kinds.items():
-        found = [_fault(base / audio, audio, roots) for audio in tried]
+        found = [_fault(present[audio], audio, roots) for audio in tried]
         if None in found:
             readable = True
         else:
@@ -123,12 +132,12 @@ def _look_inside(base: Path, present: Iterable[str], roots: Roots) -> tuple[list
     return reasons, readable
 
 
-def _fault(path: Path, audio: str, roots: Roots) -> str | None:
+def _fault(source: AudioSource, audio: str, roots: Roots) -> str | None:
     try:
-        with open_regular(path, roots, _short(audio)) as handle:
+        with source.open(roots) as handle:
             head = handle.read(HEAD_BYTES)
     except SourceError as error:
-        return error.message
+        return f"{_short(audio)}: {error.message.removeprefix(f'{source.path.name}: ')}"
     except OSError as error:
         return f"{_short(audio)} cannot be read: {error.strerror}"
     if not head:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from app.contract.errors import Problem
 from app.contract.evaluation import Utterance
 from app.contract.languages import language_code
+from app.sources.audio_sources import AudioSource
 
 MAX_PROBLEMS = 10
 """How many faults are reported; the others are counted."""
@@ -30,21 +31,31 @@ class EntryError(ValueError):
 
 @dataclass
 class Reading:
-    """The utterances and faults of a manifest so far."""
+    """The utterances and faults of a manifest so far.
+
+    `members` are the audio sources that are no files of their own, by the utterance's `audio`.
+    """
 
     utterances: list[Utterance] = field(default_factory=list)
+    members: dict[str, AudioSource] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     faults: int = 0
 
     @contextmanager
     def at(self, file: str, line: int) -> Iterator[None]:
         """Record an EntryError as a fault of this line, and go on."""
+        with self.within(f"{file}, line {line}"):
+            yield
+
+    @contextmanager
+    def within(self, place: str) -> Iterator[None]:
+        """Record an EntryError as a fault of this place, and go on."""
         try:
             yield
         except EntryError as error:
             self.faults += 1
             if len(self.problems) < MAX_PROBLEMS:
-                self.problems.append(Problem(f"{file}, line {line}: {str(error)[:_MOST_SHOWN]}"))
+                self.problems.append(Problem(f"{place}: {str(error)[:_MOST_SHOWN]}"))
 
 
 def lines_of(content: bytes) -> Iterator[tuple[int, bytes]]:
@@ -122,9 +133,11 @@ def channel_of(entry: Mapping[str, Any]) -> int | None:
     return value
 
 
-def language_of(entry: Mapping[str, Any]) -> str | None:
-    """Return the language's code from `language` or `lang`, without its region."""
-    value = text_of(entry, "language") or text_of(entry, "lang")
+def language_of(
+    entry: Mapping[str, Any], names: Iterable[str] = ("language", "lang")
+) -> str | None:
+    """Return the language's code from the first of the names that has one, without its region."""
+    value = next(filter(None, (text_of(entry, name) for name in names)), None)
     try:
         return str(language_code(value)) if value else None
     except ValueError as error:

@@ -7,14 +7,16 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from time import monotonic
 
 from app.contract.errors import SourceError
 from app.contract.evaluation import Utterance
-from app.sources.local import Roots, open_regular
-from app.sources.manifests import Manifest, audio_path
+from app.sources.audio_sources import AudioSource
+from app.sources.local import Roots
+from app.sources.manifests import Manifest, audio_source
 
 MOST_SHOWN = 20
 _MOST_SECONDS = 10.0
@@ -31,15 +33,19 @@ def shared_recordings(
     """
     end = monotonic() + _MOST_SECONDS
 
-    def size(path: Path) -> int | None:
-        with suppress(OSError):
-            return path.stat().st_size
+    def size(source: AudioSource) -> int | None:
+        with suppress(SourceError, OSError):
+            if source.member is None:
+                return source.path.stat().st_size
+            if monotonic() < end:
+                with source.open(roots) as handle:
+                    return os.fstat(handle.fileno()).st_size
         return None
 
-    def digest(path: Path) -> str | None:
+    def digest(source: AudioSource) -> str | None:
         if monotonic() > end:
             return None
-        with suppress(SourceError, OSError), open_regular(path, roots, path.name) as handle:
+        with suppress(SourceError, OSError), source.open(roots) as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
         return None
 
@@ -49,8 +55,8 @@ def shared_recordings(
 def shared(
     first: Mapping[str, Manifest],
     second: Mapping[str, Manifest],
-    rough: Callable[[Path], Hashable],
-    exact: Callable[[Path], Hashable],
+    rough: Callable[[AudioSource], Hashable],
+    exact: Callable[[AudioSource], Hashable],
 ) -> list[str]:
     """Return a message for each recording that is in both groups.
 
@@ -58,18 +64,18 @@ def shared(
     cheaper, occurs in both groups. None never is equal.
     """
     rough_of, exact_of = cache(rough), cache(exact)
-    here = {rough_of(path) for _, _, path in _all(first)}
-    there = {rough_of(path) for _, _, path in _all(second)}
+    here = {rough_of(source) for _, _, source in _all(first)}
+    there = {rough_of(source) for _, _, source in _all(second)}
     both = (here & there) - {None}
     places: dict[Hashable, list[tuple[str, Utterance]]] = defaultdict(list)
-    for name, utterance, path in _all(first):
-        if rough_of(path) in both:
-            places[exact_of(path)].append((name, utterance))
+    for name, utterance, source in _all(first):
+        if rough_of(source) in both:
+            places[exact_of(source)].append((name, utterance))
     messages = []
-    for name, utterance, path in _all(second):
-        if rough_of(path) not in both or exact_of(path) is None:
+    for name, utterance, source in _all(second):
+        if rough_of(source) not in both or exact_of(source) is None:
             continue
-        for other, its in places.get(exact_of(path), ()):
+        for other, its in places.get(exact_of(source), ()):
             if _overlap(utterance, its):
                 messages.append(
                     f"{utterance.audio} (utterance {utterance.index + 1} of {name}) is the "
@@ -79,10 +85,12 @@ def shared(
     return messages
 
 
-def _all(group: Mapping[str, Manifest]) -> Iterator[tuple[str, Utterance, Path]]:
+def _all(group: Mapping[str, Manifest]) -> Iterator[tuple[str, Utterance, AudioSource]]:
     for name, manifest in group.items():
         for utterance in manifest.utterances:
-            yield name, utterance, Path(os.path.normpath(audio_path(manifest, utterance)))
+            source = audio_source(manifest, utterance)
+            plain = Path(os.path.normpath(source.path))
+            yield name, utterance, replace(source, path=plain)
 
 
 def _overlap(one: Utterance, other: Utterance) -> bool:

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint.")],
     manifest: Annotated[
-        list[Path],
+        list[str],
         typer.Option(
-            "--manifest", "-m", help="Manifest of a dataset, or its folder; may be repeated."
+            "--manifest",
+            "-m",
+            help="A dataset: its manifest or folder (docs/evaluation.md), with ?split=test and "
+            "the like if needed, or hf://datasets/organisation/name; may be repeated.",
         ),
     ],
     language: Annotated[str | None, typer.Option(help="Spoken language: pt, en, ...")] = None,
@@ -86,7 +89,7 @@ def evaluate(
         )
 
 
-def _spec(manifests: list[Path], **options: object) -> EvaluationSpec:
+def _spec(manifests: list[str], **options: object) -> EvaluationSpec:
     """Return the evaluation; a dataset is named after its manifest, or the manifest's folder."""
     from pydantic import ValidationError
 
@@ -94,16 +97,23 @@ def _spec(manifests: list[Path], **options: object) -> EvaluationSpec:
     from app.contract.evaluation import EvaluationSpec
     from app.contract.problems import problems_of
 
-    paths = [path.expanduser().absolute() for path in manifests]
-    datasets = [{"name": _name(path), "uri": str(path)} for path in paths]
+    datasets = [{"name": _name(uri), "uri": uri} for uri in map(_absolute, manifests)]
     try:
         return EvaluationSpec.model_validate({"datasets": datasets, **options})
     except ValidationError as error:
         raise InvalidRequestError.of(problems_of(error, EvaluationSpec)) from None
 
 
-def _name(path: Path) -> str:
+def _absolute(manifest: str) -> str:
+    """Return a path as an absolute one; a URI as it is."""
+    return manifest if "://" in manifest else str(Path(manifest).expanduser().absolute())
+
+
+def _name(uri: str) -> str:
+    path = Path(uri)
     if path.is_dir():
         return path.name
+    if not path.exists():
+        path = Path(uri.partition("?")[0].partition("@")[0])
     unnamed = {"manifest", "metadata", "wav"}
     return path.parent.name if path.stem in unnamed else path.stem

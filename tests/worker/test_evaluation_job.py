@@ -195,7 +195,8 @@ def begun(service: Service, spec: dict[str, Any]) -> Iterator[Begun]:
         (system, UTTERANCES) for system in ("merge", "base", "telephone", "fast")
     ]
     parts.plan(engine, lead, "cpu", divided)
-    # One: it looks for other work after each.
+    # A merge waits for a worker, so the helper leaves after one part.
+    service.client.post("/merges", json=service.recipe("soup"))
     attempt_parts(evaluation_id, service.settings, "wrk_helper", "cpu", PartWork())
     yield Begun(evaluation_id, url, engine)
     engine.dispose()

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from app.contract.errors import SourceError
 from app.sources.architectures.whisper.configs import SAMPLE_RATE
 from app.sources.audio_files import HEAD_BYTES, READABLE, container_of
+from app.sources.audio_sources import AudioSource
 from app.sources.checkpoint import Signature
-from app.sources.local import open_regular, open_unchanged
 from worker.evaluation.containers import (
     Extent,
     OggPages,
@@ -38,6 +38,8 @@ _ROUNDING_SECONDS = 0.1
 _SHORTFALL_SECONDS = 0.5
 # mp3 encoders add up to four short frames, which the header may or may not count.
 _MP3_PADDING = 2_400
+# In mp4 and the like, what coding adds at the start or end may be counted or not.
+_PACKETS_SECONDS = 0.25
 _LOWEST_RATE, _HIGHEST_RATE = 1_000, 384_000
 _MOST_CHANNELS, _MOST_LINKS = 64, 1_000
 # Samples in memory at once, over all channels.
@@ -86,9 +88,12 @@ class Content:
 
 @dataclass(frozen=True)
 class AudioFile:
-    """An inspected audio file: its container's `kind`, its digest and its content."""
+    """An inspected audio file: its container's `kind`, its digest and its content.
 
-    path: Path
+    `signature` is that of the file, which for a member of one is the file around it.
+    """
+
+    source: AudioSource
     signature: Signature
     sha256: str
     kind: str
@@ -115,7 +120,7 @@ class Segment:
 
 
 def find_segment(
-    path: Path,
+    source: AudioSource | Path,
     offset_seconds: float | None = None,
     duration_seconds: float | None = None,
     *,
@@ -129,7 +134,7 @@ def find_segment(
     empty, not audio, truncated, or much shorter than the duration, or the segment is longer than
     `max_seconds`.
     """
-    sound = inspect(path, roots)
+    sound = inspect(source, roots)
     content = sound.content
     total, rate = content.seconds, content.sample_rate
     offset = offset_seconds or 0.0
@@ -221,34 +226,36 @@ def check_levels(segment: Segment) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def inspect(path: Path, roots: tuple[Path, ...] | None = None) -> AudioFile:
+def inspect(source: AudioSource | Path, roots: tuple[Path, ...] | None = None) -> AudioFile:
     """Return a file's content; compressed files are decoded to their end for this, once.
 
     Raises AudioError if the file is missing, outside the roots, not audio, or truncated.
     """
+    if isinstance(source, Path):
+        source = AudioSource(source)
     try:
-        with open_regular(path, roots, path.name) as handle:
+        with source.open_file(roots) as handle:
             signature = Signature.of(os.fstat(handle.fileno()))
     except SourceError as error:
         raise AudioError(str(error)) from None
-    found = _remembered(path, signature)
+    found = _remembered(source, signature)
     if isinstance(found, str):
         raise AudioError(found)
     return found
 
 
 @lru_cache(maxsize=1 << 16)
-def _remembered(path: Path, signature: Signature) -> AudioFile | str:
+def _remembered(source: AudioSource, signature: Signature) -> AudioFile | str:
     """Return the file's content, or the reason why it cannot be used."""
     try:
-        with _open(path, signature) as handle:
-            return _inspect(handle, path, signature)
+        with _open(source, signature) as handle:
+            return _inspect(handle, source, signature)
     except AudioError as error:
         return str(error)
 
 
-def _inspect(handle: FileIO, path: Path, signature: Signature) -> AudioFile:
-    if not signature.size:
+def _inspect(handle: FileIO, source: AudioSource, signature: Signature) -> AudioFile:
+    if not os.fstat(handle.fileno()).st_size:
         raise AudioError("the file is empty")
     kind = container_of(handle.read(HEAD_BYTES))
     if kind is None:
@@ -282,7 +289,7 @@ def _inspect(handle: FileIO, path: Path, signature: Signature) -> AudioFile:
         )
     handle.seek(0)
     sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
-    return AudioFile(path, signature, sha256, kind, content)
+    return AudioFile(source, signature, sha256, kind, content)
 
 
 def _read_header(handle: FileIO, kind: str) -> tuple[str, Content | None]:
@@ -303,8 +310,18 @@ def _count(handle: FileIO, kind: str) -> Content:
         count = count_frames(handle, kind)
     except FFmpegError as error:
         raise AudioError(f"the file is damaged, or cannot be decoded ({error})") from None
-    notes = (f"{count.damaged:,} of its packets could not be decoded",) if count.damaged else ()
-    return Content(count.frames, count.sample_rate, count.channels, True, notes)
+    notes = []
+    if count.damaged:
+        notes.append(f"{count.damaged:,} of its packets could not be decoded")
+    seconds = count.frames / count.sample_rate
+    missing = (count.stated or 0.0) - seconds
+    if missing > _PACKETS_SECONDS:
+        if not count.is_of_video:
+            raise AudioError(f"the file is damaged: {missing:.2f} s of it are missing")
+        notes.append(f"it may be truncated: {_seconds(seconds)} of sound to {count.stated:.2f} s")
+    if count.tracks > 1:
+        notes.append(f"it has {count.tracks} sound tracks; the first was decoded")
+    return Content(count.frames, count.sample_rate, count.channels, True, tuple(notes))
 
 
 def _read_through(
@@ -401,7 +418,7 @@ def _blocks(segment: Segment) -> Iterator[_Block]:
     """
     sound = segment.sound
     missing = segment.frames
-    with _open(sound.path, sound.signature) as handle:
+    with _open(sound.source, sound.signature) as handle:
         for block in _decoded(handle, segment):
             block = block[:missing]
             missing -= len(block)
@@ -453,10 +470,10 @@ def _skip(sound: soundfile.SoundFile, frames: int, most: int) -> None:
 
 
 @contextmanager
-def _open(path: Path, signature: Signature) -> Iterator[FileIO]:
+def _open(source: AudioSource, signature: Signature) -> Iterator[FileIO]:
     """Open the file that was inspected before; AudioError if it was replaced."""
     try:
-        with open_unchanged(path, signature, path.name) as handle:
+        with source.open(signature=signature) as handle:
             yield handle
     except SourceError as error:
         raise AudioError(str(error)) from None

@@ -10,12 +10,15 @@ from typing import Any
 
 import av
 import numpy as np
+from av.container import InputContainer
 from numpy.typing import NDArray
 
 from worker.evaluation.containers import read_ogg_pages
 
 # The demuxer is never guessed: some of FFmpeg's open files that a playlist names.
-_DEMUXERS = {"nist": "nistsphere", "wav": "wav", "w64": "w64"}
+_DEMUXERS = {"nist": "nistsphere", "mp4": "mov"}
+# The length in the header of these is that of the sound; others have none, or FFmpeg guesses it.
+_STATING = frozenset({"mp4", "matroska", "asf", "avi"})
 # A day at 96 kHz: a few kilobytes of FLAC can contain years of silence.
 _MOST_SAMPLES = 24 * 3600 * 96_000
 
@@ -26,12 +29,20 @@ class FFmpegError(Exception):
 
 @dataclass(frozen=True)
 class Count:
-    """The content of a file decoded to its end, and the number of `damaged` packets."""
+    """The content of a file decoded to its end, and the number of `damaged` packets.
+
+    `stated` is the length in seconds by the header of a container such as mp4, None without one; it
+    may be that of a video beside the sound. `tracks` is the number of sounds, of which the first is
+    decoded.
+    """
 
     frames: int
     sample_rate: int
     channels: int
     damaged: int
+    stated: float | None = None
+    is_of_video: bool = False
+    tracks: int = 1
 
 
 def count_frames(handle: FileIO, kind: str) -> Count:
@@ -47,7 +58,20 @@ def count_frames(handle: FileIO, kind: str) -> Count:
             raise FFmpegError("it contains more than a day of audio")
     if not frames:
         raise FFmpegError("no audio can be decoded")
-    return Count(frames, rate, channels, damaged)
+    if kind not in _STATING:
+        return Count(frames, rate, channels, damaged)
+    return Count(frames, rate, channels, damaged, *_described(handle, kind))
+
+
+def _described(handle: FileIO, kind: str) -> tuple[float | None, bool, int]:
+    """Return the length that the header states, whether it may be a video's, and the tracks."""
+    with _opened(next(_recordings(handle, kind)), kind) as file:
+        stream = file.streams.audio[0]
+        tracks = len(file.streams.audio)
+        if stream.duration is not None and stream.time_base is not None:
+            return float(stream.duration * stream.time_base), False, tracks
+        stated = None if file.duration is None else file.duration / av.time_base
+        return stated, bool(file.streams.video), tracks
 
 
 def decode_blocks(handle: FileIO, kind: str, most: int) -> Iterator[NDArray[np.float32]]:
@@ -85,9 +109,8 @@ def _frames(handle: FileIO, kind: str) -> Iterator[av.AudioFrame | None]:
 
 
 def _frames_of(part: RawIOBase, kind: str) -> Iterator[av.AudioFrame | None]:
-    demuxer = _DEMUXERS.get(kind, kind)
     try:
-        with av.open(part, mode="r", format=demuxer, metadata_errors="ignore") as file:
+        with _opened(part, kind) as file:
             stream = next(iter(file.streams.audio), None)
             if stream is None or stream.codec_context is None:
                 raise FFmpegError("it has no audio that can be decoded")
@@ -99,6 +122,10 @@ def _frames_of(part: RawIOBase, kind: str) -> Iterator[av.AudioFrame | None]:
                     yield None
     except (av.FFmpegError, ValueError) as error:
         raise FFmpegError(getattr(error, "strerror", None) or str(error)) from None
+
+
+def _opened(part: RawIOBase, kind: str) -> InputContainer:
+    return av.open(part, mode="r", format=_DEMUXERS.get(kind, kind), metadata_errors="ignore")
 
 
 def _recordings(handle: FileIO, kind: str) -> Iterator[RawIOBase]:

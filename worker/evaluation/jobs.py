@@ -17,7 +17,8 @@ from app.contract.evaluation import (
     Utterance,
 )
 from app.sources.architectures.whisper.generation import summarize
-from app.sources.manifests import Manifest, audio_path
+from app.sources.audio_sources import AudioSource
+from app.sources.manifests import Manifest, audio_source
 from worker.evaluation.audio import AudioError, Segment, find_segment
 from worker.evaluation.cache import library_versions, transcript_key
 from worker.evaluation.checkpoint import CheckpointFacts
@@ -105,7 +106,7 @@ def prepare_jobs(
         check_stop()
         language = setup.spoken(utterance)
         try:
-            segment = _find(setup, utterance, audio_path(manifest, utterance), language, roots)
+            segment = _find(setup, utterance, audio_source(manifest, utterance), language, roots)
         except AudioError as error:
             preparation.skip(utterance, str(error))
             continue
@@ -119,12 +120,12 @@ def prepare_jobs(
 def _find(
     setup: DecodingSetup,
     utterance: Utterance,
-    path: Path,
+    source: AudioSource,
     language: str | None,
     roots: tuple[Path, ...] | None,
 ) -> Segment:
     segment = find_segment(
-        path,
+        source,
         utterance.offset_seconds,
         utterance.duration_seconds,
         channel=utterance.channel,

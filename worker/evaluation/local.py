@@ -13,8 +13,9 @@ from app.reports.wer import build_wer
 from app.services.preparation import source_policy
 from app.sources.architectures.registry import undecodable
 from app.sources.dataset_checks import check_audio, check_languages, unknown_language
+from app.sources.datasets import read_dataset
 from app.sources.fetch import fetch
-from app.sources.manifests import read_manifest
+from app.sources.policy import SourcePolicy
 from app.sources.resolve import resolve
 from app.sources.uris import file_uri
 from worker.evaluation.cache import InMemoryTranscriptCache
@@ -30,7 +31,7 @@ def evaluate_checkpoint(
 ) -> dict[str, Any]:
     """Return a checkpoint's error rates, in the format of `GET /merges/{id}/wer`.
 
-    The datasets' URIs are paths of manifests. `progress` gets the utterances done, their total and
+    The datasets' URIs may be paths. `progress` gets the utterances done, their total and
     the dataset's name. Raises AfluenteError: InvalidRequestError for a model that has no decoder.
     """
     policy = source_policy(settings, None, any_path=True)
@@ -46,7 +47,7 @@ def evaluate_checkpoint(
     local = fetch(resolved, policy)
     # As in the service, libraries see only the known fields of JSON files.
     with local.opened() as folder:
-        results = list(_evaluate(folder, local.sha256, spec, settings, progress))
+        results = list(_evaluate(folder, local.sha256, spec, settings, policy, progress))
     status = (
         "partial" if any(item.result.status != "succeeded" for item in results) else "succeeded"
     )
@@ -58,6 +59,7 @@ def _evaluate(
     key: str,
     spec: EvaluationSpec,
     settings: Settings,
+    policy: SourcePolicy,
     progress: Callable[[int, int, str], None],
 ) -> Iterator[EvaluatedDataset]:
     cache = InMemoryTranscriptCache()
@@ -68,7 +70,7 @@ def _evaluate(
         def report(done: int, total: int, name: str = name) -> None:
             progress(done, total, f"utterances of {name}")
 
-        manifest = read_manifest(Path(dataset.uri), label=dataset.uri)
+        manifest = read_dataset(dataset.uri, policy)
         check_audio(manifest, dataset.uri)
         if known and not dataset.language:
             check_languages(manifest, dataset.uri, known)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from app.sources.manifests import Manifest, audio_path
+from app.sources.manifests import Manifest, audio_source
 
 
 def overlaps(manifests: Sequence[Manifest]) -> list[int]:
     """Return for each manifest the index of the first one that it shares audio with.
 
     Sharing is transitive; a manifest that shares nothing gets its own index. Audio is identified by
-    path and segment, without reading it.
+    file, member and segment, without reading it.
     """
     first = list(range(len(manifests)))
 
@@ -23,8 +23,8 @@ def overlaps(manifests: Sequence[Manifest]) -> list[int]:
     seen_in: dict[tuple[object, ...], int] = {}
     for index, manifest in enumerate(manifests):
         for utterance in manifest.utterances:
-            path = audio_path(manifest, utterance)
+            source = audio_source(manifest, utterance)
             place = utterance.offset_seconds, utterance.duration_seconds, utterance.channel
-            one, other = root(seen_in.setdefault((path, *place), index)), root(index)
+            one, other = root(seen_in.setdefault((source, *place), index)), root(index)
             first[max(one, other)] = min(one, other)
     return [root(index) for index in range(len(manifests))]

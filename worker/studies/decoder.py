@@ -31,9 +31,9 @@ from app.contract.recipe import Recipe
 from app.contract.settings import Settings
 from app.contract.spaces import Study
 from app.services.preparation import Prepared, prepare, replan, source_policy
-from app.sources.datasets import manifest_roots, resolve_dataset
+from app.sources.datasets import read_dataset
 from app.sources.fetch import LocalCheckpoint
-from app.sources.manifests import Manifest, read_manifest
+from app.sources.manifests import Manifest
 from app.sources.policy import SourcePolicy
 from app.storage.transcripts import StoredTranscripts
 from worker.evaluation.decoding import SpeechDecoder
@@ -111,9 +111,10 @@ class StudyDecoder:
     def manifest(self, dataset: DatasetSpec) -> Manifest:
         """Return a development set's manifest."""
         if dataset.name not in self._manifests:
-            path = resolve_dataset(dataset.uri, self.policy, param=f"dataset {dataset.name}")
-            roots = manifest_roots(path, self.policy)
-            manifest = read_manifest(path, label=dataset.uri, roots=roots)
+            param = f"dataset {dataset.name}"
+            manifest = read_dataset(
+                dataset.uri, self.policy, param=param, should_stop=self.should_stop
+            )
             digest = self.sources.get("manifests", {}).get(dataset.name)
             if digest not in {None, manifest.manifest_sha256}:
                 raise SourceChangedError(

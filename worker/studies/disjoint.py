@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 
 from app.contract.errors import InvalidManifestError, Problem
+from app.sources.audio_sources import AudioSource
 from app.sources.local import Roots
 from app.sources.manifests import Manifest
 from app.sources.shared_audio import MOST_SHOWN, shared
@@ -18,15 +18,15 @@ def refuse_shared(
 ) -> None:
     """Raise InvalidManifestError for recordings in both, also in another file format."""
 
-    def seconds(path: Path) -> float | None:
+    def seconds(source: AudioSource) -> float | None:
         try:
-            return round(inspect(path, roots).content.seconds, 3)
+            return round(inspect(source, roots).content.seconds, 3)
         except AudioError:
             return None
 
-    def content(path: Path) -> str | None:
+    def content(source: AudioSource) -> str | None:
         try:
-            samples = read_segment(find_segment(path, roots=roots))
+            samples = read_segment(find_segment(source, roots=roots))
             return hashlib.sha256(samples.tobytes()).hexdigest()
         except AudioError:
             return None

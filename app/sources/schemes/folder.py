@@ -94,11 +94,15 @@ class RemoteFolder(SourceFolder):
 
     def read_prefix(self, file: SourceFile, length: int) -> bytes:
         """Return the first `length` bytes, or fewer where the file ends."""
+        return self.read_range(file, 0, length)
+
+    def read_range(self, file: SourceFile, start: int, stop: int) -> bytes:
+        """Return the bytes from `start` to `stop`, or fewer where the file ends."""
         label = self.label_of(file.name)
 
         def read() -> bytes:
-            with closing(self.read(file, 0, length)) as chunks:
-                return first_bytes(chunks, length, self.policy, label)
+            with closing(self.read(file, start, stop)) as chunks:
+                return first_bytes(chunks, stop - start, self.policy, label)
 
         return retrying(self.policy, read)
 

@@ -1,4 +1,4 @@
-"""`hf://`: models of the Hugging Face hub, each at one commit."""
+"""`hf://`: models and datasets of the Hugging Face hub, each at one commit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ _MOST_INFO_BYTES = 8 * 2**20
 
 
 class HubFolder(WebFolder):
-    """A model of the hub at one commit: its revision's, or its default branch's."""
+    """A model (or, at hf://datasets/, a dataset) of the hub at one commit.
+
+    It is that of the revision, or of the default branch.
+    """
 
     scheme = "hf"
     form = "hf://organisation/name@revision"
@@ -33,18 +36,30 @@ class HubFolder(WebFolder):
 
     def __init__(self, uri: str, policy: SourcePolicy) -> None:
         super().__init__(uri, policy)
-        self.repo, self.revision = _parse(uri)
+        self.kind, self.repo, self.revision = _parse(uri)
         self.name = self.repo.rpartition("/")[2]
 
     @property
     def resolved(self) -> str:
         """The URI with the commit as its revision."""
-        return f"hf://{self.repo}@{self._info.sha}"
+        return f"hf://{self._prefix}{self.repo}@{self._info.sha}"
+
+    @property
+    def _prefix(self) -> str:
+        return "" if self.kind == "models" else f"{self.kind}/"
 
     def find(self, names: Iterable[str]) -> dict[str, SourceFile]:
         """Return the files of these names that the commit has."""
         siblings = {sibling.rfilename: sibling for sibling in self._info.siblings}
         return {name: self._file(siblings[name]) for name in names if name in siblings}
+
+    def files_of_dataset(self, suffix: str) -> list[str]:
+        """Return the names of a dataset's files that end so; SourceNotAllowedError for a model."""
+        if self.kind != "datasets":
+            raise SourceNotAllowedError(
+                f"{self.label}: this names a model; a dataset is hf://datasets/organisation/name"
+            )
+        return [one.rfilename for one in self._info.siblings if one.rfilename.endswith(suffix)]
 
     def _file(self, sibling: _Sibling) -> SourceFile:
         name, commit = sibling.rfilename, self._info.sha
@@ -53,7 +68,7 @@ class HubFolder(WebFolder):
         return SourceFile(
             name=name,
             size=sibling.size,
-            url=f"{self.policy.hf_endpoint}/{self.repo}/resolve/{commit}/{quote(name)}",
+            url=f"{self.policy.hf_endpoint}/{self._prefix}{self.repo}/resolve/{commit}/{quote(name)}",
             version=commit,
             sha256=sibling.lfs.sha256 if sibling.lfs else None,
         )
@@ -66,9 +81,9 @@ class HubFolder(WebFolder):
         return self._known
 
     def _ask(self) -> _ModelInfo:
-        """Return what the hub says of the model."""
+        """Return what the hub says of the repository."""
         # Over the client that checks every redirect: the hub's own library follows any.
-        url = f"{self.policy.hf_endpoint}/api/models/{self.repo}"
+        url = f"{self.policy.hf_endpoint}/api/{self.kind}/{self.repo}"
         if self.revision:
             url += f"/revision/{quote(self.revision, safe='')}"
         try:
@@ -76,7 +91,9 @@ class HubFolder(WebFolder):
             return _ModelInfo.model_validate_json(content)
         except SourceNotFoundError:
             where = f"{self.repo} at revision {self.revision}" if self.revision else self.repo
-            raise SourceNotFoundError(f"{self.label}: the hub has no model {where}") from None
+            raise SourceNotFoundError(
+                f"{self.label}: the hub has no {self.kind[:-1]} {where}"
+            ) from None
         except ValidationError as error:
             where = ".".join(str(part) for part in error.errors()[0]["loc"])
             raise SourceUnreachableError(
@@ -107,16 +124,18 @@ def model_of(uri: str) -> str | None:
     """Return `organisation/name` of a URI of the hub, None of any other URI."""
     if not uri.lower().startswith("hf:"):
         return None
-    return _parse(uri)[0]
+    return _parse(uri)[1]
 
 
-def _parse(uri: str) -> tuple[str, str | None]:
-    """Return the repository and the revision, if there is one."""
+def _parse(uri: str) -> tuple[str, str, str | None]:
+    """Return what it is (models or datasets), the repository, and the revision if there is one."""
     repo, at, revision = uri.partition("://")[2].rstrip("/").partition("@")
+    kind, slash, name = repo.partition("/")
+    kind, repo = ("datasets", name) if kind == "datasets" and slash else ("models", repo)
     if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo:
         raise SourceNotAllowedError(
             f"{uri}: write hf://organisation/name or hf://organisation/name@revision"
         )
     if at and (not _REVISION.fullmatch(revision) or ".." in revision):
         raise SourceNotAllowedError(f"{uri}: after @ comes a branch, a tag or a commit")
-    return repo, revision if at else None
+    return kind, repo, revision if at else None

@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 
+from app.sources import arrow_tables
 from app.sources.audio_files import container_of
 from app.sources.dataset_checks import check_audio
 from app.sources.manifests import read_manifest
@@ -77,15 +80,28 @@ def test_missing_audio_is_a_warning_of_an_evaluation(
 
 
 def test_unsupported_audio_is_refused_or_a_warning(post: Post, models: Path) -> None:
-    (models / "0.m4a").write_bytes(b"\0\0\0\x20ftypM4A ")
-    document = refusal(post(line("0.m4a")), 422, "invalid_manifest")
-    assert "0.m4a is not wav, flac" in document["detail"]
+    (models / "0.spx").write_bytes(b"\0\0\0\x20Speex")
+    document = refusal(post(line("0.spx")), 422, "invalid_manifest")
+    assert "0.spx is not wav, flac" in document["detail"]
     (models / "1.wav").write_bytes(WAV)
-    answer = post(line("0.m4a"), line("1.wav"))
-    assert "*.m4a cannot be decoded" in answer.json()["warnings"][0]["message"]
+    answer = post(line("0.spx"), line("1.wav"))
+    assert "*.spx cannot be decoded" in answer.json()["warnings"][0]["message"]
     # One damaged file does not speak for its kind.
     (models / "0.wav").write_bytes(b"")
     assert post(line("0.wav"), line("1.wav")).json()["warnings"] == []
+
+
+def test_what_only_the_worker_can_check_is_a_warning_in_the_plan(
+    post: Post, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(pa.table({"audio": [WAV], "text": ["olá"]}), models / "set.parquet")
+    dataset = {"uri": f"file://{models}/set.parquet"}
+    assert post(dataset=dataset).json()["warnings"] == []
+    monkeypatch.setattr(arrow_tables, "is_available", lambda: False)
+    (warning,) = post(dataset=dataset).json()["warnings"]
+    assert warning["code"] == "unchecked_dataset"
+    assert "afluente[worker]" in warning["message"]
+    assert "the worker checks the dataset" in warning["message"]
 
 
 @pytest.mark.parametrize(
@@ -95,8 +111,10 @@ def test_unsupported_audio_is_refused_or_a_warning(post: Post, models: Path) -> 
         (b"riff\x2e\x91\xcf\x11\xa5\xd6", "w64"), (b"FORM\0\0\0\0AIFC", "aiff"), (b".snd", "au"),
         (b"caff\0\1", "caf"), (b"NIST_1A\n", "nist"), (b"fLaC\0", "flac"), (b"OggS\0", "ogg"),
         (b"ID3\4\0", "mp3"), (b"\xff\xfb\x90\x00", "mp3"), (b"\xff\xe3\x18\xc4", "mp3"),
-        (b"\xff\xf1\x50\x80", None), (b"RIFF\0\0\0\0AVI ", None), (b"", None),
-        (b"\x1aE\xdf\xa3", None), (b"#EXTM3U", None), (b"ffconcat version 1.0", None),
+        (b"\xff\xf1\x50\x80", "aac"), (b"RIFF\0\0\0\0AVI ", "avi"), (b"", None),
+        (b"\x1aE\xdf\xa3", "matroska"), (b"#EXTM3U", None), (b"ffconcat version 1.0", None),
+        (b"\0\0\0\x20ftypM4A ", "mp4"), (b"0&\xb2u\x8ef\xcf\x11", "asf"), (b"#!AMR\n", "amr"),
+        (b"\xff\xf1\xfc\x80", None), (b"RIFF\0\0\0\0CDXA", None),
     ],
 )  # fmt: skip
 def test_the_first_bytes_determine_the_format(head: bytes, kind: str | None) -> None:

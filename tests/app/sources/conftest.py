@@ -141,14 +141,17 @@ class StandIn:
         self.files.update({f"{path}/{name}": content for name, content in files.items()})
         return f"{self.url}{path}"
 
-    def add_model(self, repo: str, files: dict[str, bytes], revision: str = "main") -> None:
-        """Serve a model as the hub does: large files by redirect to another place."""
+    def add_model(
+        self, repo: str, files: dict[str, bytes], revision: str = "main", kind: str = "models"
+    ) -> None:
+        """Serve a model or dataset as the hub does: large files by redirect to another place."""
+        at = repo if kind == "models" else f"{kind}/{repo}"
         siblings = []
         for name, content in files.items():
             sha256 = hashlib.sha256(content).hexdigest()
             sibling: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": "0" * 40}
-            path = f"/{repo}/resolve/{COMMIT}/{name}"
-            if name.endswith(".safetensors"):
+            path = f"/{at}/resolve/{COMMIT}/{name}"
+            if name.endswith((".safetensors", ".parquet")):
                 lfs = {"sha256": sha256, "size": len(content), "pointerSize": 130}
                 sibling["lfs"] = lfs
                 self.redirects[path] = f"{self.url}/cdn/{sha256}?signature=secret"
@@ -163,9 +166,9 @@ class StandIn:
             "siblings": siblings,
         }
         document |= {"private": False, "tags": [], "downloads": 0, "likes": 0}
-        self.documents[f"/api/models/{repo}"] = document
+        self.documents[f"/api/{kind}/{repo}"] = document
         for name in (revision, COMMIT):
-            self.documents[f"/api/models/{repo}/revision/{name}"] = document
+            self.documents[f"/api/{kind}/{repo}/revision/{name}"] = document
 
     def paths(self, suffix: str = "") -> list[str]:
         return [path for path, _ in self.requests if path.endswith(suffix)]

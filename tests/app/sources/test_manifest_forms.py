@@ -16,8 +16,8 @@ from app.contract.errors import (
     SourceNotFoundError,
 )
 from app.contract.evaluation import Utterance
-from app.sources.manifest_tables import TEXT_COLUMNS
-from app.sources.manifests import Manifest, audio_path, read_manifest
+from app.sources.manifest_columns import TEXT_COLUMNS
+from app.sources.manifests import Manifest, audio_source, read_manifest
 
 KALDI = {
     "wav.scp": "call1 audio/call1.flac\ncall2 /speech/call 2.wav\n",
@@ -68,7 +68,7 @@ def test_a_csv_is_read_with_its_speakers_and_quotes(tmp_path: Path) -> None:
         speaker="17",
     )
     assert (second.reference, second.speaker, second.session) == ("", None, "s1")
-    assert audio_path(manifest, first) == tmp_path / "audio/a.mp3"
+    assert audio_source(manifest, first).path == tmp_path / "audio/a.mp3"
     assert read_manifest(tmp_path / "metadata.csv", label="set") == manifest
 
 
@@ -95,9 +95,9 @@ def test_the_text_is_the_first_of_its_columns(tmp_path: Path, position: int) -> 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("path,sentence\na.wav,x\n", "line 1: the header needs a column file_name"),
-        ("file_name;text\na.wav;x\n", "it has: file_name;text"),
-        ("file_name,caption\na.wav,x\n", "line 1: no text; one of transcription, text"),
+        ("clip,sentence\na.wav,x\n", "line 1: no column of the audio; one of audio, file_name"),
+        ("file_name:text\na.wav:x\n", "there is file_name:text"),
+        ("file_name,caption\na.wav,x\n", "line 1: no column of the text; one of transcription"),
         ("file_name,text,text\na.wav,x,y\n", "line 1: the header has text twice"),
         ("file_name,text\na.wav,x,y\n", "line 2: 3 fields where the header has 2"),
         ("file_name,text\n,x\n", "line 2: file_name missing"),

@@ -16,8 +16,8 @@ from app.contract.errors import (
     SourceTooLargeError,
 )
 from app.contract.evaluation import Utterance
-from app.sources import manifests
-from app.sources.manifests import Manifest, audio_path, read_manifest
+from app.sources import manifest_place
+from app.sources.manifests import Manifest, audio_source, read_manifest
 
 GOOD = {"audio_filepath": "a.wav", "text": "bom dia"}
 
@@ -58,7 +58,7 @@ def test_every_field_is_read(tmp_path: Path) -> None:
 
 def test_audio_is_beside_the_manifest_unless_absolute(tmp_path: Path) -> None:
     manifest = read(tmp_path, GOOD, GOOD | {"audio_filepath": "/speech/b.wav"})
-    paths = [audio_path(manifest, utterance) for utterance in manifest.utterances]
+    paths = [audio_source(manifest, utterance).path for utterance in manifest.utterances]
     assert paths == [tmp_path / "a.wav", Path("/speech/b.wav")]
 
 
@@ -137,13 +137,13 @@ def test_no_utterances_no_file_and_other_forms_are_refused_by_name(
         read_manifest(tmp_path / "none.jsonl", label="set")
     with pytest.raises(InvalidManifestError, match="the folder holds no manifest"):
         read_manifest(tmp_path, label="set")
-    with pytest.raises(InvalidManifestError, match=r"test\.tsv is no manifest"):
-        read_manifest(write(tmp_path, b"path\tsentence", name="test.tsv"), label="set")
+    with pytest.raises(InvalidManifestError, match=r"test\.zip is not read; unpack it"):
+        read_manifest(write(tmp_path, b"path\tsentence", name="test.zip"), label="set")
     for ends in (b"\n", b"\r"):
-        monkeypatch.setattr(manifests, "MAX_LINES", 3)
+        monkeypatch.setattr(manifest_place, "MAX_LINES", 3)
         with pytest.raises(SourceTooLargeError, match="more than 3 lines; split it"):
             read(tmp_path, ends * 4)
-    monkeypatch.setattr(manifests, "MAX_MANIFEST_BYTES", 10)
+    monkeypatch.setattr(manifest_place, "MAX_MANIFEST_BYTES", 10)
     with pytest.raises(SourceTooLargeError, match="split it"):
         read(tmp_path, GOOD)
 

@@ -67,7 +67,7 @@ def test_a_file_shorter_than_its_manifest_says_is_named(
     ("content", "reason"),
     [
         (b"", "is empty"),
-        (b"this is text\n" * 99, "not wav, flac, ogg or mp3"),
+        (b"this is text\n" * 99, "not wav, flac, ogg, mp3"),
         (b"RIFF", "damaged"),
     ],
 )

@@ -85,7 +85,7 @@ def test_joined_compressed_recordings_are_decoded_and_named(
     assert np.sqrt(np.mean(samples[-12_000:-4_000] ** 2)) > 0.05
     assert any("were decoded" in note for note in segment.notes)
     # An offset leads to the same samples as reading from the beginning.
-    part = read_segment(find_segment(segment.sound.path, 1.25, 0.5))
+    part = read_segment(find_segment(segment.sound.source, 1.25, 0.5))
     np.testing.assert_array_equal(part, samples[20_000:28_000] if kind != "opus" else part)
 
 
