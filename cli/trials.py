@@ -55,7 +55,7 @@ class TrialReport:
         elif kind == "trial" and self._live is None and data["status"] != "running":
             reason = f": {data['reason']}" if data.get("reason") else ""
             self._write(f"#{data['number']} {data['status']}{reason}")
-        if self._live is not None and self._trials is not None and kind in {"trial", "progress"}:
+        if self._live is not None and self._trials is not None and kind == "progress":
             self._live.update(self._table(self._trials()))
 
     def _write(self, text: str) -> None:

@@ -26,18 +26,12 @@ from app.services.idempotency import Caller
 from app.services.resources import StudyResource
 from app.storage import events, merges, studies
 from app.storage.database import writing
-from app.storage.leases import JobKind, abandon, recover
-from worker.attempts import attempt_job
-from worker.evaluation_job import do_evaluation
-from worker.merge_job import do_merge
+from app.storage.leases import JobKind, abandon, recover, take
+from worker.attempts import attempt_lease
+from worker.processes.owners import describe_process
 from worker.study_job import do_study
 
 Report = Callable[[str, Mapping[str, Any]], None]
-_WORKS = {
-    JobKind.MERGE: do_merge,
-    JobKind.EVALUATION: do_evaluation,
-    JobKind.STUDY: do_study,
-}
 _POLL_SECONDS = 0.5
 # An interrupted study may be repeated as often as one likes.
 _MOST_CRASHES = 10**6
@@ -58,7 +52,7 @@ def run_study(
         study = services.parse(backend, document)
         study_id = _submitted(backend, study, output)
         with _reporting(backend, study_id, report):
-            attempt_job(JobKind.STUDY, study_id, backend.settings, f"local-{os.getpid()}", _WORKS)
+            _attempt(backend, study_id)
         found = services.get(backend, study_id)
         if found.status != "succeeded":
             raise JobError(
@@ -71,6 +65,15 @@ def run_study(
         return found
     finally:
         backend.close()
+
+
+def _attempt(backend: Backend, study_id: str) -> None:
+    """Run the study if it is queued, whatever else an earlier process left behind."""
+    worker_id, seconds = f"local-{os.getpid()}", backend.settings.lease_seconds
+    owner = describe_process(worker_id)
+    lease = take(backend.engine, JobKind.STUDY, study_id, owner, seconds)
+    if lease is not None:
+        attempt_lease(backend.engine, lease, backend.settings, worker_id, do_study)
 
 
 def _settings(settings: Settings, output: Path) -> Settings:

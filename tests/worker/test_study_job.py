@@ -12,15 +12,19 @@ import pytest
 import soundfile
 from fastapi.testclient import TestClient
 
+from app.contract.errors import ConflictError
 from app.contract.settings import Settings
 from app.main import create_app
-from app.storage.database import connect, migrate
+from app.storage.database import connect, migrate, writing
 from app.storage.leases import JobKind, abandon, recover
+from app.storage.tables import merges as merges_table
+from app.storage.tables import studies as studies_table
 from worker.attempts import Attempt, attempt_job
 from worker.evaluation_job import do_evaluation
 from worker.merge_job import do_merge
 from worker.studies import pieces, shipping
 from worker.study_job import do_study
+from worker.study_local import run_study
 
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 UTTERANCES = 6
@@ -409,6 +413,34 @@ def test_an_ended_study_can_be_deleted_and_its_merges_stay(service, body):
     shipped = service.client.get(f"/merges/{found['outcome']['shipped']}")
     assert shipped.json()["status"] == "succeeded"
     assert shipped.json()["metadata"]["study"] == found["id"]
+
+
+def test_in_process_a_study_killed_while_merging_goes_on_when_it_is_repeated(
+    service, body, tmp_path
+):
+    request = {**body, "keep": 1, "search": {**body["search"], "trials": 1}}
+
+    def run() -> Any:
+        return run_study(request, tmp_path, Settings(device="cpu"), lambda kind, data: None)
+
+    first = run()
+    assert {one.name for one in tmp_path.glob("table.*")} == {
+        f"table.{form}" for form in ("json", "csv", "md", "tex", "html")
+    }
+    merge = tmp_path / "merges" / "trial-0"
+    assert (merge / "recipe.json").exists()
+    shutil.rmtree(merge)
+    engine = connect(tmp_path / "data" / "afluente.db")
+    with writing(engine) as connection:
+        left = {"status": "running", "lease_owner": "local-1:x:1:1", "crashes": 7}
+        connection.execute(studies_table.update().values(**left))
+        connection.execute(merges_table.update().values(**{**left, "crashes": 0}))
+    engine.dispose()
+    again = run()
+    assert again.outcome == first.outcome
+    assert (merge / "recipe.json").exists()
+    with pytest.raises(ConflictError, match="another study"):
+        run_study({**request, "seed": 5}, tmp_path, Settings(), lambda kind, data: None)
 
 
 def test_a_queued_study_is_cancelled_at_once_and_an_ended_one_not(service, study, body):
