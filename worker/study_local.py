@@ -26,9 +26,9 @@ from app.services.idempotency import Caller
 from app.services.resources import StudyResource
 from app.storage import events, merges, studies
 from app.storage.database import writing
-from app.storage.leases import JobKind, abandon, recover, take
+from app.storage.leases import JobKind, abandon, owners, recover, take
 from worker.attempts import attempt_lease
-from worker.processes.owners import describe_process
+from worker.processes.owners import describe_process, is_known_alive
 from worker.study_job import do_study
 
 Report = Callable[[str, Mapping[str, Any]], None]
@@ -69,11 +69,15 @@ def run_study(
 
 def _attempt(backend: Backend, study_id: str) -> None:
     """Run the study if it is queued, whatever else an earlier process left behind."""
-    worker_id, seconds = f"local-{os.getpid()}", backend.settings.lease_seconds
+    worker_id, seconds = _worker_id(), backend.settings.lease_seconds
     owner = describe_process(worker_id)
     lease = take(backend.engine, JobKind.STUDY, study_id, owner, seconds)
     if lease is not None:
         attempt_lease(backend.engine, lease, backend.settings, worker_id, do_study)
+
+
+def _worker_id() -> str:
+    return f"local-{os.getpid()}"
 
 
 def _settings(settings: Settings, output: Path) -> Settings:
@@ -101,6 +105,12 @@ def _submitted(backend: Backend, study: Study, output: Path) -> str:
             f"{output} holds another study; name a new folder, or delete it.", param="output"
         )
     if row["status"] not in FINAL:
+        others = owners(backend.engine) - {describe_process(_worker_id())}
+        if any(is_known_alive(owner) for owner in others):
+            raise ConflictError(
+                f"Another process runs the study in {output}; wait for it, or name a new folder.",
+                param="output",
+            )
         abandon(backend.engine, "")
         recover(backend.engine, _MOST_CRASHES, {}, {})
     elif row["status"] != "succeeded":

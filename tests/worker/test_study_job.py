@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -431,8 +433,19 @@ def test_in_process_a_study_killed_while_merging_goes_on_when_it_is_repeated(
     assert (merge / "recipe.json").exists()
     shutil.rmtree(merge)
     engine = connect(tmp_path / "data" / "afluente.db")
+    code = "import worker.processes.owners as o; print(o.describe_process('local-1'), flush=True)"
+    command = [sys.executable, "-c", f"{code}; input()"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        left = {"status": "running", "crashes": 7, "lease_owner": process.stdout.readline().strip()}
+        with writing(engine) as connection:
+            connection.execute(studies_table.update().values(**left, lease_expires_at=2.0**33))
+        with pytest.raises(ConflictError, match="Another process"):
+            run()
+        process.kill()
     with writing(engine) as connection:
-        left = {"status": "running", "lease_owner": "local-1:x:1:1", "crashes": 7}
         connection.execute(studies_table.update().values(**left))
         connection.execute(merges_table.update().values(**{**left, "crashes": 0}))
     engine.dispose()

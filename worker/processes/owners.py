@@ -21,6 +21,13 @@ def is_known_dead(owner: str) -> bool:
     return pid.isdigit() and (_is_gone(int(pid)) or _started(int(pid)) not in {started, ""})
 
 
+def is_known_alive(owner: str) -> bool:
+    """Return whether the owner is a process of this machine that runs; False if unknown."""
+    parts = owner.split(":")
+    is_here = len(parts) == 4 and bool(parts[1]) and parts[1] == _place()
+    return is_here and not is_known_dead(owner)
+
+
 def _place() -> str:
     """Return an identifier of this boot and process namespace; empty if unknown."""
     try:
