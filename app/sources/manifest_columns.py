@@ -46,7 +46,7 @@ LANGUAGE_COLUMNS = ("language", "lang", "locale")
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the columns that are read; `language` and `speaker` are lists of candidates."""
+    """The names of the columns that are read; the first of `speaker`, of `language` with a value."""
 
     audio: str
     text: str
@@ -85,13 +85,17 @@ class Columns:
             raise EntryError(f"{' and '.join(missing)} missing; each line needs both")
         if not place:
             raise EntryError(f"{self.audio} is empty")
+        try:
+            language = language_of(row, self.language)
+        except EntryError as error:
+            raise EntryError(f"{error}; ?language= names another column, or none") from None
         # Each file is one whole utterance: a column `duration` may be of any unit and is not read.
         return Utterance(
             index=index,
             audio=place,
             reference=reference,
             channel=channel_of(row),
-            language=language_of(row, self.language),
+            language=language,
             speaker=next(filter(None, (label_of(row, name) for name in self.speaker)), None),
             session=label_of(row, "session"),
         )
