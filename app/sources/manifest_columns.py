@@ -46,7 +46,7 @@ LANGUAGE_COLUMNS = ("language", "lang", "locale")
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the columns that are read; the first of `speaker`, of `language` with a value."""
+    """The names of the columns that are read; several of speakers and languages, in order."""
 
     audio: str
     text: str
