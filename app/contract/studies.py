@@ -282,6 +282,8 @@ class StudyRequest(_Model):
                 )
         if self.gate is not None and self.test is None:
             raise ValueError("A gate judges the results on `test`; add `test`")
+        if self.gate is not None and self.development is None:
+            raise ValueError("A gate judges the best merge; add `development` sets to find it")
         if self.test is not None:
             # The same checks as for an evaluation with this gate.
             self.evaluation()

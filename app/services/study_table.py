@@ -34,7 +34,9 @@ def table(backend: Backend, study_id: str) -> dict[str, Any]:
 def _key(backend: Backend, row: Row, trials: Sequence[Row]) -> tuple[object, ...]:
     """Return what changes with everything that the table shows."""
     scored = tuple((one["status"], one["rungs"]) for one in trials)
-    return (row["id"], row["fence"], row["status"], row["phase"], str(row["outcome"]), scored)
+    # A running study renews its lease every other second: its table is never older.
+    alive = row["fence"], row["lease_expires_at"]
+    return (row["id"], *alive, row["status"], row["phase"], str(row["outcome"]), scored)
 
 
 # With a Condition, a request waits for another that computes the same table.

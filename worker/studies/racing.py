@@ -145,11 +145,9 @@ def judge(
     if share_done == 1.0:
         return verdicts
     rivals = dict(complete)
-    rivals |= {
-        number: running[number]
-        for number, verdict in verdicts.items()
-        if verdict.feasible and verdict.reason is None
-    }
+    if not study.limits:
+        # With constraints, what leads now may miss one in the end: only what has met them counts.
+        rivals |= {number: running[number] for number, one in verdicts.items() if not one.reason}
     for number, verdict in verdicts.items():
         if verdict.reason is None and study.request.search.racing:
             reason = _beaten(study, number, running[number], rivals)

@@ -141,6 +141,16 @@ def test_all_candidates_are_the_methods_that_these_checkpoints_allow():
         ({"search": {"strategy": "cma_es"}}, "search.strategy", "ranges of one candidate"),
         ({"development": None, "objectives": ["all.macro"]}, None, "development"),
         ({"gate": {"max_wer": 0.1}}, None, "test"),
+        (
+            {
+                "gate": {"max_wer": 0.1},
+                "development": None,
+                "search": {"strategy": "grid"},
+                "test": {"datasets": [{"name": "x", "uri": "file:///x.jsonl"}]},
+            },
+            None,
+            "development",
+        ),
         ({"objectives": ["in_domain", "in_domain.macro"]}, "objectives", "given twice"),
         ({"candidates": [{"method": "soup", "rules": [{}]}]}, RULE + "match", "is required"),
         (searching("ties", density=[1, 1.0]), PARAMETERS + "density", "given twice"),
