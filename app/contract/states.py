@@ -59,6 +59,8 @@ class EvaluationStatus(StrEnum):
 
 FINAL = frozenset({"succeeded", "partial", "failed", "cancelled"})
 OPEN = frozenset({"queued", "running", "cancelling"})
+# An evaluation or study in these states still needs its parts.
+WANTED = frozenset({"queued", "running"})
 
 # The statuses that may follow each status. Merges and evaluations share the table, but only an
 # evaluation becomes `partial`.

@@ -256,14 +256,18 @@ def study_of(row: Mapping[Any, Any]) -> Study:
     return check_study(parse_study(row["request"]), max_checkpoints=10**6)
 
 
+def is_left(trial: Mapping[Any, Any], study_status: str) -> bool:
+    """Return whether the study ended while the trial was running."""
+    return trial["status"] == "running" and study_status in FINAL
+
+
 def trial_resource(study: Study, row: Mapping[Any, Any], study_status: str) -> TrialResource:
     """Return a trial; one that was running when its study ended counts as cancelled."""
     space: Space = study.spaces[row["candidate"]]
     scores = row["scores"]
-    is_left = row["status"] == "running" and study_status in FINAL
     return TrialResource(
         number=row["number"],
-        status="cancelled" if is_left else row["status"],
+        status="cancelled" if is_left(row, study_status) else row["status"],
         method=space.candidate.method,
         label=space.label(row["point"]),
         values=row["point"],

@@ -14,7 +14,7 @@ from app.contract.states import FINAL
 from app.services.backend import Backend
 from app.services.health import versions
 from app.services.selection import MERGE, choose, unpack
-from app.services.studies import find, study_of
+from app.services.studies import find, is_left, study_of
 from app.storage import evaluations, studies
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _trial(
 
     space, scores = study.spaces[trial["candidate"]], trial["scores"]
     objectives = scores.get("objectives")
-    is_left = trial["status"] == "running" and status in FINAL
+    left = is_left(trial, status)
     return StudySystem(
         key=f"#{trial['number']}",
         kind="trial",
@@ -138,9 +138,9 @@ def _trial(
         values=trial["point"],
         number=trial["number"],
         merge_id=trial["merge_id"],
-        status="stopped" if is_left else trial["status"],
+        status="stopped" if left else trial["status"],
         fraction=scores.get("fraction", 0.0),
-        reason="the study ended" if is_left else trial["reason"],
+        reason="the study ended" if left else trial["reason"],
         feasible=scores.get("feasible"),
         objectives=None if objectives is None else tuple(objectives),
     )

@@ -29,7 +29,7 @@ from sqlalchemy import (
     update,
 )
 
-from app.contract.states import FINAL, OPEN, origins
+from app.contract.states import FINAL, OPEN, WANTED, origins
 from app.storage import events
 from app.storage.database import MOST_PARAMETERS, now, reading, writing
 from app.storage.tables import (
@@ -173,6 +173,14 @@ def write(connection: Connection, lease: Lease, values: Mapping[str, Any]) -> No
         raise LeaseLostError(lease.id)
 
 
+def check(connection: Connection, lease: Lease) -> None:
+    """Lock the job's row until the transaction ends; LeaseLostError if the lease is lost."""
+    table = lease.kind.table
+    query = select(table.c.id).where(lease._mine, table.c.status.in_(_UNDER_WAY))
+    if connection.execute(query.with_for_update(key_share=True)).one_or_none() is None:
+        raise LeaseLostError(lease.id)
+
+
 def status_of(engine: Engine, lease: Lease, worker_id: str | None = None) -> str:
     """Return `running`, `cancelling`, or `stopping` if the worker was told to stop.
 
@@ -183,7 +191,7 @@ def status_of(engine: Engine, lease: Lease, worker_id: str | None = None) -> str
     stopping = select(workers.c.stopping).where(workers.c.id == worker_id).scalar_subquery()
     query = select(table.c.status, stopping.label("stopping")).where(lease._mine)
     if whole := lease.kind.whole:
-        wanted = whole.table.c.status.in_(("queued", "running"))
+        wanted = whole.table.c.status.in_(WANTED)
         query = query.join(whole.table, whole.table.c.id == lease.kind.whole_id).where(wanted)
     with reading(engine) as connection:
         row = connection.execute(query).one_or_none()

@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 
 from app.contract.identifiers import PART, new_id
-from app.contract.states import FINAL
+from app.contract.states import FINAL, WANTED
 from app.storage import evaluations, events, leases
 from app.storage.database import now, reading, writing
 from app.storage.leases import UNOWNED, JobKind, Lease, LeaseLostError, take_within, write
@@ -28,8 +28,6 @@ from app.storage.tables import evaluation_parts as parts
 from app.storage.tables import evaluations as evaluations_table
 
 _UNIT = "utterances"
-# The statuses of an evaluation whose parts are needed.
-_WANTED = frozenset({"queued", "running"})
 # Minimum time between an evaluation's progress events, however many workers decode it.
 _PROGRESS_SECONDS = 0.5
 
@@ -115,7 +113,7 @@ def claim(
     the evaluation is no longer running.
     """
     with writing(engine) as connection:
-        if _lock(connection, evaluation_id) not in _WANTED:
+        if _lock(connection, evaluation_id) not in WANTED:
             return None
         own = parts.c.evaluation_id == evaluation_id, parts.c.device_type == device_type
         query = _free(select(parts), leading=leading).where(*own)
@@ -226,7 +224,7 @@ def _lock(connection: Connection, evaluation_id: str) -> str | None:
 
 def _lock_wanted(connection: Connection, evaluation_id: str) -> str:
     status = _lock(connection, evaluation_id)
-    if status not in _WANTED:
+    if status not in WANTED:
         raise LeaseLostError(evaluation_id)
     return status
 

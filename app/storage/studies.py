@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 from app.contract.evaluation import EvaluatedDataset
 from app.contract.identifiers import PIECE, STUDY, new_id
-from app.contract.states import OPEN
+from app.contract.states import OPEN, WANTED
 from app.storage import events, leases
 from app.storage.database import now, reading, writing
 from app.storage.leases import JobKind, Lease, LeaseLostError, take_within, write
@@ -34,7 +34,6 @@ from app.storage.tables import studies, study_pieces, study_trials
 UNIT = "trials"
 # The dataset of a piece that has a share of every set; no dataset can have this name.
 ALL_SETS = "*"
-_WANTED = frozenset({"queued", "running"})
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ def begin(engine: Engine, lease: Lease, device_type: str, sources: Mapping[str, 
 def add_trials(engine: Engine, lease: Lease, planned: Iterable[Mapping[str, Any]]) -> None:
     """Insert running trials: number, candidate, point and recipe of each."""
     with writing(engine) as connection:
-        write(connection, lease, {"progress_unit": UNIT})  # checks the lease
+        leases.check(connection, lease)
         for trial in planned:
             connection.execute(
                 insert(study_trials).values(
@@ -187,10 +186,10 @@ def judge(engine: Engine, lease: Lease, verdicts: Mapping[int, Mapping[str, Any]
     table = study_trials
     with writing(engine) as connection:
         own = table.c.study_id == lease.id
-        for number, values in verdicts.items():
-            ended = {"finished_at": now()} if values["status"] != "running" else {}
+        for number, verdict in verdicts.items():
+            ended = {"finished_at": now()} if verdict["status"] != "running" else {}
             connection.execute(
-                update(table).where(own, table.c.number == number).values(**values, **ended)
+                update(table).where(own, table.c.number == number).values(**verdict, **ended)
             )
         over = select(func.count()).where(own, table.c.status != "running")
         done = int(connection.execute(over.select_from(table)).scalar_one())
@@ -198,10 +197,10 @@ def judge(engine: Engine, lease: Lease, verdicts: Mapping[int, Mapping[str, Any]
             select(studies.c.trials).where(studies.c.id == lease.id)
         ).scalar_one()
         # Crashes are counted since the last progress: a study may outlive many workers.
-        values = {"progress_done": done, "progress_total": max(total, done), "crashes": 0}
-        write(connection, lease, values)
-        for number, values in verdicts.items():
-            data = {"number": number, "status": values["status"], "reason": values.get("reason")}
+        counts = {"progress_done": done, "progress_total": max(total, done), "crashes": 0}
+        write(connection, lease, counts)
+        for number, verdict in verdicts.items():
+            data = {"number": number, "status": verdict["status"], "reason": verdict.get("reason")}
             events.append(connection, lease.id, "trial", data)
         events.append(connection, lease.id, "progress", progress(done, max(total, done), UNIT))
 
@@ -269,7 +268,7 @@ def add_pieces(engine: Engine, lease: Lease, planned: Sequence[PlannedPiece]) ->
     """Create the pieces that do not exist yet, in this order."""
     table = study_pieces
     with writing(engine) as connection:
-        write(connection, lease, {"progress_unit": UNIT})  # checks the lease
+        leases.check(connection, lease)
         own = table.c.study_id == lease.id
         key = select(table.c.system, table.c.dataset, table.c.rung).where(own)
         known = {tuple(row) for row in connection.execute(key)}
@@ -312,7 +311,7 @@ def claim(
     table = study_pieces
     own = table.c.study_id == study_id
     with writing(engine) as connection:
-        if _status(connection, study_id, device_type) not in _WANTED:
+        if _status(connection, study_id, device_type) not in WANTED:
             return None
         free: ColumnElement[bool] = own & (table.c.status == "queued")
         if not leading:
@@ -344,7 +343,7 @@ def finish_piece(engine: Engine, piece: Piece, found: Sequence[EvaluatedDataset]
     """Store the piece's results and end it; LeaseLostError if the study no longer runs."""
     result = [one.model_dump(mode="json") for one in found]
     with writing(engine) as connection:
-        if _status(connection, piece.study_id) not in _WANTED:
+        if _status(connection, piece.study_id) not in WANTED:
             raise LeaseLostError(piece.study_id)
         done = {"progress_done": piece.utterances, "result": result}
         leases.finish(connection, piece.lease, "succeeded", done)
