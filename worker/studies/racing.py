@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from app.contract.evaluation import EvaluatedDataset
@@ -101,25 +101,36 @@ def compared(mine: Scores, other: Scores, measure: Measure) -> tuple[float, floa
 
     A matched-pairs test on the differences of each utterance's errors, as MAPSSWE's (Gillick & Cox
     1989) with an utterance for a segment, stratified by set: the difference of the averages is a
-    weighted sum of differences, and so is its variance. p is two-sided, and 1 if too few utterances
-    differ.
+    weighted sum of differences, and so is its variance. In the test an utterance counts at most as
+    many errors as it has words: one endless repetition has so much variance that nothing would ever
+    be significant. p is two-sided, and 1 if too few utterances differ, or if the rates differ only
+    by repetitions.
     """
-    _, lengths = _shared(mine, other, measure)
-    weights = measure.weights(lengths)
-    delta = variance = 0.0
+    errors, lengths = _shared(mine, other, measure)
+    theirs, _ = _shared(other, mine, measure)
+    delta = tested = variance = 0.0
     different = 0
-    for name, weight in weights.items():
-        theirs = other.errors[name]
-        gaps = [wrong - theirs[i] for i, wrong in mine.errors[name].items() if i in theirs]
+    for name, weight in measure.weights(lengths).items():
+        gaps = list(_capped_gaps(mine, other, name))
         different += sum(gap != 0 for gap in gaps)
         mean = sum(gaps) / len(gaps)
-        delta += weight * sum(gaps)
+        delta += weight * (errors[name] - theirs[name])
+        tested += weight * sum(gaps)
         if len(gaps) > 1:
             spread = sum((gap - mean) ** 2 for gap in gaps) / (len(gaps) - 1)
             variance += weight**2 * len(gaps) * spread
-    if different < _LEAST_DIFFERENT or variance <= 0:
+    if different < _LEAST_DIFFERENT or variance <= 0 or delta * tested <= 0:
         return delta, 1.0
-    return delta, math.erfc(abs(delta) / math.sqrt(2 * variance))
+    return delta, math.erfc(abs(tested) / math.sqrt(2 * variance))
+
+
+def _capped_gaps(mine: Scores, other: Scores, name: str) -> Iterator[int]:
+    """Yield the differences of a set's capped errors, of the utterances that both have decoded."""
+    theirs = other.errors[name]
+    for index, wrong in mine.errors[name].items():
+        if index in theirs:
+            most = max(mine.lengths[name][index], 1)
+            yield min(wrong, most) - min(theirs[index], most)
 
 
 def judge(

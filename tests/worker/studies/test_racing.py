@@ -99,6 +99,28 @@ def test_on_one_set_the_test_is_the_paired_z_test(pairs: list[tuple[int, int]]):
         assert p == pytest.approx(2 * stats.norm.sf(abs(z)))
 
 
+def test_one_endless_repetition_does_not_hide_that_a_trial_is_worse():
+    best, worse = noisy(1, 0, 20), noisy(3, 1, 20)
+    worse.errors["calls"][0] = 200  # of ten words
+    found = judge(study(), {0: best, 1: worse}, {}, BASE, 0.5)
+    assert "worse than #0" in str(found[1].reason)
+
+
+def test_repetitions_alone_stop_no_trial():
+    best, looping = noisy(2, 0), noisy(1, 1)
+    looping.errors["calls"] |= dict.fromkeys(range(4), 400)
+    delta, p = compared(looping, best, study().measures[0])
+    assert delta > 0
+    assert p == 1.0
+
+
+def test_words_in_silence_count_as_one_error():
+    silent, talking = scores(calls=[0] * 20), scores(calls=[30, 2] * 10)
+    for one in (silent, talking):
+        one.lengths["calls"] |= dict.fromkeys(range(0, 20, 2), 0)
+    assert compared(talking, silent, Measure("calls", ("calls",), "micro"))[1] < 0.05
+
+
 def test_only_utterances_that_both_have_decoded_are_compared():
     whole, half = scores(calls=[1] * 20 + [9] * 20), scores(calls=[1] * 20)
     assert compared(half, whole, Measure("calls", ("calls",), "micro"))[0] == 0.0
