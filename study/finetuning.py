@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch.nn.utils.rnn import pad_sequence
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
@@ -54,14 +55,28 @@ def examples_of(base: Path, utterances: Iterable[Utterance], language: str | Non
 
 
 def fine_tune(
-    base: Path, examples: Sequence[Example], directory: Path, steps: int, learning_rate: float
+    base: Path,
+    examples: Sequence[Example],
+    directory: Path,
+    steps: int,
+    learning_rate: float,
+    lora_rank: int | None = None,
 ) -> None:
-    """Train all weights except the fixed positions, and write a complete float32 checkpoint."""
+    """Train all weights except the fixed positions, and write a complete float32 checkpoint.
+
+    With a rank, train a LoRA of all linear layers instead, and write PEFT's folder.
+    """
     start = time.monotonic()
     model = WhisperForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
     schedule = Schedule(steps, learning_rate, warmup_steps=steps // 10)
-    loss = train(model, _batches(model, examples), schedule)
-    _write(model, base, directory)
+    if lora_rank is None:
+        loss = train(model, _batches(model, examples), schedule)
+        _write(model, base, directory)
+    else:
+        settings = LoraConfig(r=lora_rank, lora_alpha=2 * lora_rank, target_modules="all-linear")
+        adapted = get_peft_model(model, settings)  # changes the model in place
+        loss = train(model, _batches(model, examples), schedule)
+        adapted.save_pretrained(directory)
     seconds = time.monotonic() - start
     print(f"{directory.name}: {steps} steps, loss {loss:.3f}, {seconds:.0f} s", flush=True)
 

@@ -18,7 +18,7 @@ from samples.corpus import read_corpus, write_corpus
 from samples.speaking import require_espeak
 from study import domains, recorded
 from study.finetuning import BATCH_SIZE, examples_of, fine_tune
-from study.recipes import FULL, manifest, recorded_recipes, synthetic_recipe
+from study.recipes import FULL, lora, manifest, recorded_recipes, synthetic_recipe
 from study.texts import Split
 from study.whisper import convert_wheel
 
@@ -26,6 +26,7 @@ DATA = Path("afluente-data/sources")
 COUNTS: dict[Split, int] = {"train": 160, "dev": 12, "test": 40}
 SYNTHETIC_PASSES, SYNTHETIC_LEARNING_RATE = 3, 3e-5
 RECORDED_STEPS, RECORDED_FULL_STEPS, RECORDED_LEARNING_RATE = 40, 120, 2e-5
+LORA_RANK, LORA_LEARNING_RATE = 16, 5e-4
 
 
 def main() -> None:
@@ -76,14 +77,20 @@ def prepare_base(arguments: argparse.Namespace) -> None:
     write_recipes(folder, recorded_recipes(folder, base))
     trained = {one.name: one for one in recorded.SETS if one.trained}
     for name, of in {**{name: [name] for name in trained}, FULL: [*trained]}.items():
-        if (folder / name).exists():
+        adapter = None if name == FULL else folder / lora(name)
+        missing = [one for one in (folder / name, adapter) if one and not one.exists()]
+        if not missing:
             continue
         examples = []
         for each in of:
             utterances = [recording.read() for recording in splits[each]["train"]]
             examples += examples_of(base, utterances, trained[each].language)
-        steps = RECORDED_FULL_STEPS if name == FULL else RECORDED_STEPS
-        fine_tune(base, examples, folder / name, steps, RECORDED_LEARNING_RATE)
+        for target in missing:
+            if target == adapter:
+                fine_tune(base, examples, target, RECORDED_STEPS, LORA_LEARNING_RATE, LORA_RANK)
+            else:
+                steps = RECORDED_FULL_STEPS if name == FULL else RECORDED_STEPS
+                fine_tune(base, examples, target, steps, RECORDED_LEARNING_RATE)
 
 
 def make_speech(folder: Path) -> None:

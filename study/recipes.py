@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,16 @@ def recorded_recipes(folder: Path, base: Path) -> dict[str, dict[str, Any]]:
         {"set": group, "max_regression": _MOST_REGRESSION, "against": "base"} for group in RETAINED
     ]
     retaining = {**recipe, "name": f"{recipe['name']}-retention", "constraints": constraints}
-    return {"recipe": recipe, "recipe-retention": retaining}
+    adapters = {**recipe, **_models("base-lora", base, folder, map(lora, recorded.EXPERTS))}
+    return {"recipe": recipe, "recipe-retention": retaining, "recipe-lora": adapters}
 
 
-def _models(name: str, base: Path, folder: Path, experts: Sequence[str]) -> dict[str, Any]:
+def lora(expert: str) -> str:
+    """Return the name of an expert that was trained as a LoRA."""
+    return f"{expert}-lora"
+
+
+def _models(name: str, base: Path, folder: Path, experts: Iterable[str]) -> dict[str, Any]:
     return {
         "name": f"study-{name}",
         "base": base.as_uri(),

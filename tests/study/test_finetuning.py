@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
@@ -45,3 +46,22 @@ def test_all_weights_but_the_positions_are_trained_and_the_window_is_30_s(
     assert model.config.max_source_positions == 1500
     with torch.no_grad():
         model(input_features=examples[0].features[None], labels=examples[0].labels[None])
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's
+def test_a_lora_is_an_adapter_of_all_linear_layers_that_peft_loads(
+    base: Path, tmp_path: Path
+) -> None:
+    examples = [Example(torch.randn(80, 3000), 51, torch.arange(2, 6)) for _ in range(8)]
+    fine_tune(base, examples, tmp_path / "expert", 2, 1e-2, lora_rank=2)
+    model = WhisperForConditionalGeneration.from_pretrained(base)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    merged = PeftModel.from_pretrained(model, tmp_path / "expert").merge_and_unload()
+    after = merged.state_dict()
+    changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
+    linear = {
+        f"{name}.weight"
+        for name, module in merged.named_modules()
+        if isinstance(module, torch.nn.Linear) and name != "proj_out"
+    }
+    assert changed == linear

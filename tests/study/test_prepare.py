@@ -18,8 +18,8 @@ from app.contract.spaces import check_study
 from app.contract.studies import parse_study
 from study import domains
 from study.prepare import COUNTS, prepare_base, prepare_tiny
-from study.recipes import CANDIDATES, FULL
-from study.recorded import SETS, RecordedSet
+from study.recipes import CANDIDATES, FULL, lora
+from study.recorded import EXPERTS, SETS, RecordedSet
 
 REST = 30
 SPEAKERS = 10
@@ -74,8 +74,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_prompts(root / "packages", one)
         else:
             write_folder(root / "speech", one)
-    for name in ("model", *(f"study/{one.name}" for one in SETS if one.trained), f"study/{FULL}"):
-        (root / name).mkdir(parents=True)
+    for name in (*EXPERTS, *map(lora, EXPERTS), FULL):
+        (root / "study" / name).mkdir(parents=True)
+    (root / "model").mkdir()
     prepare_base(
         argparse.Namespace(
             folder=root / "study",
@@ -131,7 +132,7 @@ def test_upper_case_becomes_sentence_case_only_where_a_set_is_printed_so(prepare
     assert all(text == text.capitalize() for text in non_native)
 
 
-@pytest.mark.parametrize("name", ["recipe", "recipe-retention"])
+@pytest.mark.parametrize("name", ["recipe", "recipe-retention", "recipe-lora"])
 def test_the_service_accepts_the_recipe_and_all_it_names_exists(prepared: Path, name: str) -> None:
     recipe = json.loads((prepared / f"{name}.json").read_text("ascii"))
     study = check_study(parse_study(recipe))
