@@ -17,11 +17,12 @@ from statistics import median
 import torch
 
 from app.contract.evaluation import DecodingOptions
-from app.sources.architectures.whisper.configs import SAMPLE_RATE
+from app.sources.architectures.architecture import SAMPLE_RATE
 from app.sources.manifests import audio_path, read_manifest
 from worker.evaluation.audio import find_segment, read_segment
-from worker.evaluation.decoding import Samples, SpeechDecoder
-from worker.evaluation.loading import OWN_BACKEND
+from worker.evaluation.decoder import Samples
+from worker.evaluation.whisper.checkpoint import OWN_BACKEND
+from worker.evaluation.whisper.decoding import SpeechDecoder
 
 _SAMPLES = Path(__file__).parents[1] / "samples"
 MIXES = ("short", "long", "mixed")

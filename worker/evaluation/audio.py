@@ -18,7 +18,7 @@ import soxr
 from numpy.typing import NDArray
 
 from app.contract.errors import SourceError
-from app.sources.architectures.whisper.configs import SAMPLE_RATE
+from app.sources.architectures.architecture import SAMPLE_RATE
 from app.sources.audio_files import HEAD_BYTES, READABLE, container_of
 from app.sources.audio_sources import AudioSource
 from app.sources.checkpoint import Signature

@@ -16,12 +16,13 @@ from app.contract.evaluation import (
     SkippedUtterance,
     Utterance,
 )
+from app.sources.architectures.architecture import SAMPLE_RATE
 from app.sources.architectures.whisper.generation import summarize
 from app.sources.audio_sources import AudioSource
 from app.sources.manifests import Manifest, audio_source
 from worker.evaluation.audio import AudioError, Segment, find_segment
 from worker.evaluation.cache import library_versions, transcript_key
-from worker.evaluation.checkpoint import CheckpointFacts
+from worker.evaluation.decoder import Facts
 
 
 @dataclass(frozen=True)
@@ -29,24 +30,27 @@ class DecodingSetup:
     """A checkpoint and its decoding settings, the same for all utterances."""
 
     checkpoint_key: str
-    facts: CheckpointFacts
+    facts: Facts
     options: DecodingOptions
     dtype: Dtype
     device_type: str
     backend: str
 
-    def spoken(self, utterance: Utterance) -> str | None:
-        """Return the language token's code; None for English-only checkpoints and for detection."""
-        return self.options.language_of(utterance) if self.facts.multilingual else None
+    @property
+    def window_seconds(self) -> float:
+        """The longest audio that is decoded at once."""
+        return self.facts.window_samples / SAMPLE_RATE
 
-    def record(self, language: str | None, *, timestamps: bool = False) -> DecodingRecord:
+    def spoken(self, utterance: Utterance) -> str | None:
+        """Return the language that the checkpoint is told; None if it is told none."""
+        return self.options.language_of(utterance) if self.facts.languages else None
+
+    def record(self, language: str | None, *, long: bool = False) -> DecodingRecord:
         """Return the settings as results show them, for one language.
 
-        `timestamps` is True if any audio is longer than the window.
+        `long` is True if any audio is longer than the window.
         """
-        own = self.facts.constraints(self.options.num_beams, timestamps=timestamps)
-        if self.facts.multilingual and language is None:
-            own["detected_languages"] = sorted(self.facts.languages)
+        own = self.facts.settings(self.options, language, long=long)
         falls_back = self.options.search == "temperature_fallback"
         plain: Literal["greedy", "beam"] = "greedy" if self.options.num_beams == 1 else "beam"
         return DecodingRecord(
@@ -55,7 +59,7 @@ class DecodingSetup:
             fallback=Fallback() if falls_back else None,
             num_beams=self.options.num_beams,
             language=language,
-            task=self.options.task if self.facts.multilingual else None,
+            task=self.options.task if self.facts.languages else None,
             checkpoint_settings={name: summarize(value) for name, value in sorted(own.items())},
             dtype=self.dtype,
             device_type=self.device_type,
@@ -110,8 +114,8 @@ def prepare_jobs(
         except AudioError as error:
             preparation.skip(utterance, str(error))
             continue
-        is_long = segment.seconds > setup.facts.window_seconds
-        how = record(language, timestamps=is_long)
+        is_long = segment.seconds > setup.window_seconds
+        how = record(language, long=is_long)
         key = transcript_key(setup.checkpoint_key, segment.sound.sha256, utterance, how)
         preparation.jobs.append(DecodingJob(utterance, segment, language, key, is_long))
     return preparation
@@ -133,11 +137,8 @@ def _find(
         max_seconds=setup.options.max_audio_seconds,
     )
     facts = setup.facts
-    if segment.seconds > facts.window_seconds and not facts.knows_timestamps:
-        raise AudioError(
-            f"{segment.seconds:.2f} s of audio; the checkpoint has a window of "
-            f"{facts.window_seconds:g} s, and no timestamps for longer audio"
-        )
-    if language and facts.languages and language not in facts.languages:
+    if segment.seconds > setup.window_seconds and facts.long_form_obstacle:
+        raise AudioError(f"{segment.seconds:.2f} s of audio; {facts.long_form_obstacle}")
+    if language and language not in facts.languages:
         raise AudioError(f'the checkpoint does not know the language "{language}"')
     return segment

@@ -19,7 +19,7 @@ from app.sources.policy import SourcePolicy
 from app.sources.resolve import resolve
 from app.sources.uris import file_uri
 from worker.evaluation.cache import InMemoryTranscriptCache
-from worker.evaluation.checkpoint import read_facts
+from worker.evaluation.families import read_facts
 from worker.evaluation.runner import evaluate
 
 
@@ -93,8 +93,7 @@ def _evaluate(
 
 def _known_languages(checkpoint: Path, spec: EvaluationSpec) -> Set[str]:
     """Return the languages of a multilingual checkpoint, else {}; check those of `spec`."""
-    facts = read_facts(checkpoint)
-    known = frozenset(facts.languages) if facts.multilingual else frozenset[str]()
+    known = frozenset(read_facts(checkpoint).languages)
     for code in (spec.language, *(dataset.language for dataset in spec.datasets)):
         if code and known and (reason := unknown_language(code, known)):
             raise InvalidRequestError.of([Problem(reason, "language")])

@@ -25,10 +25,9 @@ from app.contract.evaluation import (
 )
 from app.sources.manifests import Manifest
 from worker.evaluation.audio import AudioError, check_levels, read_segment
-from worker.evaluation.checkpoint import read_facts
-from worker.evaluation.decoding import Samples, Sound, SpeechDecoder
+from worker.evaluation.decoder import Decoder, Samples, Sound
+from worker.evaluation.families import load, read_facts
 from worker.evaluation.jobs import DecodingJob, DecodingSetup, Preparation, prepare_jobs
-from worker.evaluation.loading import backend_of
 
 _KEYS_AT_ONCE = 500
 
@@ -48,7 +47,7 @@ def evaluate(
     should_stop: Callable[[], bool] = lambda: False,
     device: str | None = None,
     roots: tuple[Path, ...] | None = None,
-    decoder: Callable[[], SpeechDecoder] | None = None,
+    decoder: Callable[[], Decoder] | None = None,
     sounds: SoundCache | None = None,
 ) -> DatasetResult:
     """Return the transcripts of all utterances, and the skipped utterances with reasons.
@@ -71,22 +70,21 @@ def evaluate(
     if dtype != "float32" and torch.device(device).type == "cpu":
         raise EvaluationFailedError(f"{dtype} needs a GPU; decode in float32 on a CPU.")
     facts = read_facts(checkpoint)
+    options = facts.honoured(options)
     setup = DecodingSetup(
         checkpoint_key=checkpoint_key,
         facts=facts,
         options=options,
         dtype=dtype,
         device_type=torch.device(device).type,
-        backend=backend_of(facts, options, dtype, device),
+        backend=facts.backend(options, dtype, device),
     )
     preparation = prepare_jobs(manifest, setup, roots, check_stop=check_stop)
 
-    def load() -> SpeechDecoder:
-        return SpeechDecoder(checkpoint, device, dtype, options)
+    def loaded() -> Decoder:
+        return decoder() if decoder else load(checkpoint, device, dtype, options)
 
-    run = _Run(
-        decoder or load, setup, preparation, cache, progress, check_stop, sounds or SoundCache(0)
-    )
+    run = _Run(loaded, setup, preparation, cache, progress, check_stop, sounds or SoundCache(0))
     run.recall()
     run.decode()
     return _result(manifest, run)
@@ -119,7 +117,7 @@ class SoundCache:
 class _Run:
     """A running evaluation."""
 
-    load: Callable[[], SpeechDecoder]
+    load: Callable[[], Decoder]
     setup: DecodingSetup
     preparation: Preparation
     cache: TranscriptCache
@@ -133,7 +131,7 @@ class _Run:
     _hearing_seconds: float = 0.0
 
     @cached_property
-    def decoder(self) -> SpeechDecoder:
+    def decoder(self) -> Decoder:
         """The checkpoint, loaded when first needed."""
         return self.load()
 
@@ -196,7 +194,7 @@ class _Run:
 
     def _hear(self, job: DecodingJob) -> Sound | None:
         """Return an utterance's features; None, and note why, if it cannot be read."""
-        key = job.segment, self.setup.facts.features, self.setup.facts.window_samples
+        key = job.segment, self.setup.facts.sound_key
         sound = self.sounds.get(key)
         if sound is None and (samples := self._read(job)) is not None:
             decoder = self.decoder
@@ -255,8 +253,8 @@ def _result(manifest: Manifest, run: _Run) -> DatasetResult:
         skipped=tuple(preparation.skipped[index] for index in sorted(preparation.skipped)),
         audio_warnings=tuple(warnings),
         decoding=run.setup.record(
-            sole if run.setup.facts.multilingual else None,
-            timestamps=any(job.is_long for job in preparation.jobs),
+            sole if run.setup.facts.languages else None,
+            long=any(job.is_long for job in preparation.jobs),
         ),
         language=sole,
         manifest_sha256=manifest.manifest_sha256,

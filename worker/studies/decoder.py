@@ -36,7 +36,8 @@ from app.sources.fetch import LocalCheckpoint
 from app.sources.manifests import Manifest
 from app.sources.policy import SourcePolicy
 from app.storage.transcripts import StoredTranscripts
-from worker.evaluation.decoding import SpeechDecoder
+from worker.evaluation.decoder import Decoder
+from worker.evaluation.families import load
 from worker.evaluation.runner import SoundCache, default_dtype, evaluate
 from worker.merging.engine.job import Observer
 from worker.merging.engine.run import run_in_memory
@@ -77,7 +78,7 @@ class StudyDecoder:
     """The system that was decoded last: going on with it needs no merge."""
     _manifests: dict[str, Manifest] = field(default_factory=dict)
     _merged: OrderedDict[str, _Merged] = field(default_factory=OrderedDict)
-    _decoders: dict[DecodingOptions, SpeechDecoder] = field(default_factory=dict)
+    _decoders: dict[DecodingOptions, Decoder] = field(default_factory=dict)
     _loaded: dict[DecodingOptions, str] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
 
@@ -152,7 +153,7 @@ class StudyDecoder:
         options = self.development.decoding_of(dataset).model_copy(update=languages)
         key = hashlib.sha256(f"{self._reference_key} {merged.digest}".encode()).hexdigest()
 
-        def decoder() -> SpeechDecoder:
+        def decoder() -> Decoder:
             return self._decoder(options, system, merged)
 
         result = self._evaluate(self._reference_folder, key, dataset, rung, decoder)
@@ -212,10 +213,10 @@ class StudyDecoder:
         self._merged.move_to_end(system)
         return self._merged[system]
 
-    def _decoder(self, options: DecodingOptions, system: str, merged: _Merged) -> SpeechDecoder:
+    def _decoder(self, options: DecodingOptions, system: str, merged: _Merged) -> Decoder:
         if options not in self._decoders:
             dtype = options.dtype or default_dtype(self.device)
-            decoder = SpeechDecoder(self._reference_folder, self.device, dtype, options)
+            decoder = load(self._reference_folder, self.device, dtype, options)
             self._decoders[options] = decoder
         if self._loaded.get(options) != system:
             self._decoders[options].assign(merged.weights)
@@ -228,7 +229,7 @@ class StudyDecoder:
         key: str,
         dataset: DatasetSpec,
         rung: int | None,
-        decoder: Callable[[], SpeechDecoder] | None,
+        decoder: Callable[[], Decoder] | None,
     ) -> DatasetResult:
         return evaluate(
             folder,

@@ -22,6 +22,8 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 PREPROCESSOR = "preprocessor_config.json"
 PROCESSOR = "processor_config.json"
 MOST_CONFIG_BYTES = 2**20
+# What models of speech take, in Hz.
+SAMPLE_RATE = 16_000
 
 Task = Literal["seq2seq", "ctc"]
 Tensors = Mapping[str, TensorHeader]

@@ -13,8 +13,8 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from app.contract.errors import EvaluationFailedError, InvalidCheckpointError
 from app.contract.evaluation import DecodingOptions
-from worker.evaluation.checkpoint import read_facts
-from worker.evaluation.decoding import SpeechDecoder
+from worker.evaluation.whisper.checkpoint import read_facts
+from worker.evaluation.whisper.decoding import SpeechDecoder
 
 Sounds = list[np.ndarray]
 

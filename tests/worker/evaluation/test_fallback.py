@@ -12,9 +12,9 @@ from transformers import GenerationConfig
 
 from app.contract.evaluation import DecodingOptions, Fallback
 from worker.evaluation.cache import InMemoryTranscriptCache
-from worker.evaluation.decoding import SpeechDecoder, _until_cut
-from worker.evaluation.fallback import until_end
 from worker.evaluation.runner import evaluate
+from worker.evaluation.whisper.decoding import SpeechDecoder, _until_cut
+from worker.evaluation.whisper.fallback import until_end
 
 SAMPLES = Path(__file__).parents[3] / "samples"
 FALLBACK = DecodingOptions(num_beams=1, search="temperature_fallback")

@@ -13,11 +13,10 @@ import torch
 from app.contract.errors import EvaluationFailedError
 from app.contract.evaluation import DecodingOptions, DecodingRecord, Dtype, Utterance
 from worker.evaluation.cache import InMemoryTranscriptCache, transcript_key
-from worker.evaluation.checkpoint import read_facts
-from worker.evaluation.decoding import SpeechDecoder
 from worker.evaluation.jobs import DecodingSetup
-from worker.evaluation.loading import TRANSFORMERS, backend_of
 from worker.evaluation.runner import default_dtype, evaluate
+from worker.evaluation.whisper.checkpoint import TRANSFORMERS, read_facts
+from worker.evaluation.whisper.decoding import SpeechDecoder
 from worker.evaluation.whisper.transcriber import Transcriber
 
 SAMPLES = Path(__file__).parents[3] / "samples"
@@ -99,7 +98,7 @@ def test_the_device_decides_the_precision() -> None:
         "float16",
     ]
     options = DecodingOptions()
-    assert backend_of(read_facts(BASE), options, "float16", "cuda") == TRANSFORMERS
+    assert read_facts(BASE).backend(options, "float16", "cuda") == TRANSFORMERS
 
 
 @pytest.mark.parametrize("dtype", HALVES)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from app.contract.errors import InvalidCheckpointError
 from app.contract.evaluation import DecodingOptions
-from worker.evaluation.checkpoint import read_facts
-from worker.evaluation.decoding import SpeechDecoder
+from worker.evaluation.whisper.checkpoint import read_facts
+from worker.evaluation.whisper.decoding import SpeechDecoder
 
 CHECKPOINT = Path(__file__).parents[3] / "samples/checkpoints/telephone"
 FILES = (

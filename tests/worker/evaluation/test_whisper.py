@@ -14,7 +14,7 @@ import torch
 from app.contract.evaluation import DecodingOptions
 from tests.worker.evaluation.conftest import build_checkpoint
 from tests.worker.evaluation.test_decoding import edit_json
-from worker.evaluation.decoding import SpeechDecoder
+from worker.evaluation.whisper.decoding import SpeechDecoder
 from worker.evaluation.whisper.kv_cache import KeyValueCache
 
 SAMPLES = Path(__file__).parents[3] / "samples"

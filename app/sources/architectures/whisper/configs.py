@@ -18,12 +18,12 @@ from app.sources.architectures.architecture import (
     MOST_CONFIG_BYTES,
     PREPROCESSOR,
     PROCESSOR,
+    SAMPLE_RATE,
     TOKENIZER_CONFIG,
 )
 from app.sources.architectures.whisper import generation
 
 FEATURE_FILES = (PREPROCESSOR, PROCESSOR)
-SAMPLE_RATE = 16_000
 
 # The most bytes of each file besides weights, several times what any Whisper has.
 MAX_BYTES: Mapping[str, int] = {

@@ -1,4 +1,4 @@
-"""Decodes batches of speech with a checkpoint."""
+"""Decodes batches of speech with a Whisper."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import BatchFeature
 
 from app.contract.errors import (
@@ -19,19 +17,13 @@ from app.contract.errors import (
     OutOfMemoryError,
 )
 from app.contract.evaluation import DecodingOptions, Dtype
-from app.sources.architectures.whisper.configs import SAMPLE_RATE
-from worker.evaluation.checkpoint import FRAMES_PER_POSITION, read_facts
-from worker.evaluation.fallback import TemperatureFallback, until_end
-from worker.evaluation.loading import (
-    OWN_BACKEND,
-    backend_of,
-    generation_config,
-    load,
-)
+from app.sources.architectures.architecture import SAMPLE_RATE
+from worker.evaluation.decoder import Samples
+from worker.evaluation.whisper.checkpoint import FRAMES_PER_POSITION, OWN_BACKEND, read_facts
+from worker.evaluation.whisper.fallback import TemperatureFallback, until_end
+from worker.evaluation.whisper.loading import generation_config, load
 from worker.evaluation.whisper.transcriber import Transcriber
 from worker.loadable import blaming
-
-Samples = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -70,7 +62,7 @@ class SpeechDecoder:
         self.generation = generation_config(self.facts, options)
         # `generate` falls back to these for settings that are None.
         self.model.generation_config = self.generation
-        self.backend = backend_of(self.facts, options, dtype, device)
+        self.backend = self.facts.backend(options, dtype, device)
         self.transcriber = (
             Transcriber(self.model, self.generation.to_dict())
             if self.backend == OWN_BACKEND

@@ -1,26 +1,30 @@
-"""Reads a checkpoint's decoding settings from its JSON files, without loading the model."""
+"""Reads a Whisper's decoding settings from its JSON files, without loading the model."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from app.contract.errors import InvalidCheckpointError, Problem
+from app.contract.evaluation import DecodingOptions, Dtype
+from app.sources.architectures.architecture import SAMPLE_RATE
 from app.sources.architectures.whisper import generation
-from app.sources.architectures.whisper.configs import SAMPLE_RATE
 from app.sources.architectures.whisper.generation import GenerationSettings
 from app.sources.architectures.whisper.shapes import config_problems
+from worker.evaluation.json_files import read_json, read_optional
+from worker.evaluation.whisper.rules import unsupported
 
+OWN_BACKEND, TRANSFORMERS = "afluente", "transformers"
 # The encoder's convolutions halve the frames once.
 FRAMES_PER_POSITION = 2
 END, START, NO_TIMESTAMPS = "<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"
 _TASKS = ("transcribe", "translate")
 _LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
-_MAX_BYTES = 64 * 2**20
 _LONGEST_FOURIER = 4096
 
 
@@ -34,7 +38,7 @@ class FeatureSettings:
 
 
 @dataclass(frozen=True)
-class CheckpointFacts:
+class WhisperFacts:
     """A checkpoint's window, special tokens and decoding settings.
 
     `languages` and `tasks` are token ids by language code and task, empty unless `multilingual`;
@@ -42,7 +46,7 @@ class CheckpointFacts:
     """
 
     config: Mapping[str, Any]
-    settings: GenerationSettings
+    generation: GenerationSettings
     features: FeatureSettings
     start: int
     ends: tuple[int, ...]
@@ -78,10 +82,49 @@ class CheckpointFacts:
         """The number of prompt tokens for an utterance of one window."""
         return 1 + 2 * self.multilingual + (self.no_timestamps is not None)
 
+    @property
+    def long_form_obstacle(self) -> str | None:
+        """None if it knows timestamps, by which windows are joined."""
+        if self.knows_timestamps:
+            return None
+        window = f"a window of {self.window_seconds:g} s"
+        return f"the checkpoint has {window}, and no timestamps for longer audio"
+
+    @property
+    def sound_key(self) -> Hashable:
+        """The settings of the features, and the window."""
+        return self.features, self.window_samples
+
+    def honoured(self, options: DecodingOptions) -> DecodingOptions:
+        """Return the options: all are possible."""
+        return options
+
+    def settings(
+        self, options: DecodingOptions, language: str | None, *, long: bool
+    ) -> dict[str, Any]:
+        """Return the constraints of the search, and the languages that are told apart."""
+        own = self.constraints(options.num_beams, timestamps=long)
+        if self.multilingual and language is None:
+            own["detected_languages"] = sorted(self.languages)
+        return own
+
+    def backend(self, options: DecodingOptions, dtype: Dtype, device: str) -> str:
+        """Return the backend for utterances of one window.
+
+        Both backends find the same hypotheses.
+        """
+        if dtype != "float32" or torch.device(device).type != "cpu":
+            return TRANSFORMERS
+        own = self.constraints(options.num_beams)
+        activation = self.config.get("activation_function", "gelu")
+        width = int(self.config["vocab_size"])
+        missing = unsupported(own, activation, width, options.num_beams)
+        return TRANSFORMERS if missing else OWN_BACKEND
+
     def constraints(self, num_beams: int, *, timestamps: bool = False) -> dict[str, Any]:
         """Return the checkpoint's settings that can change a hypothesis."""
         return generation.constraints(
-            self.settings,
+            self.generation,
             self.config,
             num_beams=num_beams,
             prompt=self.prompt_length,
@@ -89,7 +132,7 @@ class CheckpointFacts:
         )
 
 
-def read_facts(checkpoint: Path) -> CheckpointFacts:
+def read_facts(checkpoint: Path) -> WhisperFacts:
     """Return the facts of a model folder.
 
     Raises InvalidCheckpointError with file and field for unreadable JSON and invalid values, and
@@ -97,7 +140,7 @@ def read_facts(checkpoint: Path) -> CheckpointFacts:
     """
     config = read_json(checkpoint, "config.json")
     _refuse(checkpoint, config_problems(config))
-    document = _read_optional(checkpoint, generation.FILE)
+    document = read_optional(checkpoint, generation.FILE)
     file = "config.json" if document is None else generation.FILE
     _refuse(
         checkpoint,
@@ -111,9 +154,9 @@ def read_facts(checkpoint: Path) -> CheckpointFacts:
     multilingual = generation.is_multilingual(settings, config)
     tasks = {task: number for task in _TASKS if (number := tokens.get(f"<|{task}|>")) is not None}
     no_timestamps = settings.no_timestamps_token_id
-    facts = CheckpointFacts(
+    facts = WhisperFacts(
         config=config,
-        settings=settings,
+        generation=settings,
         features=_features(checkpoint, int(config["num_mel_bins"])),
         start=_first(settings.decoder_start_token_id, tokens.get(START)),
         ends=_ends(settings.ends, tokens.get(END)),
@@ -126,33 +169,6 @@ def read_facts(checkpoint: Path) -> CheckpointFacts:
     )
     _refuse(checkpoint, list(_disagreements(facts, tokens)))
     return facts
-
-
-def read_json(checkpoint: Path, name: str) -> dict[str, Any]:
-    """Return a JSON object from the folder."""
-    document = _read_optional(checkpoint, name)
-    if document is None:
-        raise InvalidCheckpointError(f"{checkpoint.name} has no {name}.")
-    return document
-
-
-def _read_optional(checkpoint: Path, name: str) -> dict[str, Any] | None:
-    """Return a JSON object from the folder, or None if the file does not exist."""
-    try:
-        with (checkpoint / name).open("rb") as stream:
-            content = stream.read(_MAX_BYTES + 1)
-        if len(content) > _MAX_BYTES:
-            raise InvalidCheckpointError(
-                f"{checkpoint.name}/{name} has more than {_MAX_BYTES:,} bytes."
-            )
-        document = json.loads(content)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InvalidCheckpointError(f"{checkpoint.name}/{name}: {error}.") from None
-    if not isinstance(document, dict):
-        raise InvalidCheckpointError(f"{checkpoint.name}/{name} is not a JSON object.")
-    return document
 
 
 def _refuse(checkpoint: Path, problems: list[str]) -> None:
@@ -179,7 +195,7 @@ def _ends(stated: tuple[int, ...], of_tokenizer: int | None) -> tuple[int, ...]:
 
 def _special_tokens(checkpoint: Path) -> dict[str, int]:
     """Return the ids of the tokenizer's tokens of the form `<|...|>`."""
-    tokenizer = _read_optional(checkpoint, "tokenizer.json")
+    tokenizer = read_optional(checkpoint, "tokenizer.json")
     if tokenizer is not None:
         model, added = tokenizer.get("model"), tokenizer.get("added_tokens")
         vocabulary = model.get("vocab") if isinstance(model, dict) else None
@@ -188,15 +204,15 @@ def _special_tokens(checkpoint: Path) -> dict[str, int]:
             if isinstance(entry, dict):
                 found[str(entry.get("content"))] = entry.get("id")
     else:
-        vocabulary = _read_optional(checkpoint, "vocab.json")
+        vocabulary = read_optional(checkpoint, "vocab.json")
         if vocabulary is None or not (checkpoint / "merges.txt").exists():
             raise InvalidCheckpointError(
                 f"{checkpoint.name} has no tokenizer: tokenizer.json, or vocab.json and "
                 "merges.txt, must be in the same folder as the weights. A Trainer's checkpoint-N "
                 "often has none; copy the tokenizer's files from the model that was fine-tuned."
             )
-        found = vocabulary | (_read_optional(checkpoint, "added_tokens.json") or {})
-        settings = _read_optional(checkpoint, "tokenizer_config.json") or {}
+        found = vocabulary | (read_optional(checkpoint, "added_tokens.json") or {})
+        settings = read_optional(checkpoint, "tokenizer_config.json") or {}
         decoder = settings.get("added_tokens_decoder")
         for number, entry in decoder.items() if isinstance(decoder, dict) else ():
             if isinstance(entry, dict) and number.isdecimal() and len(number) < 10:
@@ -208,7 +224,7 @@ def _special_tokens(checkpoint: Path) -> dict[str, int]:
     }
 
 
-def _disagreements(facts: CheckpointFacts, tokens: Mapping[str, int]) -> Iterator[str]:
+def _disagreements(facts: WhisperFacts, tokens: Mapping[str, int]) -> Iterator[str]:
     """Yield a message for each special token that differs from the tokenizer's."""
     size = int(facts.config["vocab_size"])
     used = {START: facts.start, END: facts.ends[0]}
@@ -234,11 +250,11 @@ def _disagreements(facts: CheckpointFacts, tokens: Mapping[str, int]) -> Iterato
 def _features(checkpoint: Path, bins: int) -> FeatureSettings:
     """Return the feature extractor's settings; refuse those that do not fit the model."""
     # transformers 5 writes processor_config.json, transformers 4 preprocessor_config.json.
-    name, combined = "processor_config.json", _read_optional(checkpoint, "processor_config.json")
+    name, combined = "processor_config.json", read_optional(checkpoint, "processor_config.json")
     document = (combined or {}).get("feature_extractor")
     if not isinstance(document, dict):
         name = "preprocessor_config.json"
-        document = _read_optional(checkpoint, name) or {}
+        document = read_optional(checkpoint, name) or {}
     found = {
         field: document.get(field, default)
         for field, default in (

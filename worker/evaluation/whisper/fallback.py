@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from app.contract.evaluation import Fallback
 from app.reports.scoring import compression_ratio
-from worker.evaluation.checkpoint import CheckpointFacts
+from worker.evaluation.whisper.checkpoint import WhisperFacts
 
 
 class TemperatureFallback:
@@ -25,7 +25,7 @@ class TemperatureFallback:
     def __init__(
         self,
         model: Any,
-        facts: CheckpointFacts,
+        facts: WhisperFacts,
         generation: Any,
         text_of: Callable[[Sequence[int]], str],
     ) -> None:

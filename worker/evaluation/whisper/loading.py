@@ -1,6 +1,6 @@
-"""Loads a checkpoint for decoding: offline, from safetensors, without guessing missing parts.
+"""Loads a Whisper for decoding: offline, from safetensors, without guessing missing parts.
 
-Libraries read only weights and tokenizer from files; other settings come from CheckpointFacts.
+Libraries read only weights and tokenizer from files; other settings come from WhisperFacts.
 """
 
 from __future__ import annotations
@@ -18,18 +18,15 @@ from transformers import (
 from transformers.activations import ACT2FN
 
 from app.contract.errors import InvalidCheckpointError
-from app.contract.evaluation import DecodingOptions, Dtype
-from app.sources.architectures.whisper.configs import SAMPLE_RATE
+from app.contract.evaluation import DecodingOptions
+from app.sources.architectures.architecture import SAMPLE_RATE
 from app.sources.architectures.whisper.shapes import SIZE_KEYS, is_output_tied
-from worker.evaluation.checkpoint import CheckpointFacts
-from worker.evaluation.whisper.rules import unsupported
+from worker.evaluation.whisper.checkpoint import WhisperFacts
 from worker.loadable import OFFLINE, blaming
-
-OWN_BACKEND, TRANSFORMERS = "afluente", "transformers"
 
 
 def load(
-    checkpoint: Path, facts: CheckpointFacts, dtype: torch.dtype
+    checkpoint: Path, facts: WhisperFacts, dtype: torch.dtype
 ) -> tuple[WhisperForConditionalGeneration, WhisperFeatureExtractor, WhisperTokenizer]:
     """Return the folder's model, feature extractor and tokenizer.
 
@@ -67,7 +64,7 @@ def load(
     return model, extractor, tokenizer
 
 
-def model_config(name: str, facts: CheckpointFacts) -> WhisperConfig:
+def model_config(name: str, facts: WhisperFacts) -> WhisperConfig:
     """Return a model config with only the fields that affect the computation."""
     config = facts.config
     activation = config.get("activation_function", "gelu")
@@ -87,7 +84,7 @@ def model_config(name: str, facts: CheckpointFacts) -> WhisperConfig:
     )
 
 
-def generation_config(facts: CheckpointFacts, options: DecodingOptions) -> GenerationConfig:
+def generation_config(facts: WhisperFacts, options: DecodingOptions) -> GenerationConfig:
     """Return a deterministic search with the requested width and the checkpoint's constraints.
 
     Language and task are not included; they are arguments of every call.
@@ -112,16 +109,3 @@ def generation_config(facts: CheckpointFacts, options: DecodingOptions) -> Gener
         settings["lang_to_id"] = {f"<|{code}|>": token for code, token in facts.languages.items()}
         settings["task_to_id"] = dict(facts.tasks)
     return GenerationConfig(**settings | own)
-
-
-def backend_of(facts: CheckpointFacts, options: DecodingOptions, dtype: Dtype, device: str) -> str:
-    """Return the backend for utterances of one window; needs no weights.
-
-    Both backends find the same hypotheses.
-    """
-    if dtype != "float32" or torch.device(device).type != "cpu":
-        return TRANSFORMERS
-    own = facts.constraints(options.num_beams)
-    activation = facts.config.get("activation_function", "gelu")
-    width = int(facts.config["vocab_size"])
-    return TRANSFORMERS if unsupported(own, activation, width, options.num_beams) else OWN_BACKEND

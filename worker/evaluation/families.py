@@ -1,0 +1,50 @@
+"""The families of models that are decoded, and which of them a checkpoint is of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from app.contract.errors import InvalidCheckpointError
+from app.contract.evaluation import DecodingOptions, Dtype
+from app.sources.architectures.architecture import CONFIG
+from app.sources.architectures.registry import architecture_of, undecodable
+from worker.evaluation.decoder import Decoder, Facts
+from worker.evaluation.json_files import read_json
+from worker.evaluation.whisper import checkpoint as whisper
+from worker.evaluation.whisper.decoding import SpeechDecoder
+
+
+class _Family(NamedTuple):
+    read_facts: Callable[[Path], Facts]
+    load: Callable[[Path, str, Dtype, DecodingOptions], Decoder]
+
+
+# By the architecture's name.
+_FAMILIES: Mapping[str, _Family] = {
+    "whisper": _Family(whisper.read_facts, SpeechDecoder),
+}
+
+
+def read_facts(checkpoint: Path) -> Facts:
+    """Return the facts of a model folder.
+
+    Raises InvalidCheckpointError with file and field for unreadable JSON and invalid values, for a
+    folder without a tokenizer, and for a model that has no decoder.
+    """
+    return _family_of(checkpoint).read_facts(checkpoint)
+
+
+def load(checkpoint: Path, device: str, dtype: Dtype, options: DecodingOptions) -> Decoder:
+    """Return a model folder's decoder; raises like `read_facts`."""
+    return _family_of(checkpoint).load(checkpoint, device, dtype, options)
+
+
+def _family_of(checkpoint: Path) -> _Family:
+    config = read_json(checkpoint, CONFIG)
+    architecture = architecture_of(config)
+    if architecture.name not in _FAMILIES:
+        reason = undecodable(architecture.summary(config))
+        raise InvalidCheckpointError(f"{checkpoint.name}: {reason}")
+    return _FAMILIES[architecture.name]
