@@ -58,7 +58,8 @@ def check_sources(
 
         def decoder() -> None:
             if prepared:
-                _check_decoder(prepared[0].reference.summary(), "evaluation")
+                found = prepared[0].reference
+                _check_decoder(found.summary(), "evaluation", evaluation, "evaluation.", found)
 
         checks.append(decoder)
         checks += _evaluation_checks(
@@ -94,7 +95,7 @@ def check_evaluation(
         return None
 
     checks: list[Callable[[], object]] = [
-        lambda: _check_decoder(architecture_summary(merge), None),
+        lambda: _check_decoder(architecture_summary(merge), None, evaluation, "", artifact()),
         *_evaluation_checks(backend, evaluation, policy, "", reference=artifact, warnings=warnings),
     ]
     has_base, experts = bool(sources["base"]), [one["name"] for one in sources["checkpoints"]]
@@ -134,12 +135,17 @@ def check_study_sources(backend: Backend, study: Study) -> PreparedStudy:
 
     def reference(index: int, uri: str, name: str) -> None:
         found = resolve(uri, policy, param=f"references[{index}].uri")
-        _check_decoder(found.summary(), f"references[{index}].uri")
+        for name, measurement in (("development", request.development), ("test", request.test)):
+            if measurement:
+                param = f"references[{index}].uri"
+                _check_decoder(found.summary(), param, measurement, f"{name}.")
         references.append({"name": name, "uri": uri, "resolved": found.resolved})
 
     def decoder() -> None:
-        if prepared and (request.development or request.test):
-            _check_decoder(prepared[0].reference.summary(), "development")
+        for name, measurement in (("development", request.development), ("test", request.test)):
+            if prepared and measurement:
+                found = prepared[0].reference
+                _check_decoder(found.summary(), name, measurement, f"{name}.", found)
 
     checks: list[Callable[[], object]] = [
         lambda: prepared.append(prepare(study.example, policy)),
@@ -214,11 +220,29 @@ def refuse_deleted(named: Mapping[str, str], gone: Sequence[str]) -> None:
         raise SourceNotFoundError(problems[0].message, problems=problems)
 
 
-def _check_decoder(architecture: Mapping[str, Any], param: str | None) -> None:
-    from app.sources.architectures.registry import undecodable
+def _check_decoder(
+    architecture: Mapping[str, Any],
+    param: str | None,
+    asked: Measurement,
+    prefix: str,
+    checkpoint: ResolvedCheckpoint | None = None,
+) -> None:
+    """Refuse an evaluation that this architecture, or a complete checkpoint of it, cannot have.
+
+    `param` is the field that asks for it, and `prefix` is before the fields of `asked`.
+    """
+    from app.sources.architectures.registry import refusals, undecodable
+    from app.sources.completion import undecoded
 
     if reason := undecodable(architecture):
         raise InvalidRequestError.of([Problem(reason, param)])
+    problems = [
+        Problem(one.message, f"{prefix}{one.param}") for one in refusals(architecture, asked)
+    ]
+    if checkpoint and (reason := undecoded(checkpoint)):
+        problems.append(Problem(reason, param))
+    if problems:
+        raise InvalidRequestError.of(problems)
 
 
 def _check_names(
@@ -319,13 +343,15 @@ def _evaluation_checks(
             param = f"{prefix}compare_with[{index}]"
             message = f"{uri}: {state}; only succeeded merges can be compared with."
             raise InvalidRequestError.of([Problem(message, param)])
-        _check_decoder(architecture_summary(row), f"{prefix}compare_with[{index}]")
+        param = f"{prefix}compare_with[{index}]"
+        _check_decoder(architecture_summary(row), param, evaluation, prefix)
 
     def named(index: int, one: Reference) -> None:
         from app.sources.resolve import resolve
 
         param = f"{prefix}references[{index}].uri"
-        _check_decoder(resolve(one.uri, policy, param=param).summary(), param)
+        summary = resolve(one.uri, policy, param=param).summary()
+        _check_decoder(summary, param, evaluation, prefix)
 
     checks: list[Callable[[], object]] = []
     checks.append(lambda: language(evaluation.language, f"{prefix}language"))

@@ -19,8 +19,20 @@ if TYPE_CHECKING:
 
 
 def missing(checkpoint: ResolvedCheckpoint) -> list[str]:
-    """Return what nobody can decode without and the checkpoint lacks, as errors say it."""
-    return [lack.needed for lack in checkpoint.architecture.lacks(checkpoint) if lack.needed]
+    """Return what the checkpoint lacks and nobody merges without, as errors say it."""
+    lacks = checkpoint.architecture.lacks(checkpoint)
+    return [lack.needed for lack in lacks if lack.needed and not lack.merges]
+
+
+def undecoded(checkpoint: ResolvedCheckpoint) -> str | None:
+    """Return why a checkpoint's files do not suffice to decode with it; None if they do."""
+    needed = [lack.needed for lack in checkpoint.architecture.lacks(checkpoint) if lack.needed]
+    if not needed:
+        return None
+    return (
+        f"{checkpoint.uri}: it has {' and '.join(needed)}, so it can be merged but not evaluated; "
+        "copy the files from the model that was fine-tuned, or leave the evaluation out"
+    )
 
 
 def lacking(checkpoint: ResolvedCheckpoint) -> tuple[str, ...]:

@@ -28,7 +28,10 @@ def evaluate(
     normalizer: Annotated[
         str, typer.Option(help="none, basic, english, open_asr, portuguese, ...")
     ] = "basic",
-    num_beams: Annotated[int, typer.Option(help="1 decodes greedily.")] = 5,
+    num_beams: Annotated[
+        int | None,
+        typer.Option(help="1 decodes greedily. Default: 5, or 1 for models without beams."),
+    ] = None,
     search: Annotated[
         str, typer.Option(help="default, or temperature_fallback: decode loops again.")
     ] = "default",
@@ -98,8 +101,9 @@ def _spec(manifests: list[str], **options: object) -> EvaluationSpec:
     from app.contract.problems import problems_of
 
     datasets = [{"name": _name(uri), "uri": uri} for uri in map(_absolute, manifests)]
+    given = {name: value for name, value in options.items() if value is not None}
     try:
-        return EvaluationSpec.model_validate({"datasets": datasets, **options})
+        return EvaluationSpec.model_validate({"datasets": datasets, **given})
     except ValidationError as error:
         raise InvalidRequestError.of(problems_of(error, EvaluationSpec)) from None
 

@@ -248,24 +248,24 @@ def test_no_code_of_a_checkpoint_is_kept_or_run(
     assert not mark.exists()
 
 
-class Wav2Vec2Ctc(Architecture):
+class MaskedBert(Architecture):
     """The example of CONTRIBUTING.md."""
 
-    name = "wav2vec2_ctc"
+    name = "masked_bert"
 
     def recognises(self, config: Mapping[str, Any]) -> bool:
-        """Return whether the head is the one of CTC."""
-        return config.get("architectures") == ["Wav2Vec2ForCTC"]
+        """Return whether the head is the one that fills gaps."""
+        return config.get("architectures") == ["BertForMaskedLM"]
 
     def lacks(self, checkpoint: ResolvedCheckpoint) -> list[Lack]:
-        """Return the table of letters, if it is not there."""
-        if any(file.name == "vocab.json" for file in checkpoint.files):
+        """Return the list of words, if it is not there."""
+        if any(file.name == "vocab.txt" for file in checkpoint.files):
             return []
-        return [Lack(("vocab.json", "tokenizer_config.json"), "no vocab.json")]
+        return [Lack(("vocab.txt", "tokenizer_config.json"), "no vocab.txt")]
 
     def summary(self, config: Mapping[str, Any]) -> dict[str, str | None]:
-        """Return what any model's says, with the processor of wav2vec2."""
-        return super().summary(config) | {"processor_class": "Wav2Vec2Processor"}
+        """Return what any model's says, with the class of the tokenizer."""
+        return super().summary(config) | {"processor_class": "BertTokenizer"}
 
 
 def test_a_new_architecture_is_a_class_and_an_entry(
@@ -274,15 +274,15 @@ def test_a_new_architecture_is_a_class_and_an_entry(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(registry, "KNOWN", (*registry.KNOWN, Wav2Vec2Ctc()))
-    recipe = checkpoints["wav2vec2"] | {"method": "task_arithmetic"}
-    with pytest.raises(InvalidCheckpointError, match=r"it has no vocab\.json; copy the files"):
+    monkeypatch.setattr(registry, "KNOWN", (*registry.KNOWN, MaskedBert()))
+    recipe = checkpoints["bert"] | {"method": "task_arithmetic"}
+    with pytest.raises(InvalidCheckpointError, match=r"it has no vocab\.txt; copy the files"):
         merge_recipe(recipe, tmp_path / "no", settings)
     base = shutil.copytree(recipe["base"], tmp_path / "base")
-    (base / "vocab.json").write_text(json.dumps({letter: n for n, letter in enumerate("abcdefgh")}))
+    (base / "vocab.txt").write_text("\n".join(f"w{number}" for number in range(40)))
     made = merge_recipe(recipe | {"base": str(base)}, tmp_path / "out", settings)
-    assert (made.folder / "vocab.json").read_bytes() == (base / "vocab.json").read_bytes()
-    assert made.sources["architecture"]["processor_class"] == "Wav2Vec2Processor"
+    assert (made.folder / "vocab.txt").read_bytes() == (base / "vocab.txt").read_bytes()
+    assert made.sources["architecture"]["processor_class"] == "BertTokenizer"
     assert [warning["code"] for warning in made.warnings] == ["companions_from_base"] * 2
 
 
@@ -349,6 +349,6 @@ def test_the_command_line_says_so_too(
     checkpoints: dict[str, dict[str, Any]], settings: Settings, spec: dict[str, Any]
 ) -> None:
     asked = EvaluationSpec.model_validate(spec)
-    base = Path(checkpoints["wav2vec2"]["base"])
+    base = Path(checkpoints["bert"]["base"])
     with pytest.raises(InvalidRequestError, match="no decoder for them, only for whisper"):
         evaluate_checkpoint(base, asked, settings, lambda done, total, unit: None)

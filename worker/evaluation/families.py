@@ -8,8 +8,11 @@ from typing import NamedTuple
 
 from app.contract.errors import InvalidCheckpointError
 from app.contract.evaluation import DecodingOptions, Dtype
-from app.sources.architectures.architecture import CONFIG
+from app.sources.architectures.architecture import CONFIG, Task
 from app.sources.architectures.registry import architecture_of, undecodable
+from app.sources.architectures.whisper.family import Whisper
+from worker.evaluation import ctc
+from worker.evaluation.ctc import CtcDecoder
 from worker.evaluation.decoder import Decoder, Facts
 from worker.evaluation.json_files import read_json
 from worker.evaluation.whisper import checkpoint as whisper
@@ -21,10 +24,8 @@ class _Family(NamedTuple):
     load: Callable[[Path, str, Dtype, DecodingOptions], Decoder]
 
 
-# By the architecture's name.
-_FAMILIES: Mapping[str, _Family] = {
-    "whisper": _Family(whisper.read_facts, SpeechDecoder),
-}
+_WHISPER = _Family(whisper.read_facts, SpeechDecoder)
+_BY_TASK: Mapping[Task, _Family] = {"ctc": _Family(ctc.read_facts, CtcDecoder)}
 
 
 def read_facts(checkpoint: Path) -> Facts:
@@ -44,7 +45,9 @@ def load(checkpoint: Path, device: str, dtype: Dtype, options: DecodingOptions) 
 def _family_of(checkpoint: Path) -> _Family:
     config = read_json(checkpoint, CONFIG)
     architecture = architecture_of(config)
-    if architecture.name not in _FAMILIES:
+    if isinstance(architecture, Whisper):
+        return _WHISPER
+    if architecture.task is None:
         reason = undecodable(architecture.summary(config))
         raise InvalidCheckpointError(f"{checkpoint.name}: {reason}")
-    return _FAMILIES[architecture.name]
+    return _BY_TASK[architecture.task]

@@ -11,7 +11,7 @@ from app.contract.evaluation import EvaluatedDataset, EvaluationSpec
 from app.contract.settings import Settings
 from app.reports.wer import build_wer
 from app.services.preparation import source_policy
-from app.sources.architectures.registry import undecodable
+from app.sources.architectures.registry import refusals, undecodable
 from app.sources.dataset_checks import check_audio, check_languages, unknown_language
 from app.sources.datasets import read_dataset
 from app.sources.fetch import fetch
@@ -44,6 +44,8 @@ def evaluate_checkpoint(
         raise InvalidRequestError.of([Problem(message, "checkpoint")])
     if reason := undecodable(resolved.summary()):
         raise InvalidRequestError.of([Problem(reason, "checkpoint")])
+    if problems := refusals(resolved.summary(), spec):
+        raise InvalidRequestError.of(problems)
     local = fetch(resolved, policy)
     # As in the service, libraries see only the known fields of JSON files.
     with local.opened() as folder:

@@ -60,6 +60,8 @@ _SPELLINGS = (
 )
 # Constants that old versions of transformers stored and new ones compute.
 _COMPUTED = (".position_ids", ".rotary_emb.inv_freq")
+# How many batches a batch norm was trained on: no model uses it after training.
+_COUNTS = (".num_batches_tracked",)
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,13 @@ class Lack:
     """Files that belong together and that a checkpoint lacks.
 
     It takes them from the reference to be decoded. `needed` says in an error what the reference
-    itself cannot do without; None if it can.
+    itself cannot do without; None if it can. With `merges` it can be merged without, but not be
+    decoded.
     """
 
     files: tuple[str, ...]
     needed: str | None
+    merges: bool = False
 
 
 class Architecture:
@@ -106,6 +110,11 @@ class Architecture:
     name: ClassVar[str] = "any"
     task: ClassVar[Task | None] = None
     """What the decoder in worker/evaluation does with it; None if there is no decoder."""
+
+    searches_beams: ClassVar[bool] = False
+    falls_back: ClassVar[bool] = False
+    translates: ClassVar[bool] = False
+    """What a request may ask of the decoder: beams, temperature fallback, the task translate."""
 
     max_bytes: ClassVar[Mapping[str, int]] = {
         CONFIG: MOST_CONFIG_BYTES,
@@ -209,12 +218,15 @@ class Architecture:
         return found
 
     def left_out(self, inputs: Sequence[Tensors]) -> frozenset[str]:
-        """Return the tensors that the artifact does without, since not all checkpoints have them.
+        """Return the tensors that the artifact does without.
 
-        These are constants that the library computes when a model is loaded.
+        These are counts of training, and, if not all checkpoints have them, constants that the
+        library computes when a model is loaded.
         """
-        names = {name for tensors in inputs for name in tensors if name.endswith(_COMPUTED)}
-        return frozenset(name for name in names if not all(name in i for i in inputs))
+        names = {name for tensors in inputs for name in tensors}
+        computed = {name for name in names if name.endswith(_COMPUTED)}
+        counts = {name for name in names if name.endswith(_COUNTS)}
+        return frozenset(counts | {n for n in computed if not all(n in i for i in inputs)})
 
     def spelled_as(self, reference: Tensors, tensors: Tensors) -> Tensors:
         """Return the tensors under the names that the reference has for them."""
@@ -222,11 +234,8 @@ class Architecture:
             return tensors
         wanted = reference.keys() - tensors.keys()
         names = {name: name for name in tensors}
-        for old, new in (*_SPELLINGS, *(pair[::-1] for pair in _SPELLINGS)):
-            for name in tensors.keys() - reference.keys():
-                other = name.removesuffix(old) + new
-                if name.endswith(old) and other in wanted:
-                    names[name] = other
+        for name in tensors.keys() - reference.keys():
+            names[name] = next((one for one in spellings(name) if one in wanted), name)
         return {names[name]: replace(header, name=names[name]) for name, header in tensors.items()}
 
     def differences(
@@ -272,6 +281,12 @@ class Architecture:
             "processor_class": None,
             "task": self.task,
         }
+
+
+def spellings(name: str) -> list[str]:
+    """Return the other names under which transformers reads a tensor."""
+    pairs = (*_SPELLINGS, *(pair[::-1] for pair in _SPELLINGS))
+    return [name.removesuffix(old) + new for old, new in pairs if name.endswith(old)]
 
 
 class _TooDeepError(Exception):

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from app.contract.errors import Problem
+from app.contract.evaluation import Measurement
 from app.sources.architectures.architecture import Architecture
+from app.sources.architectures.ctc import CTC
 from app.sources.architectures.whisper.family import Whisper
 
-KNOWN: tuple[Architecture, ...] = (Whisper(),)
+KNOWN: tuple[Architecture, ...] = (Whisper(), *CTC)
 ANY = Architecture()
 
 
@@ -22,10 +25,41 @@ def undecodable(summary: Mapping[str, str | None]) -> str | None:
 
     `summary` is that of Architecture.summary.
     """
-    if summary["task"] is not None:
+    if _summarized(summary).task is not None:
         return None
-    kind, known = summary["model_class"] or summary["model_type"], [k.name for k in KNOWN if k.task]
+    known = [one.name for one in KNOWN if one.task]
     return (
-        f"{kind} checkpoints can be merged but not evaluated: there is no decoder for them, only "
-        f"for {', '.join(known)}. Leave the evaluation out."
+        f"{_kind(summary)} checkpoints can be merged but not evaluated: there is no decoder for "
+        f"them, only for {', '.join(known)}. Leave the evaluation out."
     )
+
+
+def refusals(summary: Mapping[str, str | None], asked: Measurement) -> list[Problem]:
+    """Return what a request asks of the decoder and this architecture's cannot do, by field.
+
+    `summary` is that of Architecture.summary.
+    """
+    architecture, kind, found = _summarized(summary), _kind(summary), []
+    stated = "num_beams" in asked.model_fields_set
+    if stated and asked.num_beams > 1 and not architecture.searches_beams:
+        message = f"{kind} is decoded greedily, without beams; leave num_beams out, or say 1."
+        found.append(Problem(message, "num_beams"))
+    if asked.search != "default" and not architecture.falls_back:
+        message = f"{kind} has no {asked.search}; leave search out."
+        found.append(Problem(message, "search"))
+    tasks: dict[str, str | None] = {"task": asked.task}
+    tasks |= {f"datasets[{index}].task": one.task for index, one in enumerate(asked.datasets)}
+    for param, task in tasks.items():
+        if task == "translate" and not architecture.translates:
+            message = f"{kind} writes the language that it hears; leave the task out."
+            found.append(Problem(message, param))
+    return found
+
+
+def _summarized(summary: Mapping[str, str | None]) -> Architecture:
+    classes = [summary["model_class"]] if summary["model_class"] else None
+    return architecture_of({"model_type": summary["model_type"], "architectures": classes})
+
+
+def _kind(summary: Mapping[str, str | None]) -> str | None:
+    return summary["model_class"] or summary["model_type"]

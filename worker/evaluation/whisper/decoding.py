@@ -57,8 +57,10 @@ class SpeechDecoder:
         self.facts = read_facts(checkpoint)
         self.device = device
         self.dtype = getattr(torch, dtype)
-        self.model, self.extractor, self.tokenizer = load(checkpoint, self.facts, self.dtype)
-        self.model.to(device).eval()
+        self.loaded, self.extractor, self.tokenizer = load(
+            checkpoint, self.facts, device, self.dtype
+        )
+        self.model = self.loaded.model
         self.generation = generation_config(self.facts, options)
         # `generate` falls back to these for settings that are None.
         self.model.generation_config = self.generation
@@ -78,21 +80,12 @@ class SpeechDecoder:
         self.task = options.task
         self.window_samples = self.facts.window_samples
 
-    @torch.no_grad()
     def assign(self, weights: Mapping[str, torch.Tensor]) -> None:
         """Replace the model's weights, in place, by tensors of these names and shapes.
 
         EvaluationFailedError for a name or a shape that the model does not have.
         """
-        own = self.model.state_dict()
-        for name, values in weights.items():
-            target = own.get(name, own.get(f"model.{name}"))
-            if target is None or target.shape != values.shape:
-                raise EvaluationFailedError(
-                    f"{self.name}: the merged tensor {name} {tuple(values.shape)} has no place in "
-                    "the loaded model."
-                )
-            target.copy_(values)
+        self.loaded.assign(weights)
 
     def sound(self, samples: Samples) -> Sound:
         """Return what the model takes of an utterance, which must fit its window.

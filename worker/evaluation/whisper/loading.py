@@ -21,13 +21,14 @@ from app.contract.errors import InvalidCheckpointError
 from app.contract.evaluation import DecodingOptions
 from app.sources.architectures.architecture import SAMPLE_RATE
 from app.sources.architectures.whisper.shapes import SIZE_KEYS, is_output_tied
+from worker.evaluation.models import LoadedModel
 from worker.evaluation.whisper.checkpoint import WhisperFacts
 from worker.loadable import OFFLINE, blaming
 
 
 def load(
-    checkpoint: Path, facts: WhisperFacts, dtype: torch.dtype
-) -> tuple[WhisperForConditionalGeneration, WhisperFeatureExtractor, WhisperTokenizer]:
+    checkpoint: Path, facts: WhisperFacts, device: str, dtype: torch.dtype
+) -> tuple[LoadedModel, WhisperFeatureExtractor, WhisperTokenizer]:
     """Return the folder's model, feature extractor and tokenizer.
 
     Any error of the libraries becomes an InvalidCheckpointError.
@@ -45,22 +46,14 @@ def load(
             dither=0.0,
         )
         config = model_config(checkpoint.name, facts)
-    with blaming(f"{checkpoint.name} cannot be loaded"):
-        model, report = WhisperForConditionalGeneration.from_pretrained(
-            str(checkpoint),
-            config=config,
-            generation_config=GenerationConfig(),
-            dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-            **OFFLINE,
-        )
-    # transformers initialises missing tensors at random; never evaluate those.
-    wrong = sorted(str(key) for key in (*report["missing_keys"], *report["mismatched_keys"]))
-    if wrong:
-        raise InvalidCheckpointError(
-            f"{checkpoint.name} lacks tensors that its config needs: {', '.join(wrong[:5])}."
-        )
+    model = LoadedModel(
+        WhisperForConditionalGeneration,
+        checkpoint,
+        config,
+        device,
+        dtype,
+        generation_config=GenerationConfig(),
+    )
     return model, extractor, tokenizer
 
 

@@ -41,6 +41,7 @@ class Whisper(Architecture):
 
     name = "whisper"
     task = "seq2seq"
+    searches_beams = falls_back = translates = True
     max_bytes = configs.MAX_BYTES
     copied = ("tokenizer.json", "vocab.json", "merges.txt")
     copied_dtypes = frozenset()

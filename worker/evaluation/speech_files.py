@@ -1,0 +1,152 @@
+"""What transformers' own classes need of a model folder: config, feature extractor, tokenizer.
+
+They are loaded by the classes that the architecture names, never by those that the files name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from numpy import pad
+
+from app.contract.errors import InvalidCheckpointError
+from app.sources.architectures.architecture import (
+    CONFIG,
+    PREPROCESSOR,
+    PROCESSOR,
+    SAMPLE_RATE,
+    TOKENIZER_CONFIG,
+)
+from app.sources.architectures.registry import architecture_of
+from app.sources.architectures.speech import SpeechModel
+from worker.evaluation.decoder import Samples
+from worker.evaluation.json_files import read_json, read_optional
+from worker.loadable import OFFLINE, blaming
+
+# More than any feature extractor has of anything: filters, frames, samples of a Fourier transform.
+_MOST = 100_000
+# Convolutions need some frames: shorter audio is followed by silence.
+_LEAST_SAMPLES = SAMPLE_RATE // 10
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The tensors that a model takes of an utterance, by name, each a batch of one."""
+
+    inputs: Mapping[str, torch.Tensor]
+
+    @property
+    def size_bytes(self) -> int:
+        """How much memory they take."""
+        return sum(tensor.nbytes for tensor in self.inputs.values())
+
+
+@dataclass(frozen=True)
+class SpeechFiles:
+    """A folder's JSON files, and the classes that load them."""
+
+    checkpoint: Path
+    architecture: SpeechModel
+    features: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The folder's name, for errors."""
+        return self.checkpoint.name
+
+    @property
+    def kind(self) -> Any:
+        """The model's class."""
+        return getattr(transformers, self.architecture.model_class)
+
+    @cached_property
+    def config(self) -> Any:
+        """The model's config."""
+        with blaming(f"{self.name}: config.json cannot be loaded"):
+            return self.kind.config_class.from_pretrained(str(self.checkpoint), **OFFLINE)
+
+    @cached_property
+    def extractor(self) -> Any:
+        """The feature extractor."""
+        kind = getattr(transformers, self.architecture.extractor_class)
+        with blaming(f"{self.name}: its feature extractor cannot be loaded"):
+            return kind.from_pretrained(str(self.checkpoint), **OFFLINE)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer."""
+        kind = getattr(transformers, self.architecture.tokenizer_class)
+        with blaming(f"{self.name}: its tokenizer's files cannot be loaded"):
+            return kind.from_pretrained(str(self.checkpoint), **OFFLINE)
+
+    def sound(self, samples: Samples) -> Sound:
+        """Return what the model takes of some audio."""
+        short = _LEAST_SAMPLES - len(samples)
+        with blaming(f"{self.name} cannot be decoded with"):
+            found = self.extractor(
+                pad(samples, (0, short)) if short > 0 else samples,
+                sampling_rate=SAMPLE_RATE,
+                return_tensors="pt",
+                return_attention_mask=True,
+            )
+        return Sound(dict(found))
+
+    def text(self, tokens: list[int], **how: Any) -> str:
+        """Return the text of tokens."""
+        # A byte-level vocabulary includes NUL, which databases cannot store.
+        return str(self.tokenizer.decode(tokens, **how)).replace("\0", "").strip()
+
+
+def read_files(checkpoint: Path) -> SpeechFiles:
+    """Return a folder's files.
+
+    Raises InvalidCheckpointError with file and field for unreadable JSON and invalid values, and
+    for a folder without tokenizer or feature extractor.
+    """
+    architecture = architecture_of(read_json(checkpoint, CONFIG))
+    assert isinstance(architecture, SpeechModel)
+    absent = [name for name in architecture.vocabulary if not (checkpoint / name).exists()]
+    if absent:
+        raise InvalidCheckpointError(
+            f"{checkpoint.name} has no tokenizer: it needs {' and '.join(absent)} in the same "
+            "folder as the weights. Copy the tokenizer's files from the model that was fine-tuned."
+        )
+    tokenizer = (read_optional(checkpoint, TOKENIZER_CONFIG) or {}).get("tokenizer_class")
+    if tokenizer not in (None, *architecture.tokenizers):
+        raise InvalidCheckpointError(
+            f"{checkpoint.name}/{TOKENIZER_CONFIG} has tokenizer_class {ascii(tokenizer)[:60]}; "
+            f"{architecture.model_class} is decoded with {' or '.join(architecture.tokenizers)}."
+        )
+    return SpeechFiles(checkpoint, architecture, _features(checkpoint))
+
+
+def _features(checkpoint: Path) -> Mapping[str, Any]:
+    """Return the feature extractor's settings."""
+    # transformers 5 writes processor_config.json, transformers 4 preprocessor_config.json.
+    name, combined = PROCESSOR, read_optional(checkpoint, PROCESSOR)
+    found = (combined or {}).get("feature_extractor")
+    if not isinstance(found, dict):
+        name, found = PREPROCESSOR, read_optional(checkpoint, PREPROCESSOR)
+    if found is None:
+        raise InvalidCheckpointError(
+            f"{checkpoint.name} has no feature extractor: it needs {PREPROCESSOR} or {PROCESSOR}. "
+            "Copy the file from the model that was fine-tuned."
+        )
+    rate = found.get("sampling_rate", SAMPLE_RATE)
+    if rate != SAMPLE_RATE:
+        raise InvalidCheckpointError(
+            f"{checkpoint.name}/{name} has sampling_rate {ascii(rate)[:60]}; only models of "
+            f"{SAMPLE_RATE:,} Hz are decoded."
+        )
+    for field, value in found.items():
+        if isinstance(value, int | float) and abs(value) > _MOST:
+            raise InvalidCheckpointError(
+                f"{checkpoint.name}/{name} has {field} {value}, more than {_MOST:,}."
+            )
+    return found
