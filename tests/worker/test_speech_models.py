@@ -13,7 +13,7 @@ from transformers.pipelines import AutomaticSpeechRecognitionPipeline
 
 from app.contract.settings import Settings
 from app.storage.leases import JobKind
-from tests.tiny_ctc import make_ctc
+from tests.tiny_speech import make_ctc
 from tests.tiny_whisper import noisy, variant
 from tests.worker.test_evaluation_job import Service, service, spec
 from worker.study_local import run_study

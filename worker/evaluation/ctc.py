@@ -149,10 +149,7 @@ class CtcDecoder:
     @torch.inference_mode()
     def _tokens(self, sound: Sound) -> list[int]:
         """Return the likeliest token of each frame."""
-        inputs = {
-            name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
-            for name, tensor in sound.inputs.items()
-        }
+        inputs = sound.on(self.device, self.dtype)
         model = self.loaded.model
         try:
             if "generate" in vars(type(model)):  # leaves out frames beyond the audio's end

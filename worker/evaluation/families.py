@@ -11,10 +11,11 @@ from app.contract.evaluation import DecodingOptions, Dtype
 from app.sources.architectures.architecture import CONFIG, Task
 from app.sources.architectures.registry import architecture_of, undecodable
 from app.sources.architectures.whisper.family import Whisper
-from worker.evaluation import ctc
+from worker.evaluation import ctc, seq2seq
 from worker.evaluation.ctc import CtcDecoder
 from worker.evaluation.decoder import Decoder, Facts
 from worker.evaluation.json_files import read_json
+from worker.evaluation.seq2seq import Seq2SeqDecoder
 from worker.evaluation.whisper import checkpoint as whisper
 from worker.evaluation.whisper.decoding import SpeechDecoder
 
@@ -25,7 +26,10 @@ class _Family(NamedTuple):
 
 
 _WHISPER = _Family(whisper.read_facts, SpeechDecoder)
-_BY_TASK: Mapping[Task, _Family] = {"ctc": _Family(ctc.read_facts, CtcDecoder)}
+_BY_TASK: Mapping[Task, _Family] = {
+    "ctc": _Family(ctc.read_facts, CtcDecoder),
+    "seq2seq": _Family(seq2seq.read_facts, Seq2SeqDecoder),
+}
 
 
 def read_facts(checkpoint: Path) -> Facts:

@@ -24,7 +24,7 @@ from app.sources.architectures.architecture import (
     TOKENIZER_CONFIG,
 )
 from app.sources.architectures.registry import architecture_of
-from app.sources.architectures.speech import SpeechModel
+from app.sources.architectures.speech import SENTENCEPIECE, SpeechModel
 from worker.evaluation.decoder import Samples
 from worker.evaluation.json_files import read_json, read_optional
 from worker.loadable import OFFLINE, blaming
@@ -45,6 +45,13 @@ class Sound:
     def size_bytes(self) -> int:
         """How much memory they take."""
         return sum(tensor.nbytes for tensor in self.inputs.values())
+
+    def on(self, device: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """Return the tensors on a device, numbers with a fraction in this dtype."""
+        return {
+            name: tensor.to(device, dtype if tensor.is_floating_point() else None)
+            for name, tensor in self.inputs.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -82,8 +89,11 @@ class SpeechFiles:
     def tokenizer(self) -> Any:
         """The tokenizer."""
         kind = getattr(transformers, self.architecture.tokenizer_class)
+        # SentencePiece's settings may name another file.
+        has_pieces = SENTENCEPIECE in self.architecture.vocabulary
+        plain: dict[str, Any] = {"sp_model_kwargs": {}} if has_pieces else {}
         with blaming(f"{self.name}: its tokenizer's files cannot be loaded"):
-            return kind.from_pretrained(str(self.checkpoint), **OFFLINE)
+            return kind.from_pretrained(str(self.checkpoint), **plain, **OFFLINE)
 
     def sound(self, samples: Samples) -> Sound:
         """Return what the model takes of some audio."""

@@ -9,9 +9,10 @@ from app.contract.errors import Problem
 from app.contract.evaluation import Measurement
 from app.sources.architectures.architecture import Architecture
 from app.sources.architectures.ctc import CTC
+from app.sources.architectures.seq2seq import ENCODER_DECODERS
 from app.sources.architectures.whisper.family import Whisper
 
-KNOWN: tuple[Architecture, ...] = (Whisper(), *CTC)
+KNOWN: tuple[Architecture, ...] = (Whisper(), *ENCODER_DECODERS, *CTC)
 ANY = Architecture()
 
 

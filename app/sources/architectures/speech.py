@@ -16,6 +16,7 @@ from app.sources.architectures.architecture import (
 if TYPE_CHECKING:
     from app.sources.checkpoint import ResolvedCheckpoint
 
+SENTENCEPIECE = "sentencepiece.bpe.model"
 _OF_TOKENIZER = (TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json")
 
 

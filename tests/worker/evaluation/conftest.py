@@ -33,7 +33,10 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def build_checkpoint(folder: Path, *, multilingual: bool, timestamps: bool, seed: int = 0) -> Path:
+def build_checkpoint(
+    folder: Path, *, multilingual: bool, timestamps: bool, seed: int = 0, **shape: int
+) -> Path:
+    """Write a Whisper, of another `shape` (fields of its config) if asked to."""
     torch.manual_seed(seed)
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = WhisperTokenizer(
@@ -44,12 +47,14 @@ def build_checkpoint(folder: Path, *, multilingual: bool, timestamps: bool, seed
         seconds = [f"<|{position / 50:.2f}|>" for position in range(POSITIONS + 1)]
         tokenizer.add_tokens([AddedToken(token, special=False) for token in seconds])
     end, start, en, pt, translate, transcribe, plain = tokenizer.convert_tokens_to_ids(SPECIAL)
+    fields = {
+        "num_mel_bins": 40,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+    } | shape
     config = WhisperConfig(
         vocab_size=len(tokenizer),
-        num_mel_bins=40,
         d_model=16,
-        encoder_layers=1,
-        decoder_layers=1,
         encoder_attention_heads=2,
         decoder_attention_heads=2,
         encoder_ffn_dim=32,
@@ -64,6 +69,7 @@ def build_checkpoint(folder: Path, *, multilingual: bool, timestamps: bool, seed
         begin_suppress_tokens=None,
         # Large weights, so that different sounds give different words.
         init_std=0.6,
+        **fields,
     )
     model = WhisperForConditionalGeneration(config)
     generation = {"is_multilingual": multilingual, "no_timestamps_token_id": plain}
@@ -80,7 +86,7 @@ def build_checkpoint(folder: Path, *, multilingual: bool, timestamps: bool, seed
             "max_length": 16,
         }
     )
-    extractor = WhisperFeatureExtractor(feature_size=40, chunk_length=2)
+    extractor = WhisperFeatureExtractor(feature_size=config.num_mel_bins, chunk_length=2)
     model.save_pretrained(folder)
     WhisperProcessor(extractor, tokenizer).save_pretrained(folder)
     return folder

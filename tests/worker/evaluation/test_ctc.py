@@ -19,7 +19,7 @@ from transformers.pipelines import AutomaticSpeechRecognitionPipeline
 from app.contract.errors import EvaluationFailedError, InvalidCheckpointError
 from app.contract.evaluation import DecodingOptions
 from app.sources.architectures.ctc import Wav2Vec2
-from tests.tiny_ctc import CONFIGS, VOCABULARY, make_ctc
+from tests.tiny_speech import CONFIGS, VOCABULARY, make_ctc
 from tests.tiny_whisper import WEIGHTS, noisy, variant
 from tests.worker.evaluation.conftest import sound
 from worker.evaluation.ctc import CtcDecoder

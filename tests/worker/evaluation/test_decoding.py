@@ -13,8 +13,12 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from app.contract.errors import EvaluationFailedError, InvalidCheckpointError
 from app.contract.evaluation import DecodingOptions
+from app.contract.settings import Settings
+from tests.tiny_whisper import noisy, variant
+from tests.worker.evaluation.conftest import build_checkpoint
 from worker.evaluation.whisper.checkpoint import read_facts
 from worker.evaluation.whisper.decoding import SpeechDecoder
+from worker.merging.local import merge_recipe
 
 Sounds = list[np.ndarray]
 
@@ -40,6 +44,33 @@ def test_texts_are_those_of_generate(english: Path, speech: Sounds, num_beams: i
     texts = decoder(english, num_beams=num_beams).decode(speech)
     assert texts == [text.replace("\0", "").strip() for text in expected]
     assert len(set(texts)) > 1
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param({"encoder_layers": 3, "decoder_layers": 1}, id="distil-whisper"),
+        pytest.param({"encoder_layers": 3, "num_mel_bins": 128}, id="large-v3-turbo"),
+    ],
+)
+def test_distilled_shapes_merge_and_are_decoded_as_generate_does(
+    shape: dict[str, int], speech: Sounds, tmp_path: Path
+) -> None:
+    base = build_checkpoint(tmp_path / "base", multilingual=True, timestamps=True, **shape)
+    experts = [variant(base, tmp_path / f"e{k}", noisy(k, size=0.1)) for k in (1, 2)]
+    recipe = {"base": str(base), "checkpoints": list(map(str, experts)), "method": "iso_c"}
+    settings = Settings(data_dir=tmp_path, device="cpu")
+    folder = merge_recipe(recipe, tmp_path / "merge", settings).folder
+    processor = WhisperProcessor.from_pretrained(folder)
+    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    assert (model.config.encoder_layers, model.config.decoder_layers) == (3, 1)
+    features = processor(
+        speech, sampling_rate=16_000, return_tensors="pt", return_attention_mask=True
+    )
+    tokens = model.generate(**features, num_beams=1, do_sample=False, language="pt")
+    expected = processor.batch_decode(tokens, skip_special_tokens=True)
+    texts = decoder(folder, num_beams=1).decode(speech, "pt")
+    assert texts == [text.replace("\0", "").strip() for text in expected]
 
 
 @pytest.mark.parametrize("num_beams", [1, 2])

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models
@@ -83,3 +84,80 @@ def _processor(folder: Path, kind: str) -> Any:
         return transformers.Wav2Vec2BertProcessor(extractor, letters)
     extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True)
     return transformers.Wav2Vec2Processor(extractor, letters)
+
+
+def make_moonshine(folder: Path, seed: int = 0) -> Path:
+    """Write a Moonshine with its processor; return its folder."""
+    torch.manual_seed(seed)
+    config = transformers.MoonshineConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=16,
+        intermediate_size=24,
+        encoder_num_hidden_layers=1,
+        decoder_num_hidden_layers=1,
+        encoder_num_attention_heads=2,
+        decoder_num_attention_heads=2,
+        max_position_embeddings=40,
+        initializer_range=0.6,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+    )
+    model = transformers.MoonshineForConditionalGeneration(config)
+    model.generation_config.max_length = 20
+    model.save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
+    tokenizer.decoder = decoders.Fuse()
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+    )
+    extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True)
+    transformers.Wav2Vec2Processor(extractor, fast).save_pretrained(folder)
+    return folder
+
+
+def make_speech_to_text(folder: Path, seed: int = 0) -> Path:
+    """Write a Speech2Text with its processor; return its folder."""
+    torch.manual_seed(seed)
+    words = [" ".join(LETTERS[k : k + 4]) for k in range(len(LETTERS))]
+    spm = folder / "sentencepiece.bpe"
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(words),
+        model_prefix=str(spm),
+        model_type="bpe",
+        vocab_size=len(LETTERS) + 4,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    pieces = sentencepiece.SentencePieceProcessor(model_file=f"{spm}.model")
+    tokens = ["<s>", "<pad>", "</s>", "<unk>"]
+    tokens += [pieces.id_to_piece(k) for k in range(3, pieces.get_piece_size())]
+    Path(f"{spm}.vocab").unlink()
+    (folder / "vocab.json").write_text(json.dumps({t: k for k, t in enumerate(tokens)}))
+    config = transformers.Speech2TextConfig(
+        vocab_size=len(tokens),
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_ffn_dim=24,
+        decoder_ffn_dim=24,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        conv_channels=16,
+        max_target_positions=40,
+        init_std=0.6,
+    )
+    model = transformers.Speech2TextForConditionalGeneration(config)
+    model.generation_config.max_length = 20
+    model.save_pretrained(folder)
+    tokenizer = transformers.Speech2TextTokenizer(
+        str(folder / "vocab.json"), f"{spm}.model", do_lower_case=True
+    )
+    extractor = transformers.Speech2TextFeatureExtractor()
+    transformers.Speech2TextProcessor(extractor, tokenizer).save_pretrained(folder)
+    return folder

@@ -1,0 +1,222 @@
+"""Decodes with encoder-decoders of transformers: the hypotheses of its `generate`.
+
+Utterances are decoded one by one, so that padding changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from app.contract.errors import EvaluationFailedError, InvalidCheckpointError, OutOfMemoryError
+from app.contract.evaluation import DecodingOptions, Dtype
+from app.sources.architectures.architecture import (
+    CONFIG,
+    GENERATION_CONFIG,
+    SAMPLE_RATE,
+    TOKENIZER_CONFIG,
+)
+from app.sources.architectures.seq2seq import EncoderDecoder
+from app.sources.architectures.whisper import generation
+from app.sources.architectures.whisper.generation import GenerationSettings
+from worker.evaluation.decoder import Samples
+from worker.evaluation.json_files import read_json, read_optional
+from worker.evaluation.models import LoadedModel
+from worker.evaluation.speech_files import Sound, SpeechFiles, read_files
+from worker.loadable import blaming
+
+_WINDOW_SECONDS = 30
+_FORCED = ("forced_bos_token_id", "forced_eos_token_id")
+
+
+@dataclass(frozen=True)
+class Seq2SeqFacts:
+    """An encoder-decoder's files, and the settings of its searches.
+
+    `config` is config.json; `forced` are the tokens that each text begins and ends with.
+    """
+
+    files: SpeechFiles
+    config: Mapping[str, Any]
+    generation: GenerationSettings
+    forced: Mapping[str, int]
+
+    @property
+    def languages(self) -> Collection[str]:
+        """None: it is told none."""
+        return ()
+
+    @property
+    def window_samples(self) -> int:
+        """The longest audio that such models are trained on."""
+        return _WINDOW_SECONDS * SAMPLE_RATE
+
+    @property
+    def long_form_obstacle(self) -> str | None:
+        """There are no timestamps, by which windows could be joined."""
+        return (
+            f"{self.files.architecture.model_class} hears at most {_WINDOW_SECONDS} s and writes "
+            "no timestamps; divide the recording in the manifest, with offset and duration"
+        )
+
+    @property
+    def sound_key(self) -> Hashable:
+        """The feature extractor's class and settings."""
+        settings = json.dumps(self.files.features, sort_keys=True)
+        return self.files.architecture.extractor_class, settings
+
+    def honoured(self, options: DecodingOptions) -> DecodingOptions:
+        """Return the options: all that was asked for is possible."""
+        return options
+
+    def settings(
+        self, options: DecodingOptions, language: str | None, *, long: bool
+    ) -> dict[str, Any]:
+        """Return the constraints of the search."""
+        found = generation.constraints(
+            self.generation, self._sizes, num_beams=options.num_beams, prompt=1
+        )
+        return found | dict(self.forced)
+
+    def backend(self, options: DecodingOptions, dtype: Dtype, device: str) -> str:
+        """Return transformers."""
+        return "transformers"
+
+    def generation_config(self, options: DecodingOptions) -> GenerationConfig:
+        """Return a deterministic search with the requested width and the settings."""
+        own = self.settings(options, None, long=False)
+        end = self.generation.ends[0]
+        pad = self.config.get("pad_token_id")
+        chosen = {
+            "num_beams": options.num_beams,
+            "num_return_sequences": 1,
+            "do_sample": False,
+            "decoder_start_token_id": self.generation.decoder_start_token_id,
+            "eos_token_id": end,
+            "pad_token_id": pad if type(pad) is int else end,
+        }
+        if "max_new_tokens" not in own:
+            chosen["max_length"] = self._sizes["max_target_positions"]
+        return GenerationConfig(**chosen | own)
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        architecture = self.files.architecture
+        assert isinstance(architecture, EncoderDecoder)
+        positions = self.config[architecture.positions]
+        return {"vocab_size": self.config["vocab_size"], "max_target_positions": positions}
+
+
+def read_facts(checkpoint: Path) -> Seq2SeqFacts:
+    """Return the facts of a model folder; InvalidCheckpointError as `read_files`.
+
+    Also for what its generation_config.json asks for and no search here does.
+    """
+    files, config = read_files(checkpoint), read_json(checkpoint, CONFIG)
+    assert isinstance(files.architecture, EncoderDecoder)
+    if (read_optional(checkpoint, TOKENIZER_CONFIG) or {}).get("lang_codes") is not None:
+        raise InvalidCheckpointError(
+            f"{checkpoint.name}: {TOKENIZER_CONFIG} has lang_codes, of a model that translates; "
+            "only models that write the language that they hear are decoded."
+        )
+    for field in ("vocab_size", files.architecture.positions):
+        if type(config.get(field)) is not int or config[field] < 2:
+            raise InvalidCheckpointError(
+                f"{checkpoint.name}: config.json says {field} {ascii(config.get(field))[:60]}; "
+                "it needs a number of at least 2."
+            )
+    document = read_optional(checkpoint, GENERATION_CONFIG)
+    said = CONFIG if document is None else GENERATION_CONFIG
+    stated = config if document is None else document
+    if problems := generation.generation_problems(stated, config, said):
+        raise InvalidCheckpointError(f"{checkpoint.name}: {'; '.join(problems)}.")
+    settings = generation.settings_of(stated, config)
+    start = settings.decoder_start_token_id
+    if start is None:
+        start = stated.get("bos_token_id", config.get("bos_token_id"))
+    if type(start) is not int or not 0 <= start < config["vocab_size"] or not settings.ends:
+        raise InvalidCheckpointError(
+            f"{checkpoint.name}: {said} needs decoder_start_token_id and eos_token_id."
+        )
+    # Whisper counts new tokens, all other models the first one too.
+    longest = settings.max_length and settings.max_length - 1
+    return Seq2SeqFacts(
+        files,
+        config,
+        settings.model_copy(
+            update={"decoder_start_token_id": start, "max_length": longest or None}
+        ),
+        {name: stated[name] for name in _FORCED if type(stated.get(name)) is int},
+    )
+
+
+class Seq2SeqDecoder:
+    """A loaded encoder-decoder."""
+
+    def __init__(
+        self, checkpoint: Path, device: str, dtype: Dtype, options: DecodingOptions
+    ) -> None:
+        """Load the folder offline, from safetensors only.
+
+        Raises InvalidCheckpointError if files are missing or do not fit the config.
+        """
+        self.name, self.device, self.dtype = checkpoint.name, device, getattr(torch, dtype)
+        self.facts = read_facts(checkpoint)
+        self.files = self.facts.files
+        self.loaded = LoadedModel(
+            self.files.kind,
+            checkpoint,
+            self.files.config,
+            device,
+            self.dtype,
+            generation_config=GenerationConfig(),
+        )
+        with blaming(f"{self.name}: {GENERATION_CONFIG} cannot be used"):
+            self.generation = self.facts.generation_config(options)
+        # `generate` falls back to these for settings that are None.
+        self.loaded.model.generation_config = self.generation
+
+    def assign(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Replace the model's weights, in place; raises as LoadedModel."""
+        self.loaded.assign(weights)
+
+    def sound(self, samples: Samples) -> Sound:
+        """Return what the model takes of an utterance."""
+        return self.files.sound(samples)
+
+    def transcribe(self, sounds: Sequence[Sound], language: str | None = None) -> list[str]:
+        """Return the text of each sound."""
+        with blaming(f"{self.name} cannot be decoded with"):
+            return [
+                self.files.text(self._tokens(sound), skip_special_tokens=True) for sound in sounds
+            ]
+
+    def decode_long(
+        self,
+        samples: Samples,
+        language: str | None = None,
+        *,
+        on_window: Callable[[], None] = lambda: None,
+    ) -> str:
+        """Raise EvaluationFailedError: the facts say why."""
+        raise EvaluationFailedError(f"{self.name}: {self.facts.long_form_obstacle}.")
+
+    @torch.inference_mode()
+    def _tokens(self, sound: Sound) -> list[int]:
+        try:
+            tokens = self.loaded.model.generate(
+                **sound.on(self.device, self.dtype), generation_config=self.generation
+            )
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(
+                f"Decoding an utterance with {self.generation.num_beams} beams ran out of GPU "
+                "memory; use fewer."
+            ) from error
+        found: list[int] = tokens[0].tolist()
+        return found
