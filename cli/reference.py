@@ -1,4 +1,4 @@
-"""Generates docs/settings.md and docs/methods.md, and the table in docs/evaluation.md."""
+"""Generates docs/settings.md, docs/methods.md, and tables in two other pages."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from app.contract.catalogue import CATALOGUE, describe
 from app.contract.settings import Settings
+from app.sources.architectures.registry import families_table
 from app.sources.manifests import forms_table
 
 _GENERATED = "<!-- Written by `make docs`; edit the code it comes from, not this page. -->\n"
@@ -49,6 +50,12 @@ def with_forms(page: str) -> str:
     """Return docs/evaluation.md with the current table of the forms of datasets."""
     head, table = page.split("| form |", 1)
     return head + forms_table() + table[table.index("\n\n") + 1 :]
+
+
+def with_families(page: str) -> str:
+    """Return docs/architectures.md with the current table of the families that are decoded."""
+    head, table = page.split("| family |", 1)
+    return head + families_table() + table[table.index("\n\n") + 1 :]
 
 
 def methods_page() -> str:

@@ -17,7 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from cli.reference import methods_page, settings_page, with_forms
+from cli.reference import methods_page, settings_page, with_families, with_forms
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -98,9 +98,12 @@ def test_generated_pages_are_current(page, current):
     assert (ROOT / "docs" / page).read_text() == current(), "run `make docs`"
 
 
-def test_the_table_of_datasets_is_current():
-    page = (ROOT / "docs/evaluation.md").read_text()
-    assert with_forms(page) == page, "run `make docs`"
+@pytest.mark.parametrize(
+    ("page", "updated"), [("evaluation.md", with_forms), ("architectures.md", with_families)]
+)
+def test_the_tables_of_datasets_and_families_are_current(page, updated):
+    text = (ROOT / "docs" / page).read_text()
+    assert updated(text) == text, "run `make docs`"
 
 
 @pytest.mark.parametrize("page", PROSE)

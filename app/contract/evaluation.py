@@ -112,8 +112,8 @@ class Measurement(_Model):
     language: Language | None = Field(
         None,
         description="ISO 639 code of the spoken language. Multilingual checkpoints detect it if "
-        "neither the evaluation, the dataset nor its manifest gives one; English-only checkpoints "
-        "ignore it.",
+        "neither the evaluation, the dataset nor its manifest gives one; other checkpoints are not "
+        "told it.",
     )
     task: Task = Field("transcribe", description="transcribe, or translate into English.")
     normalizer: NormalizerName = Field(
@@ -122,7 +122,9 @@ class Measurement(_Model):
         "open_asr (the Open ASR Leaderboard's), or a language's name (basic, with numbers spelled "
         "out).",
     )
-    num_beams: int = Field(5, ge=1, le=20, description="Beam width; 1 decodes greedily.")
+    num_beams: int = Field(
+        5, ge=1, le=20, description="Beam width; 1 decodes greedily, as CTC models always do."
+    )
     search: Search = Field(
         "default",
         description="temperature_fallback decodes loops and unlikely transcripts again at rising "

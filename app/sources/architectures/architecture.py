@@ -108,6 +108,9 @@ class Architecture:
     """
 
     name: ClassVar[str] = "any"
+    model_class: ClassVar[str] = ""
+    """The model's class in transformers, if the family has one alone."""
+
     task: ClassVar[Task | None] = None
     """What the decoder in worker/evaluation does with it; None if there is no decoder."""
 

@@ -7,13 +7,14 @@ from typing import Any
 
 from app.contract.errors import Problem
 from app.contract.evaluation import Measurement
-from app.sources.architectures.architecture import Architecture
+from app.sources.architectures.architecture import Architecture, Task
 from app.sources.architectures.ctc import CTC
 from app.sources.architectures.seq2seq import ENCODER_DECODERS
 from app.sources.architectures.whisper.family import Whisper
 
 KNOWN: tuple[Architecture, ...] = (Whisper(), *ENCODER_DECODERS, *CTC)
 ANY = Architecture()
+_TASKS: Mapping[Task, str] = {"seq2seq": "encoder-decoder", "ctc": "CTC"}
 
 
 def architecture_of(config: Mapping[str, Any]) -> Architecture:
@@ -55,6 +56,22 @@ def refusals(summary: Mapping[str, str | None], asked: Measurement) -> list[Prob
             message = f"{kind} writes the language that it hears; leave the task out."
             found.append(Problem(message, param))
     return found
+
+
+def families_table() -> str:
+    """Return the families that have a decoder as a table of docs/architectures.md."""
+    head = "| family | `model_type` | decoded as | beams | temperature fallback | translation |\n"
+    rows = "".join(
+        f"| `{one.model_class}` | `{one.name}` | {_TASKS[one.task]} | {_shown(one.searches_beams)} "
+        f"| {_shown(one.falls_back)} | {_shown(one.translates)} |\n"
+        for one in KNOWN
+        if one.task
+    )
+    return f"{head}| --- | --- | --- | --- | --- | --- |\n{rows}"
+
+
+def _shown(can: bool) -> str:
+    return "yes" if can else "no"
 
 
 def _summarized(summary: Mapping[str, str | None]) -> Architecture:

@@ -26,7 +26,6 @@ class SpeechModel(Architecture):
     It merges without these two, but is not decoded without them.
     """
 
-    model_class: ClassVar[str]
     processor_class: ClassVar[str]
     tokenizer_class: ClassVar[str]
     tokenizers: ClassVar[tuple[str, ...]]

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from app.sources.checkpoint import ResolvedCheckpoint
 
 _ENGLISH_VOCABULARY = 51_864
-_MODEL_CLASS = "WhisperForConditionalGeneration"
 # What features are made by.
 _FEATURES = ("feature_size", "hop_length", "n_fft", "chunk_length", "padding_value")
 TOKENIZER_FILES = (
@@ -40,6 +39,7 @@ class Whisper(Architecture):
     """Whisper's checkpoints. What each field of their JSON files means is known; others go."""
 
     name = "whisper"
+    model_class = "WhisperForConditionalGeneration"
     task = "seq2seq"
     searches_beams = falls_back = translates = True
     max_bytes = configs.MAX_BYTES
@@ -49,7 +49,7 @@ class Whisper(Architecture):
     def recognises(self, config: Mapping[str, Any]) -> bool:
         """Return whether it is of Whisper, but for the encoder alone or another head."""
         classes = config.get("architectures")
-        another = isinstance(classes, list) and classes and _MODEL_CLASS not in classes
+        another = isinstance(classes, list) and classes and self.model_class not in classes
         return config.get("model_type") == "whisper" and not another
 
     def read(self, documents: Mapping[str, Mapping[str, Any]]) -> Description:
@@ -146,4 +146,4 @@ class Whisper(Architecture):
     def summary(self, config: Mapping[str, Any]) -> dict[str, str | None]:
         """Return what any model's says, with the class that has tokenizer and features."""
         said = super().summary(config)
-        return said | {"model_class": _MODEL_CLASS, "processor_class": "WhisperProcessor"}
+        return said | {"model_class": self.model_class, "processor_class": "WhisperProcessor"}
