@@ -26,12 +26,15 @@ def missing(checkpoint: ResolvedCheckpoint) -> list[str]:
 
 def undecoded(checkpoint: ResolvedCheckpoint) -> str | None:
     """Return why a checkpoint's files do not suffice to decode with it; None if they do."""
-    needed = [lack.needed for lack in checkpoint.architecture.lacks(checkpoint) if lack.needed]
-    if not needed:
+    architecture = checkpoint.architecture
+    lacks = [lack.needed for lack in architecture.lacks(checkpoint) if lack.needed]
+    problems = [f"it has {' and '.join(lacks)}"] if lacks else []
+    problems += architecture.decoding_problems(checkpoint.config, checkpoint.documents)
+    if not problems:
         return None
     return (
-        f"{checkpoint.uri}: it has {' and '.join(needed)}, so it can be merged but not evaluated; "
-        "copy the files from the model that was fine-tuned, or leave the evaluation out"
+        f"{checkpoint.uri} can be merged but not evaluated: {'; '.join(problems)}. Copy the files "
+        "from the model that was fine-tuned, or leave the evaluation out."
     )
 
 

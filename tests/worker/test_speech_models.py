@@ -11,11 +11,14 @@ import pytest
 from transformers import AutoModelForCTC, AutoProcessor
 from transformers.pipelines import AutomaticSpeechRecognitionPipeline
 
+from app.contract.errors import InvalidRequestError
+from app.contract.evaluation import EvaluationSpec
 from app.contract.settings import Settings
 from app.storage.leases import JobKind
 from tests.tiny_speech import make_ctc
 from tests.tiny_whisper import noisy, variant
 from tests.worker.test_evaluation_job import Service, service, spec
+from worker.evaluation.local import evaluate_checkpoint
 from worker.study_local import run_study
 
 __all__ = ["service", "spec"]
@@ -35,9 +38,12 @@ def recipe(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def pipeline(folder: Path) -> AutomaticSpeechRecognitionPipeline:
-    """Return what transformers itself transcribes with."""
-    processor = AutoProcessor.from_pretrained(folder)
+COMPANIONS = ("vocab.json", "tokenizer_config.json", "processor_config.json")
+
+
+def pipeline(folder: Path, lender: Path | None = None) -> AutomaticSpeechRecognitionPipeline:
+    """Return what transformers itself transcribes with; the lender has the processor."""
+    processor = AutoProcessor.from_pretrained(lender or folder)
     return AutomaticSpeechRecognitionPipeline(
         model=AutoModelForCTC.from_pretrained(folder).eval(),
         tokenizer=processor.tokenizer,
@@ -48,8 +54,12 @@ def pipeline(folder: Path) -> AutomaticSpeechRecognitionPipeline:
 def test_rates_of_a_merge_are_those_of_transformers_pipeline(
     service: Service, spec: dict[str, Any], recipe: dict[str, Any], tmp_path: Path
 ) -> None:
+    speech = tmp_path / "speech"
+    for name in COMPANIONS:
+        (speech / "expert2" / name).unlink()
     answer = service.client.post("/merges", json=recipe | {"evaluation": spec})
     assert answer.status_code == 202, answer.text
+    assert [one["code"] for one in answer.json()["warnings"]] == ["companions_from_base"]
     merge_id = answer.json()["id"]
     service.work(JobKind.MERGE, merge_id)
     merge = service.client.get(f"/merges/{merge_id}").json()
@@ -63,7 +73,7 @@ def test_rates_of_a_merge_are_those_of_transformers_pipeline(
     url = f"/merges/{merge_id}/wer"
     table = service.client.get(f"{url}?normalizer=none").json()
     (merged,) = (service.settings.data_dir / "artifacts" / "published").iterdir()
-    folders = {name: tmp_path / "speech" / name for name in ("base", "expert1", "expert2")}
+    folders = {name: speech / name for name in ("base", "expert1", "expert2")}
     systems = table["systems"] | {"merge": table}
     assert systems.keys() == folders.keys() | {"merge"}
     texts = set()
@@ -71,8 +81,8 @@ def test_rates_of_a_merge_are_those_of_transformers_pipeline(
         scored = service.client.get(f"{url}/utterances?normalizer=none&system={name}").json()[
             "data"
         ]
-        theirs = pipeline(folders.get(name, merged))
-        expected = [theirs(str(tmp_path / "speech" / one["audio"]))["text"] for one in scored]
+        theirs = pipeline(folders.get(name, merged), speech / "base")
+        expected = [theirs(one["audio"])["text"] for one in scored]
         assert [one["hypothesis"] for one in scored] == [text.strip() for text in expected]
         (dataset,) = system["datasets"]
         assert dataset["wer"] == pytest.approx(
@@ -101,14 +111,38 @@ def test_what_ctc_cannot_do_is_refused_by_name_and_what_lacks_files_merges_witho
     default = {name: value for name, value in spec.items() if name != "num_beams"}
     answer = service.client.post("/merges?dry_run=true", json=recipe | {"evaluation": default})
     assert answer.status_code == 200, answer.text
+    settings = tmp_path / "speech" / "base" / "tokenizer_config.json"
+    own = settings.read_text()
+    settings.write_text(json.dumps(json.loads(own) | {"tokenizer_class": "PhonemeTokenizer"}))
+    problems = refused("/merges", recipe | {"evaluation": spec})
+    assert "tokenizer_config.json has tokenizer_class" in str(problems["evaluation"])
+    settings.write_text(own)
     (tmp_path / "speech" / "base" / "vocab.json").unlink()
     problems = refused("/merges", recipe | {"evaluation": spec})
-    assert "it has no tokenizer (vocab.json), so it can be merged" in str(problems["evaluation"])
+    assert "can be merged but not evaluated: it has no tokenizer (vocab.json)" in str(
+        problems["evaluation"]
+    )
     merge_id = service.client.post("/merges", json=recipe).json()["id"]
     service.work(JobKind.MERGE, merge_id)
     problems = refused(f"/merges/{merge_id}/evaluations", asked)
     assert problems.keys() == {*fields, None}
     assert "it has no tokenizer" in str(problems[None])
+
+
+def test_the_command_line_decodes_greedily_unless_asked_for_beams(
+    spec: dict[str, Any], recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    base, settings = tmp_path / "speech" / "base", Settings(data_dir=tmp_path, device="cpu")
+
+    def evaluated(**asked: Any) -> dict[str, Any]:
+        known = {name: value for name, value in spec.items() if name != "num_beams"}
+        wanted = EvaluationSpec.model_validate(known | asked)
+        return evaluate_checkpoint(base, wanted, settings, lambda *_: None)
+
+    (dataset,) = evaluated()["datasets"]
+    assert dataset["decoding"]["num_beams"] == 1
+    with pytest.raises(InvalidRequestError, match="without beams; leave num_beams out"):
+        evaluated(num_beams=5)
 
 
 def test_a_study_merges_trials_into_the_decoders_model(

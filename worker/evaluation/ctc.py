@@ -7,7 +7,6 @@ which they have more around them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from app.contract.errors import InvalidCheckpointError, OutOfMemoryError
 from app.contract.evaluation import DecodingOptions, Dtype
 from app.sources.architectures.architecture import SAMPLE_RATE, TOKENIZER_CONFIG
 from worker.evaluation.decoder import Samples
-from worker.evaluation.json_files import read_json, read_optional
+from worker.evaluation.json_files import read_json
 from worker.evaluation.models import LoadedModel
 from worker.evaluation.speech_files import Sound, SpeechFiles, read_files
 from worker.loadable import blaming
@@ -51,8 +50,7 @@ class CtcFacts:
     @property
     def sound_key(self) -> Hashable:
         """The feature extractor's class and settings."""
-        settings = json.dumps(self.files.features, sort_keys=True)
-        return self.files.architecture.extractor_class, settings
+        return self.files.sound_key
 
     def honoured(self, options: DecodingOptions) -> DecodingOptions:
         """Return the options with a greedy search."""
@@ -79,7 +77,7 @@ def read_facts(checkpoint: Path) -> CtcFacts:
     files = read_files(checkpoint)
     if "vocab.json" in files.architecture.vocabulary:
         tables = read_json(checkpoint, "vocab.json")
-        target = (read_optional(checkpoint, TOKENIZER_CONFIG) or {}).get("target_lang")
+        target = files.documents.get(TOKENIZER_CONFIG, {}).get("target_lang")
         nested = all(isinstance(table, dict) for table in tables.values())
         if nested and target not in tables:
             raise InvalidCheckpointError(

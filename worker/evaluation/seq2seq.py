@@ -5,7 +5,6 @@ Utterances are decoded one by one, so that padding changes nothing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +13,14 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from app.contract.errors import EvaluationFailedError, InvalidCheckpointError, OutOfMemoryError
+from app.contract.errors import EvaluationFailedError, OutOfMemoryError
 from app.contract.evaluation import DecodingOptions, Dtype
-from app.sources.architectures.architecture import (
-    CONFIG,
-    GENERATION_CONFIG,
-    SAMPLE_RATE,
-    TOKENIZER_CONFIG,
-)
-from app.sources.architectures.seq2seq import EncoderDecoder
+from app.sources.architectures.architecture import CONFIG, GENERATION_CONFIG, SAMPLE_RATE
+from app.sources.architectures.seq2seq import EncoderDecoder, search_settings
 from app.sources.architectures.whisper import generation
 from app.sources.architectures.whisper.generation import GenerationSettings
 from worker.evaluation.decoder import Samples
-from worker.evaluation.json_files import read_json, read_optional
+from worker.evaluation.json_files import read_json
 from worker.evaluation.models import LoadedModel
 from worker.evaluation.speech_files import Sound, SpeechFiles, read_files
 from worker.loadable import blaming
@@ -68,8 +62,7 @@ class Seq2SeqFacts:
     @property
     def sound_key(self) -> Hashable:
         """The feature extractor's class and settings."""
-        settings = json.dumps(self.files.features, sort_keys=True)
-        return self.files.architecture.extractor_class, settings
+        return self.files.sound_key
 
     def honoured(self, options: DecodingOptions) -> DecodingOptions:
         """Return the options: all that was asked for is possible."""
@@ -114,46 +107,12 @@ class Seq2SeqFacts:
 
 
 def read_facts(checkpoint: Path) -> Seq2SeqFacts:
-    """Return the facts of a model folder; InvalidCheckpointError as `read_files`.
-
-    Also for what its generation_config.json asks for and no search here does.
-    """
-    files, config = read_files(checkpoint), read_json(checkpoint, CONFIG)
-    assert isinstance(files.architecture, EncoderDecoder)
-    if (read_optional(checkpoint, TOKENIZER_CONFIG) or {}).get("lang_codes") is not None:
-        raise InvalidCheckpointError(
-            f"{checkpoint.name}: {TOKENIZER_CONFIG} has lang_codes, of a model that translates; "
-            "only models that write the language that they hear are decoded."
-        )
-    for field in ("vocab_size", files.architecture.positions):
-        if type(config.get(field)) is not int or config[field] < 2:
-            raise InvalidCheckpointError(
-                f"{checkpoint.name}: config.json says {field} {ascii(config.get(field))[:60]}; "
-                "it needs a number of at least 2."
-            )
-    document = read_optional(checkpoint, GENERATION_CONFIG)
-    said = CONFIG if document is None else GENERATION_CONFIG
-    stated = config if document is None else document
-    if problems := generation.generation_problems(stated, config, said):
-        raise InvalidCheckpointError(f"{checkpoint.name}: {'; '.join(problems)}.")
-    settings = generation.settings_of(stated, config)
-    start = settings.decoder_start_token_id
-    if start is None:
-        start = stated.get("bos_token_id", config.get("bos_token_id"))
-    if type(start) is not int or not 0 <= start < config["vocab_size"] or not settings.ends:
-        raise InvalidCheckpointError(
-            f"{checkpoint.name}: {said} needs decoder_start_token_id and eos_token_id."
-        )
-    # Whisper counts new tokens, all other models the first one too.
-    longest = settings.max_length and settings.max_length - 1
-    return Seq2SeqFacts(
-        files,
-        config,
-        settings.model_copy(
-            update={"decoder_start_token_id": start, "max_length": longest or None}
-        ),
-        {name: stated[name] for name in _FORCED if type(stated.get(name)) is int},
-    )
+    """Return the facts of a model folder; InvalidCheckpointError as `read_files`."""
+    files = read_files(checkpoint)
+    config = read_json(checkpoint, CONFIG)
+    stated = files.documents.get(GENERATION_CONFIG, config)
+    forced = {name: stated[name] for name in _FORCED if type(stated.get(name)) is int}
+    return Seq2SeqFacts(files, config, search_settings(config, files.documents), forced)
 
 
 class Seq2SeqDecoder:

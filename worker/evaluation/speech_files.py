@@ -5,7 +5,8 @@ They are loaded by the classes that the architecture names, never by those that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,19 +19,18 @@ from numpy import pad
 from app.contract.errors import InvalidCheckpointError
 from app.sources.architectures.architecture import (
     CONFIG,
+    GENERATION_CONFIG,
     PREPROCESSOR,
     PROCESSOR,
     SAMPLE_RATE,
     TOKENIZER_CONFIG,
 )
 from app.sources.architectures.registry import architecture_of
-from app.sources.architectures.speech import SENTENCEPIECE, SpeechModel
+from app.sources.architectures.speech import SENTENCEPIECE, SpeechModel, features_of
 from worker.evaluation.decoder import Samples
 from worker.evaluation.json_files import read_json, read_optional
 from worker.loadable import OFFLINE, blaming
 
-# More than any feature extractor has of anything: filters, frames, samples of a Fourier transform.
-_MOST = 100_000
 # Convolutions need some frames: shorter audio is followed by silence.
 _LEAST_SAMPLES = SAMPLE_RATE // 10
 
@@ -60,7 +60,13 @@ class SpeechFiles:
 
     checkpoint: Path
     architecture: SpeechModel
-    features: Mapping[str, Any]
+    documents: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def sound_key(self) -> Hashable:
+        """The feature extractor's class and settings."""
+        settings = json.dumps(features_of(self.documents)[1], sort_keys=True)
+        return self.architecture.extractor_class, settings
 
     @property
     def name(self) -> str:
@@ -119,44 +125,19 @@ def read_files(checkpoint: Path) -> SpeechFiles:
     Raises InvalidCheckpointError with file and field for unreadable JSON and invalid values, and
     for a folder without tokenizer or feature extractor.
     """
-    architecture = architecture_of(read_json(checkpoint, CONFIG))
+    config = read_json(checkpoint, CONFIG)
+    architecture = architecture_of(config)
     assert isinstance(architecture, SpeechModel)
+    names = (PREPROCESSOR, PROCESSOR, TOKENIZER_CONFIG, GENERATION_CONFIG)
+    read = {name: read_optional(checkpoint, name) for name in names}
+    documents = {name: document for name, document in read.items() if document is not None}
     absent = [name for name in architecture.vocabulary if not (checkpoint / name).exists()]
+    absent += [] if features_of(documents)[1] else [f"{PREPROCESSOR} or {PROCESSOR}"]
     if absent:
         raise InvalidCheckpointError(
-            f"{checkpoint.name} has no tokenizer: it needs {' and '.join(absent)} in the same "
-            "folder as the weights. Copy the tokenizer's files from the model that was fine-tuned."
+            f"{checkpoint.name} has no {' and no '.join(absent)}; copy tokenizer and feature "
+            "extractor from the model that was fine-tuned."
         )
-    tokenizer = (read_optional(checkpoint, TOKENIZER_CONFIG) or {}).get("tokenizer_class")
-    if tokenizer not in (None, *architecture.tokenizers):
-        raise InvalidCheckpointError(
-            f"{checkpoint.name}/{TOKENIZER_CONFIG} has tokenizer_class {ascii(tokenizer)[:60]}; "
-            f"{architecture.model_class} is decoded with {' or '.join(architecture.tokenizers)}."
-        )
-    return SpeechFiles(checkpoint, architecture, _features(checkpoint))
-
-
-def _features(checkpoint: Path) -> Mapping[str, Any]:
-    """Return the feature extractor's settings."""
-    # transformers 5 writes processor_config.json, transformers 4 preprocessor_config.json.
-    name, combined = PROCESSOR, read_optional(checkpoint, PROCESSOR)
-    found = (combined or {}).get("feature_extractor")
-    if not isinstance(found, dict):
-        name, found = PREPROCESSOR, read_optional(checkpoint, PREPROCESSOR)
-    if found is None:
-        raise InvalidCheckpointError(
-            f"{checkpoint.name} has no feature extractor: it needs {PREPROCESSOR} or {PROCESSOR}. "
-            "Copy the file from the model that was fine-tuned."
-        )
-    rate = found.get("sampling_rate", SAMPLE_RATE)
-    if rate != SAMPLE_RATE:
-        raise InvalidCheckpointError(
-            f"{checkpoint.name}/{name} has sampling_rate {ascii(rate)[:60]}; only models of "
-            f"{SAMPLE_RATE:,} Hz are decoded."
-        )
-    for field, value in found.items():
-        if isinstance(value, int | float) and abs(value) > _MOST:
-            raise InvalidCheckpointError(
-                f"{checkpoint.name}/{name} has {field} {value}, more than {_MOST:,}."
-            )
-    return found
+    if problems := architecture.decoding_problems(config, documents):
+        raise InvalidCheckpointError(f"{checkpoint.name}: {'; '.join(problems)}.")
+    return SpeechFiles(checkpoint, architecture, documents)

@@ -259,6 +259,15 @@ class Architecture:
         """Return what a checkpoint is decoded with and does not have."""
         return []
 
+    def decoding_problems(
+        self, config: Mapping[str, Any], documents: Mapping[str, Mapping[str, Any]]
+    ) -> list[str]:
+        """Return what in its JSON files keeps a checkpoint from being decoded, not from merging.
+
+        Arguments are those of a Description.
+        """
+        return []
+
     def stated_ids(self, checkpoint: ResolvedCheckpoint) -> Mapping[str, int]:
         """Return the tokens whose ids the JSON files state: the tokenizer must agree."""
         return {}

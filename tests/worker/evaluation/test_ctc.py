@@ -157,9 +157,9 @@ def test_mms_is_decoded_in_the_language_of_its_vocabulary(tmp_path: Path, speech
 @pytest.mark.parametrize(
     ("name", "change", "reason"),
     [
-        ("vocab.json", None, "no tokenizer: it needs vocab.json"),
-        ("processor_config.json", None, "no feature extractor"),
-        ("processor_config.json", {"sampling_rate": 8000}, "sampling_rate 8000; only"),
+        ("vocab.json", None, "has no vocab.json; copy tokenizer"),
+        ("processor_config.json", None, "has no preprocessor_config.json or"),
+        ("processor_config.json", {"sampling_rate": 8000}, "has sampling_rate 8000; only"),
         ("processor_config.json", {"feature_size": 10**9}, "feature_size 1000000000, more than"),
         ("tokenizer_config.json", {"tokenizer_class": "Evil"}, "tokenizer_class 'Evil'"),
         ("vocab.json", [], "not a JSON object"),
