@@ -184,7 +184,8 @@ class StudyDecoder:
     def _reference_key(self) -> str:
         """The digest of what decides transcripts besides the tensors."""
         files = self.locals[0].file_sha256
-        kept = sorted((name, sha) for name, sha in files.items() if name.endswith(".json"))
+        read = (".json", ".model")
+        kept = sorted((name, sha) for name, sha in files.items() if name.endswith(read))
         return hashlib.sha256(str(kept).encode()).hexdigest()
 
     @cached_property
