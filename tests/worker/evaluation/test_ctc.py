@@ -18,6 +18,7 @@ from transformers.pipelines import AutomaticSpeechRecognitionPipeline
 
 from app.contract.errors import EvaluationFailedError, InvalidCheckpointError
 from app.contract.evaluation import DecodingOptions
+from app.contract.settings import Settings
 from app.sources.architectures.ctc import Wav2Vec2
 from tests.tiny_speech import CONFIGS, VOCABULARY, make_ctc
 from tests.tiny_whisper import WEIGHTS, noisy, variant
@@ -25,6 +26,7 @@ from tests.worker.evaluation.conftest import sound
 from worker.evaluation.ctc import CtcDecoder
 from worker.evaluation.families import load, read_facts
 from worker.evaluation.jobs import DecodingSetup
+from worker.merging.local import merge_recipe
 
 # WavLM passes masks of two dtypes.
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
@@ -199,3 +201,26 @@ def test_a_request_of_beams_by_default_is_decoded_greedily_and_recorded_so(
         "window_seconds",
         "overlap_seconds",
     }
+
+
+def test_counts_of_batch_norms_differ_between_experts_and_are_left_out(
+    checkpoint: Callable[[str], Path], speech: Speech, tmp_path: Path
+) -> None:
+    base = checkpoint("ParakeetForCTC")
+
+    def trained(steps: int) -> Callable[[str, torch.Tensor], torch.Tensor]:
+        change = noisy(steps)
+
+        def count(name: str, tensor: torch.Tensor) -> torch.Tensor:
+            return tensor + steps if tensor.dtype == torch.int64 else change(name, tensor)
+
+        return count
+
+    experts = [variant(base, tmp_path / f"e{steps}", trained(steps)) for steps in (3, 7)]
+    recipe = {"base": str(base), "checkpoints": list(map(str, experts)), "method": "iso_c"}
+    made = merge_recipe(recipe, tmp_path / "m", Settings(data_dir=tmp_path, device="cpu"))
+    names = load_file(base / WEIGHTS).keys() - load_file(made.folder / WEIGHTS).keys()
+    assert {name.rpartition(".")[2] for name in names} == {"num_batches_tracked"}
+    one = decoder(made.folder)
+    found = one.transcribe([one.sound(samples) for samples in speech])
+    assert found == theirs(made.folder, speech)
