@@ -56,6 +56,10 @@ class Settings(BaseSettings):
         (),
         description="Comma-separated servers that URIs may name, as host, host:port or *.domain; none by default. The hub needs no entry.",
     )
+    buckets: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Comma-separated buckets, or folders in them, that s3://, gs:// and az:// URIs may name, as s3://bucket/folder; none by default. Credentials are the environment's (docs/checkpoints.md).",
+    )
     allow_private_addresses: bool = Field(
         False,
         description="Allow remote sources on private or loopback addresses (a mirror inside your network), also over http.",
@@ -170,6 +174,19 @@ class Settings(BaseSettings):
     @classmethod
     def _split_paths(cls, value: object) -> object:
         return tuple(p for p in value.split(":") if p) if isinstance(value, str) else value
+
+    @field_validator("buckets", mode="before")
+    @classmethod
+    def _split_uris(cls, value: object) -> object:
+        return tuple(w.strip() for w in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("buckets")
+    @classmethod
+    def _buckets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for uri in value:
+            if not re.fullmatch(r"(s3|gs|az)://[a-z0-9][a-z0-9._-]+(/[^/?#]+)*/?", uri):
+                raise ValueError(f"Must be like s3://bucket or gs://bucket/folder, not {uri!r}.")
+        return value
 
     @field_validator("schemes", "allowed_hosts", mode="before")
     @classmethod

@@ -28,6 +28,7 @@ from app.sources.compatibility import CheckedTensors, check_compatible
 from app.sources.completion import borrowed, missing
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import read_file, resolve
+from app.sources.schemes.bucket import place_in_bucket
 from app.sources.tokenizers import states_ids, tokenizer_problems
 from app.storage.artifacts import ArtifactStore
 
@@ -85,6 +86,7 @@ def source_policy(
         file_roots=None if any_path else settings.roots,
         schemes=None if settings.schemes is None else frozenset(settings.schemes),
         allowed_hosts=frozenset(settings.allowed_hosts),
+        buckets=None if any_path else tuple(map(place_in_bucket, settings.buckets)),
         hf_endpoint=settings.hf_endpoint,
         hf_token=token,
         allow_private_addresses=settings.allow_private_addresses,

@@ -22,6 +22,8 @@ class SourcePolicy:
         schemes: the URI schemes allowed; None allows all of them.
         allowed_hosts: the servers that URIs may name: `host` (at its scheme's usual port),
             `host:port`, or `*.domain`. The hub needs no entry.
+        buckets: the buckets, or folders in them, that URIs may name: (scheme, bucket, *folders).
+            None allows every one that the environment's credentials can read (the command line).
         hf_endpoint: the hub that `hf://` means; trusted, so it may have a private address.
         hf_token: a secret, sent to the hub's own origin only.
         allow_private_addresses: for tests against a server on this machine; also allows http.
@@ -38,6 +40,7 @@ class SourcePolicy:
     file_roots: tuple[Path, ...] | None = ()
     schemes: frozenset[str] | None = None
     allowed_hosts: frozenset[str] = frozenset()
+    buckets: tuple[tuple[str, ...], ...] | None = ()
     hf_endpoint: str = "https://huggingface.co"
     hf_token: str | None = field(default=None, repr=False)
     allow_private_addresses: bool = False
@@ -61,6 +64,15 @@ class SourcePolicy:
         raise SourceNotAllowedError(
             f"{label}: the host {host} (port {port}) is not allowed here; "
             "the operator lists hosts in AFLUENTE_ALLOWED_HOSTS"
+        )
+
+    def check_bucket(self, place: tuple[str, ...], label: str) -> None:
+        """Raise SourceNotAllowedError unless the operator allows a (scheme, bucket, *folders)."""
+        if self.buckets is None or any(place[: len(root)] == root for root in self.buckets):
+            return
+        raise SourceNotAllowedError(
+            f"{label}: this bucket, or folder in it, is not allowed here; "
+            "the operator lists them in AFLUENTE_BUCKETS"
         )
 
     def patience_seconds(self, label: str) -> float:

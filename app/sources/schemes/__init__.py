@@ -7,6 +7,7 @@ import re
 from app.contract.errors import SourceNotAllowedError
 from app.contract.problems import did_you_mean
 from app.sources.policy import SourcePolicy
+from app.sources.schemes.bucket import AzureFolder, GoogleFolder, S3Folder
 from app.sources.schemes.file import FileFolder
 from app.sources.schemes.folder import RemoteFolder, SourceFolder
 from app.sources.schemes.hf import HubFolder
@@ -19,6 +20,9 @@ SCHEMES: dict[str, type[SourceFolder]] = {
     "http": HttpsFolder,
     "https": HttpsFolder,
     "merge": MergeFolder,
+    "s3": S3Folder,
+    "gs": GoogleFolder,
+    "az": AzureFolder,
 }
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?", re.ASCII)
 

@@ -103,7 +103,7 @@ def test_a_repository_and_a_revision_come_of_the_hub() -> None:
         ("models/a", "file:///"),
         ("/models/a", "file:///"),
         ("http://example.org/a", "use https"),
-        ("s3://bucket/a", "unknown URI scheme 's3'"),
+        ("sftp://bucket/a", "unknown URI scheme 'sftp'"),
         ("htps://example.org/a", "Did you mean"),
     ],
 )
