@@ -261,10 +261,14 @@ class Utterance(_Model):
 
 
 class Transcript(_Model):
-    """A hypothesis and the seconds it took to decode, as the cache stores them."""
+    """A hypothesis and the seconds it took to decode, as the cache stores them.
+
+    `detected_language` is set if the model was not told the language.
+    """
 
     hypothesis: str
     decode_seconds: float
+    detected_language: str | None = None
 
 
 class TranscriptCache(Protocol):
@@ -280,7 +284,10 @@ class TranscriptCache(Protocol):
 
 
 class UtteranceResult(_Model):
-    """A decoded utterance; `cached` if the hypothesis is from an earlier evaluation."""
+    """A decoded utterance; `cached` if the hypothesis is from an earlier evaluation.
+
+    The model was told the `language`, or it is None and the model detected one.
+    """
 
     index: int
     audio: str
@@ -292,6 +299,7 @@ class UtteranceResult(_Model):
     offset_seconds: float | None = None
     channel: int | None = None
     language: str | None = None
+    detected_language: str | None = None
     speaker: str | None = None
     session: str | None = None
 
@@ -325,8 +333,15 @@ class Fallback(_Model):
     no_speech: float = 0.6
 
 
+# Stands in `DecodingRecord.languages` for utterances whose language the model detected.
+DETECTED = "detected"
+
+
 class DecodingRecord(_Model):
     """The settings used, as results show them; the model detected the language if it is None.
+
+    `languages` has the languages of a set whose utterances were told different ones; `language` is
+    None then.
 
     Both backends find the same hypotheses: `transformers` is that library's `generate`, `afluente`
     our own search for audio of a single window. `checkpoint_settings` are the settings from the
@@ -338,6 +353,7 @@ class DecodingRecord(_Model):
     search: Literal["greedy", "beam", "temperature_fallback"] | None = None
     num_beams: int
     language: str | None
+    languages: tuple[str, ...] | None = None
     task: Task | None
     dtype: Dtype
     device_type: str = "cpu"
@@ -358,7 +374,7 @@ class DecodingRecord(_Model):
         return {
             "search": f"temperature_fallback ({self.fallback})" if self.fallback else "default",
             "num_beams": str(self.num_beams),
-            "language": str(self.language),
+            "language": " ".join(self.languages or (str(self.language),)),
             "task": str(self.task),
             "dtype": self.dtype,
             **own,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.contract.evaluation import EvaluatedDataset, NormalizerName
+from app.contract.evaluation import EvaluatedDataset, NormalizerName, UtteranceResult
 from app.reports.averages import average
 from app.reports.comparison import comparable_averages, compare
 from app.reports.scored import ScoredDataset, score_dataset
@@ -88,6 +89,7 @@ def _describe(scored: ScoredDataset) -> dict[str, Any]:
         "group": scored.evaluated.group,
         "status": result.status,
         "language": result.language,
+        "detected_languages": _detected_languages(result.utterances),
         "metric": scored.metric,
         "wer": words.rate,
         "cer": characters.rate,
@@ -112,6 +114,12 @@ def _describe(scored: ScoredDataset) -> dict[str, Any]:
         "warnings": _warnings(scored),
         "manifest_sha256": result.manifest_sha256,
     }
+
+
+def _detected_languages(utterances: Sequence[UtteranceResult]) -> dict[str, int]:
+    """Return how many utterances the model detected each language in, the most frequent first."""
+    found = sorted(one.detected_language for one in utterances if one.detected_language)
+    return dict(Counter(found).most_common())
 
 
 def _warnings(scored: ScoredDataset) -> dict[str, Any]:

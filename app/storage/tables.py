@@ -201,6 +201,7 @@ transcripts = Table(
     Column("hypothesis", Text, nullable=False),
     Column("decode_seconds", Float, nullable=False),
     Column("created_at", _TIME, nullable=False),
+    Column("detected_language", String(20)),
 )
 
 idempotency_keys = Table(

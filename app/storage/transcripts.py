@@ -27,7 +27,9 @@ class StoredTranscripts:
                 query = select(transcripts).where(transcripts.c.key.in_(part))
                 for row in connection.execute(query):
                     found[row.key] = Transcript(
-                        hypothesis=row.hypothesis, decode_seconds=row.decode_seconds
+                        hypothesis=row.hypothesis,
+                        decode_seconds=row.decode_seconds,
+                        detected_language=row.detected_language,
                     )
         return found
 
@@ -36,10 +38,7 @@ class StoredTranscripts:
         if not items:
             return
         dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
-        rows = [
-            {"key": key, "hypothesis": item.hypothesis, "decode_seconds": item.decode_seconds}
-            for key, item in items.items()
-        ]
+        rows = [{"key": key, **item.model_dump()} for key, item in items.items()]
         statement = dialect.insert(transcripts).on_conflict_do_nothing()
         with writing(self._engine) as connection:
             moment = connection.execute(select(now())).scalar_one()

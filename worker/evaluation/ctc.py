@@ -17,7 +17,7 @@ import torch
 from app.contract.errors import InvalidCheckpointError, OutOfMemoryError
 from app.contract.evaluation import DecodingOptions, Dtype
 from app.sources.architectures.architecture import SAMPLE_RATE, TOKENIZER_CONFIG
-from worker.evaluation.decoder import Samples
+from worker.evaluation.decoder import Hypothesis, Samples
 from worker.evaluation.json_files import read_json
 from worker.evaluation.models import LoadedModel
 from worker.evaluation.speech_files import Sound, SpeechFiles, read_files
@@ -113,10 +113,10 @@ class CtcDecoder:
         """Return what the model takes of an utterance."""
         return self.files.sound(samples)
 
-    def transcribe(self, sounds: Sequence[Sound], language: str | None = None) -> list[str]:
-        """Return the text of each sound."""
+    def transcribe(self, sounds: Sequence[Sound], language: str | None = None) -> list[Hypothesis]:
+        """Return the hypothesis of each sound."""
         with blaming(f"{self.name} cannot be decoded with"):
-            return [self.files.text(self._tokens(sound)) for sound in sounds]
+            return [Hypothesis(self.files.text(self._tokens(sound))) for sound in sounds]
 
     def decode_long(
         self,
@@ -124,8 +124,8 @@ class CtcDecoder:
         language: str | None = None,
         *,
         on_window: Callable[[], None] = lambda: None,
-    ) -> str:
-        """Return the text of audio of any length; `on_window` is called before each window."""
+    ) -> Hypothesis:
+        """Return the hypothesis of audio of any length; calls `on_window` before each window."""
         frame, tokens = self.samples_per_frame, list[int]()
         window, overlap = (
             round(seconds * SAMPLE_RATE / frame) * frame
@@ -142,7 +142,7 @@ class CtcDecoder:
                 break
             tokens += found[first : (window - overlap) // frame]
         with blaming(f"{self.name} cannot be decoded with"):
-            return self.files.text(tokens)
+            return Hypothesis(self.files.text(tokens))
 
     @torch.inference_mode()
     def _tokens(self, sound: Sound) -> list[int]:

@@ -13,6 +13,7 @@ audio gives equal text, whatever else is in the batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,6 +33,14 @@ class Sound(Protocol):
     def size_bytes(self) -> int:
         """How much memory it takes."""
         ...
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What was decoded: the text, and the language if the model detected it."""
+
+    text: str
+    detected_language: str | None = None
 
 
 class Facts(Protocol):
@@ -88,8 +97,11 @@ class Decoder(Protocol):
         """
         ...
 
-    def transcribe(self, sounds: Sequence[Any], language: str | None = None) -> list[str]:
-        """Return the text of each sound of a batch, all of one language; None: detect it."""
+    def transcribe(self, sounds: Sequence[Any], language: str | None = None) -> list[Hypothesis]:
+        """Return the hypothesis of each sound of a batch, all of one language.
+
+        Models that know several detect the language of each if it is None.
+        """
         ...
 
     def decode_long(
@@ -98,8 +110,8 @@ class Decoder(Protocol):
         language: str | None = None,
         *,
         on_window: Callable[[], None] = lambda: None,
-    ) -> str:
-        """Return the text of audio longer than the window.
+    ) -> Hypothesis:
+        """Return the hypothesis of audio longer than the window.
 
         `on_window` is called before each window; an exception from it ends the decoding.
         """

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from app.contract.evaluation import (
+    DETECTED,
     DecodingOptions,
     DecodingRecord,
     Dtype,
@@ -45,12 +46,15 @@ class DecodingSetup:
         """Return the language that the checkpoint is told; None if it is told none."""
         return self.options.language_of(utterance) if self.facts.languages else None
 
-    def record(self, language: str | None, *, long: bool = False) -> DecodingRecord:
-        """Return the settings as results show them, for one language.
+    def record(self, *spoken: str | None, long: bool = False) -> DecodingRecord:
+        """Return the settings as results show them, for utterances of these languages.
 
-        `long` is True if any audio is longer than the window.
+        None stands for those whose language is detected. `long` is True if any audio is longer
+        than the window.
         """
-        own = self.facts.settings(self.options, language, long=long)
+        several = len(spoken) > 1
+        told = None if None in spoken else next(iter(spoken), None)
+        own = self.facts.settings(self.options, told, long=long)
         falls_back = self.options.search == "temperature_fallback"
         plain: Literal["greedy", "beam"] = "greedy" if self.options.num_beams == 1 else "beam"
         return DecodingRecord(
@@ -58,7 +62,8 @@ class DecodingSetup:
             search="temperature_fallback" if falls_back else plain,
             fallback=Fallback() if falls_back else None,
             num_beams=self.options.num_beams,
-            language=language,
+            language=None if several else told,
+            languages=tuple(sorted(code or DETECTED for code in spoken)) if several else None,
             task=self.options.task if self.facts.languages else None,
             checkpoint_settings={name: summarize(value) for name, value in sorted(own.items())},
             dtype=self.dtype,

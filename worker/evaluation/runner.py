@@ -25,7 +25,7 @@ from app.contract.evaluation import (
 )
 from app.sources.manifests import Manifest
 from worker.evaluation.audio import AudioError, check_levels, read_segment
-from worker.evaluation.decoder import Decoder, Samples, Sound
+from worker.evaluation.decoder import Decoder, Hypothesis, Samples, Sound
 from worker.evaluation.families import load, read_facts
 from worker.evaluation.jobs import DecodingJob, DecodingSetup, Preparation, prepare_jobs
 
@@ -155,16 +155,16 @@ class _Run:
         for batch in self._batches([job for job in missing.values() if not job.is_long]):
             started = perf_counter() - self._hearing_seconds
             self._hearing_seconds = 0.0
-            texts = self.decoder.transcribe([sound for _, sound in batch], batch[0][0].language)
-            self._keep([job for job, _ in batch], texts, perf_counter() - started)
+            found = self.decoder.transcribe([sound for _, sound in batch], batch[0][0].language)
+            self._keep([job for job, _ in batch], found, perf_counter() - started)
         for job in (job for job in missing.values() if job.is_long):
             self.check_stop()
             samples = self._read(job)
             if samples is not None:
                 decoder = self.decoder
                 started = perf_counter()
-                text = decoder.decode_long(samples, job.language, on_window=self.check_stop)
-                self._keep([job], [text], perf_counter() - started)
+                one = decoder.decode_long(samples, job.language, on_window=self.check_stop)
+                self._keep([job], [one], perf_counter() - started)
 
     def _report(self, keys: Iterable[str]) -> None:
         self.done += sum(self.utterances_of[key] for key in keys)
@@ -220,11 +220,17 @@ class _Run:
         except AudioError as error:
             return (*job.segment.notes, str(error))
 
-    def _keep(self, jobs: Sequence[DecodingJob], texts: Sequence[str], seconds: float) -> None:
+    def _keep(
+        self, jobs: Sequence[DecodingJob], found: Sequence[Hypothesis], seconds: float
+    ) -> None:
         share = seconds / len(jobs)
         decoded = {
-            job.key: Transcript(hypothesis=text, decode_seconds=share)
-            for job, text in zip(jobs, texts, strict=True)
+            job.key: Transcript(
+                hypothesis=one.text,
+                decode_seconds=share,
+                detected_language=one.detected_language,
+            )
+            for job, one in zip(jobs, found, strict=True)
         }
         self.cache.put_many(decoded)
         self.transcripts |= decoded
@@ -247,13 +253,13 @@ def _result(manifest: Manifest, run: _Run) -> DatasetResult:
         for message in run.audio_warnings(job)
     ]
     languages = {options.language_of(utterance) for utterance in manifest.utterances}
-    sole = languages.pop() if len(languages) == 1 else options.default_language
+    sole = next(iter(languages)) if len(languages) == 1 else options.default_language
     return DatasetResult(
         utterances=tuple(utterances),
         skipped=tuple(preparation.skipped[index] for index in sorted(preparation.skipped)),
         audio_warnings=tuple(warnings),
         decoding=run.setup.record(
-            sole if run.setup.facts.languages else None,
+            *{run.setup.spoken(utterance) for utterance in manifest.utterances},
             long=any(job.is_long for job in preparation.jobs),
         ),
         language=sole,
@@ -275,6 +281,7 @@ def _utterance_result(run: _Run, job: DecodingJob) -> UtteranceResult:
         offset_seconds=utterance.offset_seconds,
         channel=utterance.channel,
         language=run.setup.options.language_of(utterance),
+        detected_language=transcript.detected_language,
         speaker=utterance.speaker,
         session=utterance.session,
     )

@@ -19,7 +19,7 @@ from app.sources.architectures.architecture import CONFIG, GENERATION_CONFIG, SA
 from app.sources.architectures.seq2seq import EncoderDecoder, search_settings
 from app.sources.architectures.whisper import generation
 from app.sources.architectures.whisper.generation import GenerationSettings
-from worker.evaluation.decoder import Samples
+from worker.evaluation.decoder import Hypothesis, Samples
 from worker.evaluation.json_files import read_json
 from worker.evaluation.models import LoadedModel
 from worker.evaluation.speech_files import Sound, SpeechFiles, read_files
@@ -149,11 +149,12 @@ class Seq2SeqDecoder:
         """Return what the model takes of an utterance."""
         return self.files.sound(samples)
 
-    def transcribe(self, sounds: Sequence[Sound], language: str | None = None) -> list[str]:
-        """Return the text of each sound."""
+    def transcribe(self, sounds: Sequence[Sound], language: str | None = None) -> list[Hypothesis]:
+        """Return the hypothesis of each sound."""
         with blaming(f"{self.name} cannot be decoded with"):
             return [
-                self.files.text(self._tokens(sound), skip_special_tokens=True) for sound in sounds
+                Hypothesis(self.files.text(self._tokens(sound), skip_special_tokens=True))
+                for sound in sounds
             ]
 
     def decode_long(
@@ -162,7 +163,7 @@ class Seq2SeqDecoder:
         language: str | None = None,
         *,
         on_window: Callable[[], None] = lambda: None,
-    ) -> str:
+    ) -> Hypothesis:
         """Raise EvaluationFailedError: the facts say why."""
         raise EvaluationFailedError(f"{self.name}: {self.facts.long_form_obstacle}.")
 

@@ -105,7 +105,7 @@ def test_sqlite_errors_are_explained(tmp_path: Path):
     add = "INSERT INTO workers VALUES ('w', 'h', 0, 0, 0)"
     with writing(engine) as connection:
         connection.exec_driver_sql("PRAGMA max_page_count = 1")
-    large = "INSERT INTO transcripts VALUES ('k', zeroblob(99999), 0, 0)"
+    large = "INSERT INTO transcripts VALUES ('k', zeroblob(99999), 0, 0, NULL)"
     assert why(engine, large) == "The disk of the database is full."
     assert "lacks a table" in str(why(engine, "SELECT * FROM absent"))
     assert why(engine, "SELECT FROM") is not None

@@ -51,6 +51,10 @@ def decoder(folder: Path) -> CtcDecoder:
     return found
 
 
+def heard(one: CtcDecoder, speech: Speech) -> list[str]:
+    return [found.text for found in one.transcribe([one.sound(samples) for samples in speech])]
+
+
 def theirs(folder: Path, speech: Speech, **how: Any) -> list[str]:
     """Return the texts of transformers' pipeline."""
     model = AutoModelForCTC.from_pretrained(folder).eval()
@@ -70,7 +74,7 @@ def test_texts_are_those_of_transformers(
 ) -> None:
     folder = checkpoint(kind)
     one = decoder(folder)
-    texts = one.transcribe([one.sound(samples) for samples in speech])
+    texts = heard(one, speech)
     assert texts == theirs(folder, speech)
     assert len(set(texts)) == len(speech)
 
@@ -106,7 +110,7 @@ def test_long_audio_is_decoded_in_the_windows_of_transformers(
 ) -> None:
     folder, samples = checkpoint("Wav2Vec2ForCTC"), sound(53.1)
     windows: list[int] = []
-    text = decoder(folder).decode_long(samples, on_window=lambda: windows.append(1))
+    text = decoder(folder).decode_long(samples, on_window=lambda: windows.append(1)).text
     assert [text] == theirs(folder, [samples], chunk_length_s=30, stride_length_s=5)
     assert len(windows) == 3
 
@@ -117,8 +121,8 @@ def test_windows_of_parakeet_differ_from_the_whole_at_most_where_they_are_joined
     samples = np.concatenate([sound(10, pitch=100 + 30 * n) for n in range(4)])
     one = decoder(checkpoint("ParakeetForCTC"))
     assert one.samples_per_frame == 1280
-    whole = one.transcribe([one.sound(samples)])[0]
-    assert abs(len(one.decode_long(samples)) - len(whole)) <= len(whole) // 5
+    [whole] = heard(one, [samples])
+    assert abs(len(one.decode_long(samples).text) - len(whole)) <= len(whole) // 5
 
 
 def test_the_shortest_audio_and_a_stop_between_windows(
@@ -146,7 +150,7 @@ def test_mms_is_decoded_in_the_language_of_its_vocabulary(tmp_path: Path, speech
     for target in nested:
         settings.write_text(json.dumps(plain | {"target_lang": target}))
         one = decoder(folder)
-        texts.append(one.transcribe([one.sound(samples) for samples in speech]))
+        texts.append(heard(one, speech))
         assert texts[-1] == theirs(folder, speech)
     assert texts[0] != texts[1]
     expected = {"por": {"pt"}, "urd-script_arabic": {"ur"}, "?": None, None: None}
@@ -222,5 +226,4 @@ def test_counts_of_batch_norms_differ_between_experts_and_are_left_out(
     names = load_file(base / WEIGHTS).keys() - load_file(made.folder / WEIGHTS).keys()
     assert {name.rpartition(".")[2] for name in names} == {"num_batches_tracked"}
     one = decoder(made.folder)
-    found = one.transcribe([one.sound(samples) for samples in speech])
-    assert found == theirs(made.folder, speech)
+    assert heard(one, speech) == theirs(made.folder, speech)

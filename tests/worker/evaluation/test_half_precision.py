@@ -71,7 +71,7 @@ def test_our_decoders_texts_are_close_to_float32(
 ) -> None:
     with torch.inference_mode():
         exact, half = (
-            own(one).transcribe(features(one, digits), None, None)
+            own(one).transcribe(features(one, digits), None, None)[0]
             for one in (decoder("float32", num_beams), decoder(dtype, num_beams))
         )
     equal = sum(one == other for one, other in zip(exact, half, strict=True))

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from app.contract.evaluation import DatasetResult, DecodingOptions, Transcript
 from app.sources.manifests import Manifest
 from worker.evaluation.cache import InMemoryTranscriptCache
 from worker.evaluation.runner import EvaluationStoppedError, evaluate
+from worker.evaluation.whisper import checkpoint as whisper
 
 OPTIONS = DecodingOptions(num_beams=1, batch_size=2)
+OPTIONS_PT = DecodingOptions(num_beams=1, batch_size=2, language="pt")
 LENGTHS = (0.5, 1.2, 0.8, 1.9, 0.4)
 
 
@@ -208,6 +211,46 @@ def test_languages_are_decoded_apart(multilingual: Path, make_manifest) -> None:
     alone = run(multilingual, make_manifest(0.5, language="pt"))
     assert hypotheses(alone)[0] == hypotheses(mixed)[0]
     assert mixed.language is None
+    assert (mixed.decoding.language, mixed.decoding.languages) == (None, ("detected", "en", "pt"))
+    detected = [utterance.detected_language for utterance in mixed.utterances]
+    assert detected[:2] == [None, None]
+    assert detected[2] in {"en", "pt"}
+    # Told one language for all of them, the set is not decoded alike.
+    told = run(multilingual, make_manifest(extra=lines), options=OPTIONS_PT)
+    assert told.decoding.language == "pt"
+    assert told.decoding.settings != mixed.decoding.settings
+
+
+def test_detected_languages_are_those_of_transformers_and_are_cached(
+    multilingual: Path, make_manifest, make_sound
+) -> None:
+    lengths = (0.5, 1.2, 1.9, 4.3)  # the last is longer than the window
+    cache = InMemoryTranscriptCache()
+    found = run(multilingual, make_manifest(*lengths), cache)
+    model = WhisperForConditionalGeneration.from_pretrained(multilingual)
+    codes = {token: code for code, token in whisper.read_facts(multilingual).languages.items()}
+    extractor = WhisperFeatureExtractor(feature_size=40, chunk_length=2)
+    for utterance in found.utterances:
+        samples = make_sound(lengths[utterance.index], pitch=120 + 40 * utterance.index)
+        features = extractor(samples, sampling_rate=16_000, return_tensors="pt").input_features
+        assert utterance.detected_language == codes[int(model.detect_language(features))]
+        assert utterance.language is None
+    again = run(multilingual, make_manifest(*lengths), cache)
+    assert all(utterance.cached for utterance in again.utterances)
+    assert [u.detected_language for u in again.utterances] == [
+        u.detected_language for u in found.utterances
+    ]
+    beams = DecodingOptions(num_beams=1, batch_size=2, search="temperature_fallback")
+    fallback = run(multilingual, make_manifest(*lengths), options=beams)
+    assert [u.detected_language for u in fallback.utterances] == [
+        u.detected_language for u in found.utterances
+    ]
+
+
+def test_an_english_only_checkpoint_detects_nothing(english: Path, make_manifest) -> None:
+    result = run(english, make_manifest(0.5))
+    assert result.utterances[0].detected_language is None
+    assert (result.decoding.language, result.decoding.languages) == (None, None)
 
 
 def test_an_unknown_language_is_skipped_by_name(multilingual: Path, make_manifest) -> None:

@@ -44,7 +44,7 @@ def decoder(folder: Path, num_beams: int = 1) -> Seq2SeqDecoder:
 
 
 def texts(one: Seq2SeqDecoder, speech: Speech) -> list[str]:
-    return one.transcribe([one.sound(samples) for samples in speech])
+    return [found.text for found in one.transcribe([one.sound(samples) for samples in speech])]
 
 
 @torch.inference_mode()

@@ -46,7 +46,7 @@ def both(
     spoken = decoder._spoken(language)
     assert decoder.transcriber is not None
     with torch.inference_mode():
-        own = decoder.transcriber.transcribe(
+        own, _ = decoder.transcriber.transcribe(
             inputs.input_features, language=spoken.get("language"), task=spoken.get("task")
         )
         theirs = decoder.model.generate(
@@ -89,6 +89,15 @@ def test_languages_and_tasks_are_decoded_equally(
     texts = one.decode(speech, language)
     one.transcriber = None
     assert texts == one.decode(speech, language)
+
+
+def test_both_backends_detect_equally(multilingual: Path, speech: Sounds) -> None:
+    one = decoder(multilingual, 2)
+    sounds = [one.sound(samples) for samples in speech]
+    own = one.transcribe(sounds)
+    one.transcriber = None
+    assert own == one.transcribe(sounds)
+    assert {found.detected_language for found in own} <= {"en", "pt"}
 
 
 @pytest.mark.parametrize(
@@ -155,7 +164,7 @@ def test_windows_that_the_model_divides_are_left_to_transformers(
     assert one.transcriber is not None
     features = one._features(speech, max_length=one.window_samples, padding="max_length")
     with torch.inference_mode():
-        assert None in one.transcriber.transcribe(features.input_features, "en", "transcribe")
+        assert None in one.transcriber.transcribe(features.input_features, "en", "transcribe")[0]
     assert all(isinstance(text, str) for text in one.decode(speech, "en"))
 
 

@@ -18,7 +18,7 @@ from app.contract.errors import (
 )
 from app.contract.evaluation import DecodingOptions, Dtype
 from app.sources.architectures.architecture import SAMPLE_RATE
-from worker.evaluation.decoder import Samples
+from worker.evaluation.decoder import Hypothesis, Samples
 from worker.evaluation.whisper.checkpoint import FRAMES_PER_POSITION, OWN_BACKEND, read_facts
 from worker.evaluation.whisper.fallback import TemperatureFallback, until_end
 from worker.evaluation.whisper.loading import generation_config, load
@@ -102,10 +102,14 @@ class SpeechDecoder:
 
     def decode(self, speech: Sequence[Samples], language: str | None = None) -> list[str]:
         """Return the text of each utterance; none may be longer than the checkpoint's window."""
-        return self.transcribe([self.sound(samples) for samples in speech], language)
+        sounds = [self.sound(samples) for samples in speech]
+        return [hypothesis.text for hypothesis in self.transcribe(sounds, language)]
 
-    def transcribe(self, sounds: Sequence[Sound], language: str | None = None) -> list[str]:
-        """Return the text of each sound; multilingual models detect a language that is None."""
+    def transcribe(self, sounds: Sequence[Sound], language: str | None = None) -> list[Hypothesis]:
+        """Return the hypothesis of each sound.
+
+        Multilingual models detect the language of each if it is None.
+        """
         inputs = BatchFeature(
             {
                 "input_features": torch.stack([one.features for one in sounds]),
@@ -114,20 +118,23 @@ class SpeechDecoder:
         )
         with blaming(f"{self.name} cannot be decoded with"):
             if self.transcriber is None:
-                hypotheses = self._generate_window(inputs, language)
+                languages = self._languages(inputs, language)
+                hypotheses = self._generate_window(inputs, languages)
             else:
-                hypotheses = self._transcribe(self.transcriber, inputs, language)
+                hypotheses, languages = self._transcribe(self.transcriber, inputs, language)
             if self.fallback is not None:
                 hypotheses = [
                     self.fallback.apply(
                         one.features[None].to(self.device, self.dtype),
                         tokens,
-                        self._spoken(language),
+                        self._spoken(spoken),
                         one.seed,
                     )
-                    for one, tokens in zip(sounds, hypotheses, strict=True)
+                    for one, tokens, spoken in zip(sounds, hypotheses, languages, strict=True)
                 ]
-            return self._texts(hypotheses)
+            texts = self._texts(hypotheses)
+        detected = [None] * len(texts) if language else languages
+        return [Hypothesis(*found) for found in zip(texts, detected, strict=True)]
 
     def decode_long(
         self,
@@ -135,11 +142,12 @@ class SpeechDecoder:
         language: str | None = None,
         *,
         on_window: Callable[[], None] = lambda: None,
-    ) -> str:
-        """Return the text of one utterance of any length, decoded window by window.
+    ) -> Hypothesis:
+        """Return the hypothesis of one utterance of any length, decoded window by window.
 
-        Each window starts at the last timestamp of the previous one. `on_window` is called before
-        each window; an exception from it ends the decoding.
+        Each window starts at the last timestamp of the previous one. A language that is None is
+        detected in the first window. `on_window` is called before each window; an exception from it
+        ends the decoding.
         """
         stopped: list[Exception] = []
 
@@ -153,30 +161,31 @@ class SpeechDecoder:
         try:
             with blaming(f"{self.name} cannot be decoded with"):
                 inputs = self._features([samples], padding="longest", truncation=False)
+                languages = self._languages(inputs, language)
                 if self.fallback is None:
                     (tokens,) = self._generate(
                         inputs,
-                        language,
+                        languages,
                         return_timestamps=True,
                         condition_on_prev_tokens=False,
                         monitor_progress=watch,
                     )
                 else:
                     tokens = self._windows_with_fallback(
-                        self.fallback, inputs, language, _seed(samples), watch
+                        self.fallback, inputs, languages, _seed(samples), watch
                     )
                 (text,) = self._texts([tokens])
         except InvalidCheckpointError:
             if stopped:
                 raise stopped[0] from None
             raise
-        return text
+        return Hypothesis(text, None if language else languages[0])
 
     def _windows_with_fallback(
         self,
         fallback: TemperatureFallback,
         inputs: Any,
-        language: str | None,
+        languages: Sequence[str | None],
         seed: int,
         watch: Callable[[object], None],
     ) -> list[int]:
@@ -193,9 +202,9 @@ class SpeechDecoder:
             window = torch.nn.functional.pad(here, (0, frames - size))
             one = {"input_features": window, "attention_mask": torch.ones(1, frames)}
             how = {"return_timestamps": True, "force_unique_generate_call": True}
-            (tokens,) = self._generate(BatchFeature(one), language, **how)
+            (tokens,) = self._generate(BatchFeature(one), languages, **how)
             tokens = fallback.apply(
-                window, tokens, self._spoken(language), seed + begin, timestamps=True
+                window, tokens, self._spoken(languages[0]), seed + begin, timestamps=True
             )
             kept, forward = _until_cut(tokens, first_time, size)
             found += kept
@@ -222,22 +231,45 @@ class SpeechDecoder:
         return {"language": language, "task": self.task}
 
     @torch.inference_mode()
+    def _languages(self, inputs: Any, language: str | None) -> list[str | None]:
+        """Return the language of each utterance, detected in its first window if it is None.
+
+        English-only checkpoints have none.
+        """
+        if language or not self.facts.multilingual:
+            return [language] * len(inputs.input_features)
+        tokens = self.model.detect_language(
+            inputs.input_features.to(self.device, self.dtype),
+            generation_config=self.generation,
+            num_segment_frames=FRAMES_PER_POSITION * self.facts.source_positions,
+        )
+        return self._codes(tokens.tolist())
+
+    def _codes(self, tokens: Sequence[int]) -> list[str | None]:
+        codes = {token: code for code, token in self.facts.languages.items()}
+        return [codes[token] for token in tokens]
+
+    @torch.inference_mode()
     def _transcribe(
         self, transcriber: Transcriber, inputs: Any, language: str | None
-    ) -> list[list[int]]:
+    ) -> tuple[list[list[int]], list[str | None]]:
+        """Return the tokens of each utterance, and its language as of `_languages`."""
         spoken = self._spoken(language)
-        results = transcriber.transcribe(
+        results, spoken_tokens = transcriber.transcribe(
             inputs.input_features, language=spoken.get("language"), task=spoken.get("task")
         )
+        detects = self.facts.multilingual and not language
+        languages = self._codes(spoken_tokens) if detects else [language] * len(results)
         hypotheses = [tokens or [] for tokens in results]
         divided = [index for index, tokens in enumerate(results) if tokens is None]
         if divided:
-            generated = self._generate_window(_some(inputs, divided), language)
+            told = [languages[index] for index in divided]
+            generated = self._generate_window(_some(inputs, divided), told)
             for index, tokens in zip(divided, generated, strict=True):
                 hypotheses[index] = tokens
-        return hypotheses
+        return hypotheses, languages
 
-    def _generate_window(self, inputs: Any, language: str | None) -> list[list[int]]:
+    def _generate_window(self, inputs: Any, languages: Sequence[str | None]) -> list[list[int]]:
         """Return the tokens of utterances of one window each, without prompt and end token.
 
         If a model divides a window at its very beginning, `generate` would repeat it forever; such
@@ -245,22 +277,29 @@ class SpeechDecoder:
         """
         how = {"return_timestamps": False}
         try:
-            return self._generate(inputs, language, **how, monitor_progress=_Progress().check)
+            return self._generate(inputs, languages, **how, monitor_progress=_Progress().check)
         except _StuckError:
             found = []
-            for index in range(len(inputs.input_features)):
+            for index, language in enumerate(languages):
                 one = _some(inputs, [index])
                 try:
                     found += self._generate(
-                        one, language, **how, monitor_progress=_Progress().check
+                        one, [language], **how, monitor_progress=_Progress().check
                     )
                 except _StuckError:
-                    found += self._generate(one, language, **how, force_unique_generate_call=True)
+                    found += self._generate(one, [language], **how, force_unique_generate_call=True)
             return found
 
     @torch.inference_mode()
-    def _generate(self, inputs: Any, language: str | None, **how: Any) -> list[list[int]]:
-        spoken = self._spoken(language)
+    def _generate(
+        self, inputs: Any, languages: Sequence[str | None], **how: Any
+    ) -> list[list[int]]:
+        """Return the tokens of each utterance; multilingual checkpoints are told its language."""
+        spoken: dict[str, Any] = {}
+        for language in languages:
+            spoken = self._spoken(language)
+        if spoken:
+            spoken["language"] = list(languages)
         try:
             tokens = self.model.generate(
                 inputs.input_features.to(self.device, self.dtype),

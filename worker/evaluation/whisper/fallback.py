@@ -56,7 +56,7 @@ class TemperatureFallback:
         same seed gives the same tokens.
         """
         encoded = self.model.get_encoder()(features)
-        prompt, spoken, no_speech = self._prompt(encoded, spoken, timestamps=timestamps)
+        prompt, no_speech = self._prompt(encoded, spoken, timestamps=timestamps)
         for number, temperature in enumerate(self.rules.temperatures):
             if temperature > 0:
                 hypothesis = self._sample(encoded, spoken, temperature, seed + number, timestamps)
@@ -70,23 +70,20 @@ class TemperatureFallback:
 
     def _prompt(
         self, encoded: BaseModelOutput, spoken: Mapping[str, str | None], *, timestamps: bool
-    ) -> tuple[list[int], dict[str, str | None], float]:
-        """Return (prompt, language and task, P(no speech)); detects the language if it is None."""
-        facts, spoken = self.facts, dict(spoken)
+    ) -> tuple[list[int], float]:
+        """Return (prompt, P(no speech))."""
+        facts = self.facts
         first = self._logits(encoded, [facts.start])[0]
         # In Whisper's vocabulary, <|nospeech|> precedes <|notimestamps|>.
         silence = None if facts.no_timestamps is None else facts.no_timestamps - 1
         no_speech = 0.0 if silence is None else float(first.softmax(-1)[silence])
         prompt = [facts.start]
         if facts.multilingual:
-            codes = sorted(facts.languages, key=lambda code: facts.languages[code])
-            likeliest = first[[facts.languages[code] for code in codes]].argmax()
-            spoken["language"] = spoken.get("language") or codes[int(likeliest)]
             prompt.append(facts.languages[str(spoken["language"])])
             prompt.append(facts.tasks[spoken.get("task") or "transcribe"])
         if facts.no_timestamps is not None and not timestamps:
             prompt.append(facts.no_timestamps)
-        return prompt, spoken, no_speech
+        return prompt, no_speech
 
     def _sample(
         self,

@@ -30,19 +30,20 @@ class Transcriber:
 
     def transcribe(
         self, features: Tensor, language: str | None, task: str | None
-    ) -> list[list[int] | None]:
-        """Return the tokens of each utterance, without prompt and end token.
+    ) -> tuple[list[list[int] | None], list[int]]:
+        """Return the tokens of each utterance, without prompt and end token, and its language's.
 
         `features` is (utterances, bins, frames), one window each. If `language` is None, a
-        multilingual model detects it. The result is None for an utterance that the model divided by
-        timestamps, which `generate` has to decode.
+        multilingual model detects it; other models have no languages. The tokens are None for an
+        utterance that the model divided by timestamps, which `generate` has to decode.
         """
         cache = self._encode(features)
         prompts = self._prompts(cache, language, task)
         rules = rules_of(self.settings, self.config, prompts.shape[1])
         search = search_greedily if rules.num_beams == 1 else search_beams
         hypotheses = search(self.decoder, cache, prompts, rules)
-        return [None if self._is_divided(tokens) else tokens for tokens in hypotheses]
+        spoken = prompts[:, 1].tolist() if language or self.settings.get("lang_to_id") else []
+        return [None if self._is_divided(tokens) else tokens for tokens in hypotheses], spoken
 
     def _is_divided(self, tokens: list[int]) -> bool:
         plain = self.settings.get("no_timestamps_token_id")
