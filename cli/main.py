@@ -22,6 +22,7 @@ from cli.commands import (
     study,
     submit,
     up,
+    utterances,
     wer,
     worker,
 )
@@ -43,6 +44,7 @@ application.command("methods")(methods.methods)
 application.command("submit")(submit.submit)
 application.command("study")(study.study)
 application.command("wer")(wer.wer)
+application.command("utterances")(utterances.utterances)
 application.command("settings")(settings.settings)
 application.add_typer(keys.application, name="keys")
 

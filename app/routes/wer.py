@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import (
     HTMLResponse,
     JSONResponse,
-    PlainTextResponse,
     Response,
     StreamingResponse,
 )
@@ -116,6 +114,7 @@ _EXAMPLE: dict[str, Any] = {
                 "application/json": {"schema": {"type": "object"}, "example": _EXAMPLE},
                 "text/csv": {"schema": {"type": "string"}},
                 "text/html": {"schema": {"type": "string"}},
+                "application/yaml": {"schema": {"type": "string"}},
             },
         },
         **problems(404),
@@ -129,8 +128,11 @@ def get_wer(
     normalizer: _Normalizer = None,
     evaluation: _Evaluation = None,
     format: Annotated[
-        Literal["json", "csv", "html"] | None,
-        Query(description="Default: by the Accept header, else JSON."),
+        Literal["json", "csv", "html", "eval_results"] | None,
+        Query(
+            description="Default: by the Accept header, else JSON. eval_results is a model's "
+            "`.eval_results/*.yaml` on the Hugging Face hub, of the datasets that are there."
+        ),
     ] = None,
 ) -> Response:
     """Return the error rates of the merge and of the systems compared with it."""
@@ -141,6 +143,9 @@ def get_wer(
             backend, merge_id, normalizer=normalizer, evaluation_id=evaluation
         )
         return HTMLResponse(page, headers=headers | page_headers(policy))
+    if form == "eval_results":
+        text = wer.eval_results(backend, merge_id, normalizer=normalizer, evaluation_id=evaluation)
+        return Response(text, headers=headers, media_type="application/yaml")
     document = wer.report(backend, merge_id, normalizer=normalizer, evaluation_id=evaluation)
     if form == "csv":
         headers["Content-Disposition"] = f'attachment; filename="{merge_id}-wer.csv"'
@@ -173,7 +178,9 @@ async def _selection(
     response_model=None,
     responses={
         200: {
-            "description": "A page as JSON, or all utterances as JSON lines or NIST's trn.",
+            "description": "A page as JSON, or all utterances as JSON lines or in the format of "
+            "another tool: NIST's trn and STM (sclite), SegLST (meeteval), NeMo's manifest with "
+            "`pred_text`.",
             "content": {
                 "application/json": {"schema": {"type": "object"}},
                 "application/jsonl": {"schema": {"type": "string"}},
@@ -188,9 +195,10 @@ def get_utterances(
     backend: BackendDep,
     merge_id: str,
     selection: Annotated[Selection, Depends(_selection)],
-    format: Annotated[Literal["json", "jsonl", "trn"], Query()] = "json",
+    format: Annotated[Literal["json", "jsonl", "trn", "stm", "seglst", "nemo"], Query()] = "json",
     side: Annotated[
-        Literal["reference", "hypothesis"], Query(description="The text for trn.")
+        Literal["reference", "hypothesis"],
+        Query(description="The text for trn, stm and seglst, as it was scored."),
     ] = "hypothesis",
     page_size: Annotated[int, Query(ge=1, le=1000)] = 100,
     page_token: Annotated[str | None, Query(max_length=200)] = None,
@@ -202,10 +210,8 @@ def get_utterances(
         )
         return JSONResponse(page)
     found, _ = wer.utterances(backend, merge_id, selection)
-    if format == "trn":
-        return PlainTextResponse(wer.utterances_trn(found, side))
-    lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in found)
-    return Response("".join(lines), media_type="application/jsonl")
+    media_type, text = wer.export(found, format, side)
+    return Response(text, media_type=media_type)
 
 
 @router.get(

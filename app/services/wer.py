@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from threading import Condition
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,15 @@ from app.contract.evaluation import EvaluatedDataset, NormalizerName
 from app.services.backend import Backend
 from app.services.merges import find as find_merge
 from app.services.pages import decode_offset_token, encode_token
-from app.services.presentation import evaluation_summary
+from app.services.presentation import Row, evaluation_summary
 from app.services.results import CurrentResults, current_results
 from app.services.selection import MERGE, standings
+from app.sources.dataset_queries import split_query
+from app.sources.schemes.hf import dataset_of
 from app.storage import evaluations
 
 if TYPE_CHECKING:
+    from app.reports.exports import ExportFormat, Side
     from app.reports.wer import ScoredSystems
 
 # Cache sizes: documents are small, the scores for the HTML page are large.
@@ -164,16 +168,55 @@ def utterance_page(
     return {"data": entries, "next_page_token": encode_token(stop) if stop < count else None}
 
 
-def utterances_trn(found: Sequence[dict[str, Any]], side: str) -> str:
-    """Return one side (`reference` or `hypothesis`) as NIST's trn: `words (speaker-number)`."""
-    lines = []
-    for entry in found:
-        speaker = "".join(c if c.isalnum() else "_" for c in entry["speaker"] or entry["dataset"])
-        number = f"{entry['dataset']}_{entry['index']:06d}"
-        # Parentheses, braces and semicolons are syntax in this format.
-        text = entry["normalized"][side].translate(str.maketrans("(){};", "     "))
-        lines.append(f"{' '.join(text.split())} ({speaker}-{number})\n")
-    return "".join(lines)
+def export(found: Sequence[dict[str, Any]], form: ExportFormat, side: Side) -> tuple[str, str]:
+    """Return (media type, text) of utterances in another tool's format."""
+    from app.reports.exports import EXPORTS
+
+    chosen = EXPORTS[form]
+    return chosen.media_type, chosen.write(found, side)
+
+
+def eval_results(
+    backend: Backend,
+    merge_id: str,
+    *,
+    normalizer: NormalizerName | None = None,
+    evaluation_id: str | None = None,
+) -> str:
+    """Return the rates on datasets of the hub, for a model's `.eval_results/*.yaml`.
+
+    NotFoundError if no result is of a dataset of the hub, naming the others.
+    """
+    from app.reports.eval_results import HubResult, render_eval_results
+
+    current = current_results(backend, merge_id, evaluation_id)
+    rows = current.chosen.get(MERGE, [])
+    scored = _scored(merge_id, current, normalizer).merge
+    found = [
+        HubResult(
+            one, *place, day=datetime.fromtimestamp(row["created_at"], UTC).date().isoformat()
+        )
+        for row, one in zip(rows, scored, strict=True)
+        if (place := _place_on_hub(row))
+    ]
+    if not found:
+        names = ", ".join(dict.fromkeys(str(row["dataset"]) for row in rows)) or "none yet"
+        raise NotFoundError(
+            "An entry of .eval_results names a dataset of the hub (hf://datasets/organisation/name)."
+            f" No result is of one; sets with results: {names}."
+        )
+    return render_eval_results(found)
+
+
+def _place_on_hub(row: Row) -> tuple[str, str | None, str | None, str | None] | None:
+    """Return repository, revision, config and split of a result's dataset, if it is of the hub."""
+    uris = {one["name"]: one["uri"] for one in row["spec"]["datasets"]}
+    uri = uris.get(row["dataset"], "")
+    if not uri.lower().startswith("hf:"):
+        return None
+    bare, query = split_query(uri)
+    place = dataset_of(bare)
+    return None if place is None else (*place, query.config, query.split)
 
 
 def _part(evaluated: EvaluatedDataset, first: int, last: int) -> EvaluatedDataset:

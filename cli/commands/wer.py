@@ -27,12 +27,18 @@ class Format(StrEnum):
     JSON = "json"
     CSV = "csv"
     HTML = "html"
+    EVAL_RESULTS = "eval_results"
 
 
 def wer(
     merge_id: Annotated[str, typer.Argument(metavar="ID", help="The merge, mrg_...")],
     form: Annotated[
-        Format, typer.Option("--format", help="table, json, csv, or html (a page).")
+        Format,
+        typer.Option(
+            "--format",
+            help="table, json, csv, html (a page), or eval_results (a model's "
+            ".eval_results/*.yaml on the Hugging Face hub).",
+        ),
     ] = Format.TABLE,
     output: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None,
     normalizer: Annotated[

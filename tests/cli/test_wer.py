@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -176,3 +177,15 @@ def test_a_service_that_is_older_than_the_command_line_is_named_as_such(served, 
         ask(document)
     assert f"no `evaluation.{missing}`" in caught.value.message
     assert "Upgrade the service" in caught.value.message
+
+
+def test_utterances_are_written_for_other_tools(afluente, served, tmp_path: Path):
+    url, merge_id = served
+    file = tmp_path / "base.stm"
+    afluente(
+        *("utterances", merge_id, "--url", url, "--format", "stm", "--side", "reference"),
+        *("--system", "base", "--output", str(file)),
+    )
+    assert file.read_text().splitlines()[0] == "0 1 spk0 0.000 2.000 o rio corre"
+    lines = afluente("utterances", merge_id, "--url", url, "--format", "nemo").stdout.splitlines()
+    assert [json.loads(line)["pred_text"] for line in lines] == list(WORSE)

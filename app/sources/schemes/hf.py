@@ -127,6 +127,12 @@ def model_of(uri: str) -> str | None:
     return _parse(uri)[1]
 
 
+def dataset_of(uri: str) -> tuple[str, str | None] | None:
+    """Return `organisation/name` and revision of a dataset's URI on the hub, None of a model's."""
+    kind, repo, revision = _parse(uri)
+    return (repo, revision) if kind == "datasets" else None
+
+
 def _parse(uri: str) -> tuple[str, str, str | None]:
     """Return what it is (models or datasets), the repository, and the revision if there is one."""
     repo, at, revision = uri.partition("://")[2].rstrip("/").partition("@")

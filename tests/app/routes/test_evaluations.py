@@ -3,17 +3,22 @@ from __future__ import annotations
 import csv
 import io
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import jiwer
 import pytest
 import yaml
 from fastapi.testclient import TestClient
+from huggingface_hub import eval_result_entries_to_yaml, parse_eval_result_entries
+from sqlalchemy import select, update
 
 from app.contract.evaluation import EvaluationSpec
 from app.services.backend import Backend
 from app.services.wer import scored_report
-from app.storage import evaluations
+from app.sources.manifests import read_manifest
+from app.storage import evaluations, tables
 from app.storage.database import writing
 from app.storage.leases import JobKind, Lease
 from tests.app.routes.conftest import end, take
@@ -330,6 +335,77 @@ def test_utterances_as_lines_and_as_trn(
     assert trn[0] == "o rio core (spk0-set_000000)"
     reference = client.get(f"{url}?format=trn&side=reference").text.splitlines()
     assert reference[1] == "para o mar (spk1-set_000001)"
+
+
+def test_utterances_are_what_other_tools_read(
+    client: TestClient, backend: Backend, finished: str, spec: dict[str, Any], tmp_path: Path
+):
+    document, utterances = result(WORSE)
+    utterances[1] |= {"offset_seconds": 3.5, "channel": 1, "audio": "b c/x (1).flac"}
+    utterances[3] |= {"speaker": None, "language": "pt"}
+    evaluate(client, backend, finished, spec, {"merge": (document, utterances)})
+    url = f"/merges/{finished}/wer/utterances"
+
+    nemo = tmp_path / "manifest.jsonl"
+    nemo.write_text(client.get(f"{url}?format=nemo").text)
+    lines = [json.loads(line) for line in nemo.read_text().splitlines()]
+    texts = ([line["text"] for line in lines], [line["pred_text"] for line in lines])
+    assert jiwer.process_words(*texts).wer == pytest.approx(3 / 9)
+    read = read_manifest(nemo, label="nemo").utterances
+    assert [one.reference for one in read] == list(REFERENCES)
+    assert (read[1].offset_seconds, read[1].duration_seconds, read[1].channel) == (3.5, 2.0, 1)
+    assert (read[2].speaker, read[3].speaker, read[3].language) == ("spk0", None, "pt")
+
+    for name in ("0.wav", "2.wav"):
+        (tmp_path / name).touch()
+    stm = client.get(f"{url}?format=stm&side=reference").text.splitlines()
+    assert stm[1] == "b_c/x_1 2 spk1 3.500 5.500 para o mar"
+    assert stm[3] == "3 1 set 0.000 2.000 sempre"
+    (tmp_path / "set.stm").write_text("\n".join((stm[0], stm[2])))
+    read = read_manifest(tmp_path / "set.stm", label="stm").utterances
+    assert [(one.audio, one.reference) for one in read] == [
+        ("0.wav", REFERENCES[0]),
+        ("2.wav", REFERENCES[2]),
+    ]
+
+    segments = client.get(f"{url}?format=seglst").json()
+    keys = {"session_id", "start_time", "end_time", "words", "speaker"}
+    assert all(segment.keys() == keys for segment in segments)
+    assert segments[1] == {
+        "session_id": "b_c/x_1",
+        "start_time": 3.5,
+        "end_time": 5.5,
+        "words": "para mar",
+        "speaker": "spk1",
+    }
+    raw = client.get(f"{url}?format=seglst&side=reference&normalizer=none").json()
+    assert [segment["words"] for segment in raw] == list(REFERENCES)
+    refusal(client.get(f"{url}?format=ctm"), 422, "invalid_request")
+
+
+def test_rates_on_datasets_of_the_hub_are_what_the_hub_reads(
+    client: TestClient, backend: Backend, finished: str, spec: dict[str, Any]
+):
+    evaluate(client, backend, finished, spec, {"merge": result(WORSE, skipped=1)})
+    url = f"/merges/{finished}/wer?format=eval_results"
+    assert "set" in refusal(client.get(url), 404, "not_found")["detail"]
+    commit = "5503434ddd753f426f4b38109466949a1217c2bb"
+    uri = f"hf://datasets/org/speech@{commit}?config=pt&split=test"
+    with writing(backend.engine) as connection:
+        row = connection.execute(select(tables.evaluations.c.spec)).scalar_one()
+        on_hub = {**row, "datasets": [{**row["datasets"][0], "uri": uri}]}
+        connection.execute(update(tables.evaluations).values(spec=on_hub))
+    answer = client.get(url)
+    assert answer.headers["content-type"] == "application/yaml"
+    document = yaml.safe_load(answer.text)
+    [entry] = parse_eval_result_entries(document)
+    assert eval_result_entries_to_yaml([entry]) == document
+    assert (entry.dataset_id, entry.task_id, entry.dataset_revision) == ("org/speech", "pt", commit)
+    assert entry.value == 33.33
+    assert date.fromisoformat(entry.date)
+    assert entry.notes == (
+        "WER in percent, split test, normaliser basic, 5 beams, float32, 1 utterances skipped"
+    )
 
 
 def test_the_model_card_is_what_the_hub_reads(
