@@ -71,12 +71,13 @@ def test_the_api_loads_no_torch():
 def test_what_the_code_imports_is_declared():
     core = _names(PROJECT["dependencies"])
     worker = _names(PROJECT["optional-dependencies"]["worker"])
+    vad = _names(PROJECT["optional-dependencies"]["vad"])
     embedded = _names(PROJECT["optional-dependencies"]["embedded"])
     # celery brings kombu and billiard, pydantic its core, httpx2 its own: they share releases.
     brought = {"kombu", "billiard", "pydantic-core", "starlette", "httpcore2"}
     # The API reads parquet where workers are installed too, and does without elsewhere.
     assert _imports("app") - brought - {"pyarrow"} <= core
-    assert _imports("worker") - brought <= core | worker
+    assert _imports("worker") - brought <= core | worker | vad
     assert _imports("cli") - brought <= core | embedded
 
 

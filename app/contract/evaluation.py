@@ -130,6 +130,11 @@ class Measurement(_Model):
         description="temperature_fallback decodes loops and unlikely transcripts again at rising "
         "temperatures, as OpenAI's Whisper does; seeded, so repeatable.",
     )
+    voice_activity: bool = Field(
+        False,
+        description="Find the speech in audio longer than the checkpoint's window first, and "
+        "decode only that. Workers need afluente[vad].",
+    )
     batch_size: int = Field(16, ge=1, le=256, description="Utterances decoded at once.")
 
     @field_validator("datasets")
@@ -148,6 +153,7 @@ class Measurement(_Model):
         return DecodingOptions(
             num_beams=self.num_beams,
             search=self.search,
+            voice_activity=self.voice_activity,
             batch_size=self.batch_size,
             language=dataset.language,
             default_language=self.language,
@@ -231,6 +237,7 @@ class DecodingOptions(_Model):
 
     num_beams: int = Field(5, ge=1, le=20)
     search: Search = "default"
+    voice_activity: bool = False
     batch_size: int = Field(16, ge=1, le=256)
     language: Language | None = None
     default_language: Language | None = None
@@ -333,6 +340,21 @@ class Fallback(_Model):
     no_speech: float = 0.6
 
 
+class VoiceActivity(_Model):
+    """How speech was found in audio longer than the window: settings and version of silero-vad.
+
+    Speech is where its probability reaches `threshold` for `min_speech_seconds`; it ends with a
+    silence of `min_silence_seconds`. `padding_seconds` are kept on both sides.
+    """
+
+    threshold: float = 0.5
+    min_speech_seconds: float = 0.25
+    min_silence_seconds: float = 0.1
+    padding_seconds: float = 0.4
+    silero_vad: str
+    onnxruntime: str
+
+
 # Stands in `DecodingRecord.languages` for utterances whose language the model detected.
 DETECTED = "detected"
 
@@ -360,6 +382,7 @@ class DecodingRecord(_Model):
     versions: dict[str, str] = Field(default_factory=dict)
     checkpoint_settings: dict[str, str] | None = None
     fallback: Fallback | None = None
+    voice_activity: VoiceActivity | None = None
 
     @property
     def settings(self) -> dict[str, str]:
@@ -371,6 +394,8 @@ class DecodingRecord(_Model):
         own = self.checkpoint_settings
         if own is None:
             own = {"checkpoint_settings": "not recorded"}
+        if self.voice_activity:
+            own = {**own, "voice_activity": str(self.voice_activity)}
         return {
             "search": f"temperature_fallback ({self.fallback})" if self.fallback else "default",
             "num_beams": str(self.num_beams),

@@ -35,6 +35,13 @@ def evaluate(
     search: Annotated[
         str, typer.Option(help="default, or temperature_fallback: decode loops again.")
     ] = "default",
+    voice_activity: Annotated[
+        bool,
+        typer.Option(
+            "--voice-activity",
+            help="Find the speech in long audio first, and decode only that (afluente[vad]).",
+        ),
+    ] = False,
     batch_size: Annotated[int, typer.Option(help="Utterances decoded at once.")] = 16,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON, as the API does.")] = False,
     device: Device = None,
@@ -57,6 +64,7 @@ def evaluate(
         normalizer=normalizer,
         num_beams=num_beams,
         search=search,
+        voice_activity=voice_activity,
         batch_size=batch_size,
     )
     settings = load_settings(SERVICE_ONLY, device=device)

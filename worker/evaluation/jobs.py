@@ -24,6 +24,7 @@ from app.sources.manifests import Manifest, audio_source
 from worker.evaluation.audio import AudioError, Segment, find_segment
 from worker.evaluation.cache import library_versions, transcript_key
 from worker.evaluation.decoder import Facts
+from worker.evaluation.voice_activity import voice_activity
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,17 @@ class DecodingSetup:
         None stands for those whose language is detected. `long` is True if any audio is longer
         than the window.
         """
+        divides = long and self.options.voice_activity
         several = len(spoken) > 1
         told = None if None in spoken else next(iter(spoken), None)
-        own = self.facts.settings(self.options, told, long=long)
+        own = self.facts.settings(self.options, told, long=long and not divides)
         falls_back = self.options.search == "temperature_fallback"
         plain: Literal["greedy", "beam"] = "greedy" if self.options.num_beams == 1 else "beam"
         return DecodingRecord(
             backend=self.backend,
             search="temperature_fallback" if falls_back else plain,
             fallback=Fallback() if falls_back else None,
+            voice_activity=voice_activity() if divides else None,
             num_beams=self.options.num_beams,
             language=None if several else told,
             languages=tuple(sorted(code or DETECTED for code in spoken)) if several else None,
@@ -142,8 +145,11 @@ def _find(
         max_seconds=setup.options.max_audio_seconds,
     )
     facts = setup.facts
-    if segment.seconds > setup.window_seconds and facts.long_form_obstacle:
-        raise AudioError(f"{segment.seconds:.2f} s of audio; {facts.long_form_obstacle}")
+    obstacle = None if setup.options.voice_activity else facts.long_form_obstacle
+    if segment.seconds > setup.window_seconds and obstacle:
+        raise AudioError(
+            f"{segment.seconds:.2f} s of audio; {obstacle}; ask for voice_activity to divide it"
+        )
     if language and language not in facts.languages:
         raise AudioError(f'the checkpoint does not know the language "{language}"')
     return segment

@@ -28,6 +28,7 @@ from worker.evaluation.audio import AudioError, check_levels, read_segment
 from worker.evaluation.decoder import Decoder, Hypothesis, Samples, Sound
 from worker.evaluation.families import load, read_facts
 from worker.evaluation.jobs import DecodingJob, DecodingSetup, Preparation, prepare_jobs
+from worker.evaluation.voice_activity import decode_stretches, find_speech, voice_activity
 
 _KEYS_AT_ONCE = 500
 
@@ -58,7 +59,7 @@ def evaluate(
     total after each batch, when its transcripts are in the cache. Audio must be under the `roots`
     (None: anywhere). `device` defaults to the first GPU, if there is one. Raises
     EvaluationStoppedError, InvalidCheckpointError, OutOfMemoryError, and EvaluationFailedError for
-    half precision without a GPU.
+    half precision without a GPU, or voice activity without its library.
     """
 
     def check_stop() -> None:
@@ -69,6 +70,8 @@ def evaluate(
     dtype = options.dtype or default_dtype(device)
     if dtype != "float32" and torch.device(device).type == "cpu":
         raise EvaluationFailedError(f"{dtype} needs a GPU; decode in float32 on a CPU.")
+    if options.voice_activity:
+        voice_activity()  # refuses before anything is decoded
     facts = read_facts(checkpoint)
     options = facts.honoured(options)
     setup = DecodingSetup(
@@ -163,8 +166,21 @@ class _Run:
             if samples is not None:
                 decoder = self.decoder
                 started = perf_counter()
-                one = decoder.decode_long(samples, job.language, on_window=self.check_stop)
+                one = self._decode_long(decoder, samples, job.language)
                 self._keep([job], [one], perf_counter() - started)
+
+    def _decode_long(self, decoder: Decoder, samples: Samples, language: str | None) -> Hypothesis:
+        options, stop = self.setup.options, self.check_stop
+        if not options.voice_activity:
+            return decoder.decode_long(samples, language, on_window=stop)
+        stretches = find_speech(samples, self.setup.facts.window_samples)
+        return decode_stretches(
+            decoder,
+            [samples[begin:end] for begin, end in stretches],
+            language,
+            batch_size=options.batch_size,
+            on_batch=stop,
+        )
 
     def _report(self, keys: Iterable[str]) -> None:
         self.done += sum(self.utterances_of[key] for key in keys)

@@ -185,7 +185,8 @@ def test_long_audio_is_decoded_in_windows_or_skipped_by_name(
     assert len(run(multilingual, manifest).utterances) == 2
     (skipped,) = run(english, manifest).skipped
     assert skipped.reason == (
-        "5.30 s of audio; the checkpoint has a window of 2 s, and no timestamps for longer audio"
+        "5.30 s of audio; the checkpoint has a window of 2 s, and no timestamps for longer audio; "
+        "ask for voice_activity to divide it"
     )
 
 
