@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import (
     BaseModel,
@@ -13,6 +13,7 @@ from pydantic import (
     Field,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from app.contract.gate import GateSpec
@@ -103,9 +104,32 @@ def unique(what: str, names: Sequence[str]) -> None:
         seen.add(name)
 
 
+# What stands for several fields of a measurement. `open_asr` decodes and counts as the Open ASR
+# Leaderboard does with Whisper: transformers/run_whisper.sh and run_eval.py of its repository.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "open_asr": {
+        "normalizer": "open_asr",
+        "language": "en",
+        "task": "transcribe",
+        "num_beams": 1,
+        "search": "default",
+        "batch_size": 64,
+    }
+}
+Preset = Literal["open_asr"]
+
+
 class Measurement(_Model):
     """Which datasets to decode, and how."""
 
+    preset: Preset | None = Field(
+        None,
+        exclude=True,
+        description="Stands for other fields, which are stored instead of it; a field that is "
+        "given takes precedence. open_asr, as the Open ASR Leaderboard counts: normalizer "
+        '"open_asr" (compounds joined), language "en" where neither the dataset nor its manifest '
+        "gives one, num_beams 1, batch_size 64.",
+    )
     datasets: tuple[DatasetSpec, ...] = Field(
         min_length=1, max_length=64, description="The datasets; their names must differ."
     )
@@ -136,6 +160,17 @@ class Measurement(_Model):
         "decode only that. Workers need afluente[vad].",
     )
     batch_size: int = Field(16, ge=1, le=256, description="Utterances decoded at once.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expanded(cls, value: Any) -> Any:
+        named = value.get("preset") if isinstance(value, dict) else None
+        if not isinstance(named, str) or named not in PRESETS:
+            return value
+        return {
+            **PRESETS[named],
+            **{name: given for name, given in value.items() if name != "preset"},
+        }
 
     @field_validator("datasets")
     @classmethod

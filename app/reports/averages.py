@@ -31,18 +31,20 @@ class DatasetRate:
     counts: ErrorCounts
     replicates: Floats | None = field(default=None, compare=False)
     unit: str = "utterance"
+    audio_seconds: float = 0.0
+    decode_seconds: float = 0.0
 
 
 def average(
     rates: Iterable[DatasetRate], missing: Mapping[str, Group] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Return `{"macro", "micro", "datasets", "ci95"}` of each group, of `full` and of `all`.
+    """Return `{"macro", "micro", "datasets", "ci95", "rtfx"}` of each group, `full` and `all`.
 
     If a name occurs several times, the last one counts. Rates are fractions; macro is the mean of
     the datasets with a rate, None if there are none. Groups other than the paper's two appear only
     if they have a dataset. `ci95` is the interval of the macro average, resampling units within the
-    datasets. A group with datasets in `missing` (groups by name) has no rate, but lists them in
-    `not_comparable`.
+    datasets. `rtfx` is the seconds of audio by the seconds of decoding. A group with datasets in
+    `missing` (groups by name) has no rate, but lists them in `not_comparable`.
     """
     latest = list({rate.name: rate for rate in rates}.values())
     gone = missing or {}
@@ -62,6 +64,7 @@ def _none(rates: list[DatasetRate], absent: list[str]) -> dict[str, Any]:
         "micro": None,
         "datasets": len(rates),
         "ci95": None,
+        "rtfx": None,
         "not_comparable": absent,
     }
 
@@ -79,8 +82,16 @@ def _average(rates: list[DatasetRate]) -> dict[str, Any]:
         "micro": next(iter(pooled.values())) if len(pooled) == 1 else None,
         "datasets": len(known),
         "ci95": _confidence(rated),
+        "rtfx": real_time_factor(
+            sum(rate.audio_seconds for rate in rates), sum(rate.decode_seconds for rate in rates)
+        ),
         **_both(pooled),
     }
+
+
+def real_time_factor(audio_seconds: float, decode_seconds: float) -> float | None:
+    """Return RTFx, as the Open ASR Leaderboard counts it; None if nothing was decoded."""
+    return round(audio_seconds / decode_seconds, 2) if decode_seconds else None
 
 
 def _confidence(rates: list[DatasetRate]) -> dict[str, Any] | None:

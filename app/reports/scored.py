@@ -79,6 +79,16 @@ class ScoredDataset:
         }
 
     @property
+    def audio_seconds(self) -> float:
+        """The length of the audio that was decoded."""
+        return sum(one.audio_seconds for one in self.evaluated.result.utterances)
+
+    @property
+    def decode_seconds(self) -> float:
+        """How long decoding took, without loading the checkpoint and reading the audio."""
+        return sum(one.decode_seconds for one in self.evaluated.result.utterances)
+
+    @property
     def rate(self) -> DatasetRate:
         """What the averages need."""
         return DatasetRate(
@@ -88,6 +98,8 @@ class ScoredDataset:
             counts=total(score.counts(self.metric) for score in self.scores),
             replicates=self.replicates,
             unit=self.sampling.unit,
+            audio_seconds=self.audio_seconds,
+            decode_seconds=self.decode_seconds,
         )
 
 

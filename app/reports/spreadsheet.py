@@ -55,7 +55,7 @@ def _rows(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             **_confidence(dataset),
         }
     for group, average in results["averages"].items():
-        values = {name: average[name] for name in ("macro", "micro", "datasets")}
+        values = {name: average[name] for name in ("macro", "micro", "datasets", "rtfx")}
         yield {
             "row": "average", "name": group, "group": group, **values, **_confidence(average),
             "not_compared": " ".join(average.get("not_comparable", ())),

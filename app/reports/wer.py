@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.contract.evaluation import EvaluatedDataset, NormalizerName, UtteranceResult
-from app.reports.averages import average
+from app.reports.averages import average, real_time_factor
 from app.reports.comparison import comparable_averages, compare
 from app.reports.scored import ScoredDataset, score_dataset
 from app.reports.scoring import sentence_error_rate, total
@@ -82,8 +82,6 @@ def _describe(scored: ScoredDataset) -> dict[str, Any]:
     result = scored.evaluated.result
     words = total(score.words for score in scored.scores)
     characters = total(score.characters for score in scored.scores)
-    audio_seconds = sum(utterance.audio_seconds for utterance in result.utterances)
-    decode_seconds = sum(utterance.decode_seconds for utterance in result.utterances)
     return {
         "name": scored.evaluated.name,
         "group": scored.evaluated.group,
@@ -105,9 +103,9 @@ def _describe(scored: ScoredDataset) -> dict[str, Any]:
         "utterances": len(scored.scores),
         "sentence_error_rate": sentence_error_rate(scored.scores, scored.metric),
         "ci95": scored.interval,
-        "audio_seconds": round(audio_seconds, 3),
-        "decode_seconds": round(decode_seconds, 3),
-        "rtfx": round(audio_seconds / decode_seconds, 2) if decode_seconds else None,
+        "audio_seconds": round(scored.audio_seconds, 3),
+        "decode_seconds": round(scored.decode_seconds, 3),
+        "rtfx": real_time_factor(scored.audio_seconds, scored.decode_seconds),
         "normalizer": scored.normalizer.as_record(),
         "decoding": result.decoding.model_dump(),
         "hallucinations": scored.hallucinations,

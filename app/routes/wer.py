@@ -40,6 +40,7 @@ _EXAMPLE: dict[str, Any] = {
             "name": "parliament-test",
             "group": "in_domain",
             "language": "pt",
+            "detected_languages": {},
             "metric": "wer",
             "wer": 0.0927,
             "cer": 0.031,
@@ -78,7 +79,7 @@ _EXAMPLE: dict[str, Any] = {
             "not_compared_with": {"telephone": "it was not evaluated on this dataset"},
         }
     ],
-    "averages": {"in_domain": {"macro": 0.0927, "micro": 0.0927, "datasets": 1, "ci95": None}},
+    "averages": {"in_domain": {"macro": 0.0927, "micro": 0.0927, "datasets": 1, "rtfx": 9.3}},
     "systems": {"base": {"datasets": ["..."], "averages": {"...": "..."}}},
     "evaluation": {
         "id": "evl_01KB0Y8W5RZ9J2M7N4C6T3VHQX",

@@ -24,17 +24,25 @@ def evaluate(
             "the like if needed, or hf://datasets/organisation/name; may be repeated.",
         ),
     ],
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="open_asr: normaliser, beams, batch and language (en) as on the Open ASR "
+            "Leaderboard; the other options take precedence."
+        ),
+    ] = None,
     language: Annotated[str | None, typer.Option(help="Spoken language: pt, en, ...")] = None,
     normalizer: Annotated[
-        str, typer.Option(help="none, basic, english, open_asr, portuguese, ...")
-    ] = "basic",
+        str | None,
+        typer.Option(help="none, basic (the default), english, open_asr, portuguese, ..."),
+    ] = None,
     num_beams: Annotated[
         int | None,
         typer.Option(help="1 decodes greedily. Default: 5, or 1 for models without beams."),
     ] = None,
     search: Annotated[
-        str, typer.Option(help="default, or temperature_fallback: decode loops again.")
-    ] = "default",
+        str | None, typer.Option(help="default, or temperature_fallback: decode loops again.")
+    ] = None,
     voice_activity: Annotated[
         bool,
         typer.Option(
@@ -42,7 +50,9 @@ def evaluate(
             help="Find the speech in long audio first, and decode only that (afluente[vad]).",
         ),
     ] = False,
-    batch_size: Annotated[int, typer.Option(help="Utterances decoded at once.")] = 16,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Utterances decoded at once, 16 by default.")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON, as the API does.")] = False,
     device: Device = None,
 ) -> None:
@@ -60,6 +70,7 @@ def evaluate(
 
     spec = _spec(
         manifest,
+        preset=preset,
         language=language,
         normalizer=normalizer,
         num_beams=num_beams,

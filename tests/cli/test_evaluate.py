@@ -43,6 +43,16 @@ def test_the_status_is_0_if_everything_was_decoded(monkeypatch, capsys, manifest
     assert "set" in capsys.readouterr().out
 
 
+def test_options_take_precedence_over_a_preset(monkeypatch, capsys, manifest: Path) -> None:
+    options = ("--preset", "open_asr", "--num-beams", "2", "--language", "pt", "--voice-activity")
+    assert evaluate(monkeypatch, CHECKPOINT, manifest, *options, "--json") == 0
+    [found] = json.loads(capsys.readouterr().out)["datasets"]
+    assert found["normalizer"]["name"] == "open_asr"
+    assert (found["decoding"]["num_beams"], found["language"]) == (2, "pt")
+    # The utterance fits the window.
+    assert found["decoding"]["voice_activity"] is None
+
+
 def test_paths_may_contain_dots_and_url_characters(monkeypatch, capsys, manifest: Path) -> None:
     here = manifest.parent / "runs?a#b%41"
     here.mkdir()

@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.contract.evaluation import DatasetSpec, EvaluationSpec, Utterance
+from app.contract.studies import DevelopmentSpec
 
 DATASET = {"name": "parliament", "uri": "file:///data/parliament.jsonl"}
 MERGE = "merge://mrg_01J00000000000000000000000"
@@ -20,9 +21,23 @@ def test_defaults_are_the_papers_setting() -> None:
     assert evaluation.datasets[0].group == "other"
 
 
+def test_a_preset_is_stored_as_the_fields_it_stands_for() -> None:
+    found = spec(preset="open_asr", num_beams=5)
+    assert (found.normalizer, found.language, found.batch_size) == ("open_asr", "en", 64)
+    assert found.num_beams == 5
+    stored = found.model_dump(mode="json")
+    assert "preset" not in stored
+    assert EvaluationSpec.model_validate(stored) == found
+    line = Utterance(index=0, audio="a", reference="x", language="de")
+    assert found.decoding_of(found.datasets[0]).language_of(line) == "de"
+    assert DevelopmentSpec(datasets=[DATASET], preset="open_asr").normalizer == "open_asr"
+
+
 @pytest.mark.parametrize(
     "fields",
     [
+        {"preset": "open-asr"},
+        {"preset": ["open_asr"]},
         {"datasets": []},
         {"datasets": [DATASET] * 2},
         {"datasets": [DATASET | {"name": "../etc"}]},

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -21,7 +23,14 @@ def test_macro_counts_sets_and_micro_counts_words() -> None:
         "micro": 0.46,
         "datasets": 2,
         "ci95": None,
+        "rtfx": None,
     }
+
+
+def test_rtfx_is_all_audio_by_all_the_time() -> None:
+    fast = replace(rate("a", "in_domain", 1, 10), audio_seconds=100.0, decode_seconds=1.0)
+    slow = replace(rate("b", "in_domain", 1, 10), audio_seconds=100.0, decode_seconds=9.0)
+    assert average([fast, slow])["in_domain"]["rtfx"] == 20.0
 
 
 def test_full_is_in_domain_and_out_of_domain_and_all_is_everything() -> None:
@@ -40,7 +49,7 @@ def test_full_is_in_domain_and_out_of_domain_and_all_is_everything() -> None:
 
 def test_the_papers_groups_are_there_without_datasets() -> None:
     assert average([]) == {
-        group: {"macro": None, "micro": None, "datasets": 0, "ci95": None}
+        group: {"macro": None, "micro": None, "datasets": 0, "ci95": None, "rtfx": None}
         for group in ("in_domain", "out_of_domain", "full", "all")
     }
 
@@ -52,6 +61,7 @@ def test_words_are_never_pooled_with_characters() -> None:
         "micro": None,
         "datasets": 2,
         "ci95": None,
+        "rtfx": None,
         "micro_by_metric": {"wer": 0.1, "cer": 0.3},
     }
 

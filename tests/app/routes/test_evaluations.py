@@ -109,6 +109,18 @@ def test_an_evaluation_is_queued_listed_shown_and_cancelled(
     assert client.get(f"/merges/{finished}").json()["status"] == "succeeded"
 
 
+def test_a_preset_is_shown_as_the_fields_it_stands_for(
+    client: TestClient, finished: str, spec: dict[str, Any]
+):
+    asked = spec | {"preset": "open_asr", "voice_activity": True}
+    answer = client.post(f"/merges/{finished}/evaluations", json=asked)
+    found = answer.json()["spec"]
+    assert found.items() >= {"normalizer": "open_asr", "num_beams": 1, "language": "pt"}.items()
+    assert (found["voice_activity"], "preset" in found) == (True, False)
+    url = f"/merges/{finished}/evaluations"
+    refusal(client.post(url, json=spec | {"preset": "esb"}), 422, "invalid_request")
+
+
 def test_thousands_of_evaluations_come_in_pages(
     client: TestClient, backend: Backend, finished: str, spec: dict[str, Any]
 ):
