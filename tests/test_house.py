@@ -158,7 +158,7 @@ def test_images_run_as_a_plain_user_without_capabilities():
 
 def test_the_api_image_has_no_torch_and_both_follow_the_lock():
     assert re.search(r"pip install -c requirements/lock.txt \.$", _stage("build-api"), re.MULTILINE)
-    assert "pip install -c requirements/lock.txt '.[worker]'" in _stage("build-worker")
+    assert "pip install -c requirements/lock.txt '.[worker,vad]'" in _stage("build-worker")
     assert "torch" not in _stage("build-api").lower()
 
 

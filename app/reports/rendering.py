@@ -44,7 +44,7 @@ def render_table(
     columns = datasets + averages
     marked = any(cell.rate.endswith(_FEWER) for _, cells in columns for cell in cells)
     note = f"{_FEWER} over fewer datasets than other rows\n" if marked else ""
-    note = _hallucinations(rows, called) + note
+    note = _notable(rows, called) + note
     if any(cell.rate == "-" for _, cells in columns for cell in cells):
         note += "- not evaluated, or not comparable with the merge\n"
     for shown in (columns, datasets):
@@ -55,8 +55,8 @@ def render_table(
     return _table(called, columns, with_intervals=0) + note
 
 
-def _hallucinations(rows: Mapping[str, Any], called: Sequence[str]) -> str:
-    """Return a line for each system and dataset with hallucinations."""
+def _notable(rows: Mapping[str, Any], called: Sequence[str]) -> str:
+    """Return a line for each system and dataset with hallucinations or several languages."""
     lines = []
     for system, results in zip(called, rows.values(), strict=True):
         for dataset in results["datasets"]:
@@ -68,6 +68,10 @@ def _hallucinations(rows: Mapping[str, Any], called: Sequence[str]) -> str:
             if found.get("words_on_silence"):
                 silent = found["silent_utterances"]
                 parts.append(f"{found['words_on_silence']} words in {silent} silent utterances")
+            detected = dataset.get("detected_languages", {})
+            if len(detected) > 1:
+                counts = (f"{code} {count}" for code, count in detected.items())
+                parts.append(f"detected languages {', '.join(counts)}")
             if parts:
                 lines.append(f"! {system} on {dataset['name']}: {', '.join(parts)}\n")
     return "".join(lines)

@@ -16,7 +16,7 @@ import torch
 from app.contract.errors import EvaluationFailedError
 from app.contract.evaluation import VoiceActivity
 from app.reports.scoring import UNSPACED_LANGUAGES
-from app.sources.architectures.whisper.configs import SAMPLE_RATE
+from app.sources.architectures.architecture import SAMPLE_RATE
 from worker.evaluation.decoder import Decoder, Hypothesis, Samples
 
 _LIBRARY = "silero-vad"

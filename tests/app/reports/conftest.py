@@ -36,6 +36,7 @@ def make_dataset() -> MakeDataset:
                 audio_seconds=fields.get("seconds", {}).get(index, 2.0),
                 decode_seconds=0.5,
                 speaker=fields.get("speakers", {}).get(index),
+                detected_language=fields.get("detected", {}).get(index),
             )
             for index, (reference, hypothesis) in enumerate(pairs)
             if index not in gone

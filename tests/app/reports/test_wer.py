@@ -186,3 +186,14 @@ def test_several_merges_share_one_table(document: dict) -> None:
     table = render_table(document, document | {"merge_id": "mrg_2"}, labels=("soup",))
     rows = [line.split()[0] for line in table.splitlines() if line[:1].isalpha()]
     assert rows == ["system", "base", "telephone", "soup", "mrg_2"]
+
+
+def test_several_detected_languages_are_counted_and_noted(make_dataset) -> None:
+    heard = make_dataset("street", *PAIRS, detected={0: "gl", 1: "pt", 2: "pt"})
+    alike = make_dataset("parliament", *PAIRS, detected=dict.fromkeys(range(3), "pt"))
+    document = build_wer("mrg_1", "succeeded", [heard, alike], {})
+    counts = [dataset["detected_languages"] for dataset in document["datasets"]]
+    assert counts == [{"pt": 2, "gl": 1}, {"pt": 3}]
+    table = render_table(document, labels=["one"], width=100)
+    assert "detected languages pt 2, gl 1\n! one on parliament: " in table
+    assert table.count("detected languages") == 1
