@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from app.contract.catalogue import parse_parameters
-from worker.merging.method import Block, Combine, Notes, Reduction, State, Subject
+from worker.merging.method import Block, Combine, Notes, Reduction, State, Statistics, Subject
 from worker.merging.methods import load
 
 
@@ -35,6 +35,7 @@ def merge_in_memory(
     rows: int | None = None,
     stretch: int | None = None,
     seed: Callable[[int], int] = hash,
+    statistics: Statistics | None = None,
     **given: Any,
 ) -> Merged:
     """Merge task vectors (or weights) as the engine does, by blocks of so many rows.
@@ -54,6 +55,7 @@ def merge_in_memory(
         weights,
         unit_roundoff=unit_roundoff,
         transposed=transposed,
+        statistics=statistics,
         seed=seed,
     )
     whole = parameters.spectral or parameters.by_rows

@@ -15,6 +15,7 @@ _FAMILIES = {
     "parameter_space": "Parameter space",
     "task_vector": "Task vectors",
     "subspace": "Subspaces",
+    "calibrated": "Calibrated",
 }
 
 

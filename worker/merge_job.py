@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,18 @@ from typing import Any
 from app.contract.errors import SourceChangedError, StorageError
 from app.contract.recipe import Recipe
 from app.contract.states import Phase
-from app.services.preparation import prepare, source_policy
+from app.services.preparation import Prepared, prepare, source_policy
 from app.sources.blobs import BlobCache
+from app.sources.datasets import read_dataset
 from app.sources.digests import remember
+from app.sources.fetch import LocalCheckpoint
 from app.sources.policy import SourcePolicy
 from app.storage import evaluations, merges
 from app.storage.database import writing
 from app.storage.leases import JobKind, LeaseLostError, finish, mark_sent
 from worker.attempts import Attempt
+from worker.calibration.gather import Calibration
+from worker.evaluation.disjoint import refuse_shared
 from worker.merging.engine.job import Observer
 from worker.merging.engine.run import run
 from worker.merging.local import all_warnings, check_reference, describe_files, fetch_all, make_job
@@ -42,17 +46,51 @@ def do_merge(attempt: Attempt) -> None:
     sources = prepared.sources([local.sha256 for local in locals_])
     _record_sources(attempt, row["sources"], sources)
     check_reference(locals_[0], policy)
+    calibration = _calibration(attempt, row["request"], prepared, locals_, policy)
+    statistics = None
+    if calibration is not None:
+        _phase(attempt, Phase.CALIBRATING, "utterances")
+        statistics = calibration.gather(recipe)
     _phase(attempt, Phase.MERGING, "tensors", len(prepared.plan.steps))
     folder = attempt.store.attempt_folder(lease.id, lease.fence)
     previous = _previous(attempt, row["continues"], sources)
-    job = make_job(prepared, locals_, folder, attempt.settings, previous)
+    job = make_job(prepared, locals_, folder, attempt.settings, previous, statistics)
     observer = Observer(_tensor_progress(attempt), attempt.keeper.stopping)
     outcome = run(job, observer)
     warnings = all_warnings(prepared, locals_, outcome)
+    warnings += tuple(calibration.warnings if calibration else ())
     attempt.retried(lambda: merges.set_warnings(engine, lease, warnings))
     _phase(attempt, Phase.PUBLISHING)
     published, files = _publish(attempt, outcome.folder, row["request"])
     _remember(policy, published, files)
+
+
+def _calibration(
+    attempt: Attempt,
+    request: Mapping[str, Any],
+    prepared: Prepared,
+    locals_: Sequence[LocalCheckpoint],
+    policy: SourcePolicy,
+) -> Calibration | None:
+    """Return the recipe's calibration sets, if it has any.
+
+    InvalidManifestError if the requested evaluation would test on one of their recordings.
+    """
+    spec = prepared.recipe.calibration
+    if spec is None:
+        return None
+    stopping = attempt.keeper.stopping.is_set
+    progress = _progress(attempt, "utterances")
+    found = Calibration(spec, prepared, locals_, attempt.settings, policy, stopping, progress)
+    wanted = request.get("evaluation") or {"datasets": ()}
+    tested = {
+        one["name"]: read_dataset(one["uri"], policy, param=one["name"], should_stop=stopping)
+        for one in wanted["datasets"]
+    }
+    refuse_shared(
+        found.manifests, tested, policy.file_roots, called="Calibration", param="calibration"
+    )
+    return found
 
 
 def _phase(

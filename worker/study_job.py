@@ -18,9 +18,9 @@ from app.storage.database import writing
 from app.storage.leases import finish
 from app.storage.studies import PlannedPiece
 from worker.attempts import Attempt
+from worker.evaluation.disjoint import refuse_shared
 from worker.evaluation_parts import device_type_of
 from worker.studies.decoder import StudyDecoder
-from worker.studies.disjoint import refuse_shared
 from worker.studies.outcome import outcome_of
 from worker.studies.pieces import decode_all, decoder_of
 from worker.studies.shipping import evaluate_merges, make_merges, shipped
@@ -53,9 +53,12 @@ def _prepare(attempt: Attempt, decoder: StudyDecoder) -> None:
     request, earlier = decoder.study.request, decoder.sources
     development = request.development.datasets if request.development else ()
     manifests = {one.name: decoder.manifest(one) for one in development}
-    if request.test is not None and manifests:
+    heard = decoder.calibration.manifests if decoder.calibration else {}
+    if request.test is not None and (manifests or heard):
         tested = {one.name: _test_manifest(decoder, one) for one in request.test.datasets}
-        refuse_shared(manifests, tested, decoder.policy.file_roots)
+        roots = decoder.policy.file_roots
+        refuse_shared(manifests, tested, roots)
+        refuse_shared(heard, tested, roots, called="Calibration")
     sources = decoder.prepared.sources([local.sha256 for local in decoder.locals])
     sources["references"] = earlier["references"]
     sources["manifests"] = {name: one.manifest_sha256 for name, one in manifests.items()}

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from app.contract.calibration import CalibrationSpec
 from app.contract.catalogue import (
     CATALOGUE,
     MethodParameters,
@@ -19,9 +20,10 @@ from app.contract.catalogue import (
     parse_parameters,
     validate_weights,
 )
+from app.contract.catalogue.method import Statistic
 from app.contract.errors import AfluenteError, InvalidRequestError, Problem
 from app.contract.mergekit import from_mergekit, is_mergekit
-from app.contract.problems import problems_of
+from app.contract.problems import did_you_mean, problems_of
 from app.contract.requests import RESERVED_NAMES, MergeRequest, OutputSpec, Rule
 
 KEEP_BASE = "keep_base"
@@ -49,11 +51,23 @@ class Recipe(BaseModel):
     rules: tuple[Rule, ...]
     seed: int
     output: OutputSpec
+    calibration: CalibrationSpec | None = None
 
     @property
     def method_parameters(self) -> MethodParameters:
         """The method's parameters as their class."""
         return CATALOGUE[self.method].model_validate(self.parameters)
+
+    @property
+    def statistics(self) -> frozenset[Statistic]:
+        """What its methods read of the calibration sets."""
+        used = [self.method_parameters]
+        used += [
+            CATALOGUE[rule.method].model_validate(rule.parameters)
+            for rule in self.rules
+            if rule.method != KEEP_BASE
+        ]
+        return frozenset(one.statistic for one in used if one.statistic is not None)
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -74,7 +88,9 @@ class ParsedRequest:
         named = [self.recipe.base] if self.recipe.base else []
         evaluation = self.request.evaluation
         measured = evaluation.uris if evaluation else ()
-        return (*(source.uri for source in (*named, *self.recipe.checkpoints)), *measured)
+        heard = self.recipe.calibration.uris if self.recipe.calibration else ()
+        sources = (source.uri for source in (*named, *self.recipe.checkpoints))
+        return (*sources, *heard, *measured)
 
     @property
     def fingerprint(self) -> str:
@@ -103,6 +119,7 @@ def parse_request(document: Any, *, max_checkpoints: int = 32) -> ParsedRequest:
     parameters = _checked_method(request, problems)
     rules = tuple(_checked_rule(request, index, problems) for index in range(len(request.rules)))
     names = _unique_names(request, problems)
+    _check_calibration(request, names, problems)
     if problems:
         raise InvalidRequestError.of(problems)
     base = request.base and Source(uri=request.base.uri, name="base")
@@ -118,6 +135,7 @@ def parse_request(document: Any, *, max_checkpoints: int = 32) -> ParsedRequest:
         rules=rules,
         seed=request.seed,
         output=request.output,
+        calibration=request.calibration,
     )
     return ParsedRequest(request, recipe)
 
@@ -224,6 +242,34 @@ def _check_fit(
     if most is not None and count > most:
         message = f"{kind.name} takes at most {_checkpoints(most)}; {count} given."
         problems.append(Problem(message + _of_base(kind, request), "checkpoints"))
+
+
+def _check_calibration(request: MergeRequest, names: list[str], problems: list[Problem]) -> None:
+    """Add to `problems` what is wrong with the calibration sets: all methods that need one do."""
+    used = dict.fromkeys([request.method, *(rule.method for rule in request.rules)])
+    needing = [name for name in used if name in CATALOGUE and CATALOGUE[name].needs_calibration]
+    given = request.calibration
+    if given is None:
+        if needing:
+            message = (
+                f"{needing[0]} needs speech of each expert's domain with its references: "
+                'give {"datasets": [{"name": ..., "uri": ..., "expert": ...}]}.'
+            )
+            problems.append(Problem(message, "calibration"))
+        return
+    if not needing:
+        known = ", ".join(name for name, kind in CATALOGUE.items() if kind.needs_calibration)
+        message = f"{request.method} uses no calibration sets; remove them. These do: {known}."
+        problems.append(Problem(message, "calibration"))
+    for index, one in enumerate(given.datasets):
+        if one.expert is not None and one.expert not in names:
+            message = f'There is no expert "{one.expert}".{did_you_mean(one.expert, names)}'
+            message += f" Experts: {', '.join(names)}."
+            problems.append(Problem(message, f"calibration.datasets[{index}].expert"))
+    lacking = [name for name in names if not given.of(name)]
+    if lacking:
+        message = f"No set is for {', '.join(lacking)}; every expert needs one."
+        problems.append(Problem(message, "calibration.datasets"))
 
 
 def _checkpoints(count: int) -> str:

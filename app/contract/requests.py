@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from app.contract.calibration import CalibrationSpec
 from app.contract.evaluation import EvaluationSpec
 
 RESERVED_NAMES = frozenset({"base", "merge"})
@@ -151,6 +152,11 @@ class MergeRequest(_Model):
     rules: tuple[Rule, ...] = Field((), max_length=200, description="Exceptions by tensor name.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of randomised methods.")
     output: OutputSpec = Field(OutputSpec(), description="How the artifact is written.")
+    calibration: CalibrationSpec | None = Field(
+        None,
+        description="Speech of the experts' domains, for methods that need it (`needs_calibration` "
+        "in GET /methods). None of it may be in the evaluation's datasets.",
+    )
     evaluation: EvaluationSpec | None = Field(
         None, description="Word error rates to measure when the merge is done."
     )

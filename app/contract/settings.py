@@ -143,6 +143,11 @@ class Settings(BaseSettings):
         ge=0,
         description="Disk space for norms and spectra that later merges of the same checkpoints reuse, such as a search over beta; 0 turns it off.",
     )
+    statistics_bytes: int = Field(
+        20 * 2**30,
+        ge=0,
+        description="Disk space for what was gathered on calibration sets, the newest, which later merges of the same checkpoints reuse; 0 keeps nothing after a merge.",
+    )
     failed_scratch_seconds: float = Field(
         86_400.0,
         ge=0,

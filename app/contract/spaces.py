@@ -8,14 +8,13 @@ from itertools import product
 from math import floor, prod
 from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from app.contract.catalogue import CATALOGUE
 from app.contract.errors import InvalidRequestError, Problem
 from app.contract.measures import Measure
 from app.contract.problems import did_you_mean, problems_of
 from app.contract.recipe import ParsedRequest, Recipe, parse_request
-from app.contract.requests import CheckpointRef
 from app.contract.studies import (
     DEFAULT_TRIALS,
     MOST_TRIALS,
@@ -89,13 +88,21 @@ class Space:
             {**checkpoint, **({"weight": weights[name]} if name in weights else {})}
             for checkpoint, name in zip(self.document["checkpoints"], self.experts, strict=True)
         ]
+        unused = () if self.needs_calibration else ("calibration",)
         return {
-            **self.document,
+            **{name: value for name, value in self.document.items() if name not in unused},
             "checkpoints": checkpoints,
             "method": self.candidate.method,
             "parameters": _filled(self.candidate.parameters, values, ""),
             "rules": rules,
         }
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether one of the candidate's methods needs calibration sets."""
+        rules = (rule.method for rule in self.candidate.rules if rule.method)
+        used = {self.candidate.method, *rules}
+        return any(name in CATALOGUE and CATALOGUE[name].needs_calibration for name in used)
 
     def grid(self) -> Iterator[dict[str, Any]]:
         """Yield every point; the last dimension varies fastest."""
@@ -161,6 +168,9 @@ def check_study(request: StudyRequest, *, max_checkpoints: int = 32) -> Study:
         space = Space(candidate, dimensions, document, experts)
         spaces.append(space)
         problems += found or (_problems_at(space, where) if experts else [])
+    if request.calibration and not any(space.needs_calibration for space in spaces):
+        message = "No candidate uses the calibration sets; remove them, or add one that does."
+        problems.append(Problem(message, "calibration"))
     measures = _measured(request, problems)
     limits = _limited(request, experts, problems)
     references = [reference.name for reference in request.references]
@@ -176,17 +186,18 @@ def check_study(request: StudyRequest, *, max_checkpoints: int = 32) -> Study:
 
 def _document(request: StudyRequest) -> dict[str, Any]:
     """Return what all trials' requests share."""
-    checkpoints = [_source(one) for one in request.checkpoints]
+    checkpoints = [_given(one) for one in request.checkpoints]
     return {
-        **({"base": _source(request.base)} if request.base else {}),
+        **({"base": _given(request.base)} if request.base else {}),
         "checkpoints": checkpoints,
         "seed": request.seed,
         "output": request.output.model_dump(mode="json"),
+        **({"calibration": _given(request.calibration)} if request.calibration else {}),
     }
 
 
-def _source(checkpoint: CheckpointRef) -> dict[str, Any]:
-    return {k: v for k, v in checkpoint.model_dump(mode="json").items() if v is not None}
+def _given(part: BaseModel) -> dict[str, Any]:
+    return part.model_dump(mode="json", exclude_none=True)
 
 
 def _experts(
@@ -194,6 +205,7 @@ def _experts(
 ) -> tuple[str, ...]:
     """Return the experts' names; adds what is wrong with the checkpoints to `problems`."""
     plain = {**_document(request), "method": "soup"}
+    plain.pop("calibration", None)
     try:
         recipe = parse_request(plain, max_checkpoints=max_checkpoints).recipe
     except InvalidRequestError as error:
@@ -210,6 +222,7 @@ def _candidates(request: StudyRequest) -> tuple[Candidate, ...]:
         Candidate(method=name)
         for name, kind in CATALOGUE.items()
         if (kind.base != "required" or request.base is not None)
+        and (not kind.needs_calibration or request.calibration is not None)
         and kind.min_experts <= count + (kind.counts_base and request.base is not None)
         and (
             kind.max_experts is None

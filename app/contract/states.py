@@ -21,6 +21,7 @@ class Phase(StrEnum):
 
     RESOLVING = "resolving"
     DOWNLOADING = "downloading"
+    CALIBRATING = "calibrating"
     MERGING = "merging"
     PUBLISHING = "publishing"
 

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from app.contract.calibration import CalibrationSpec
 from app.contract.errors import InvalidRequestError
 from app.contract.evaluation import EvaluationSpec, Measurement, Reference, unique
 from app.contract.gate import GateSpec
@@ -226,6 +227,11 @@ class StudyRequest(_Model):
     candidates: Literal["all"] | tuple[Candidate, ...] = Field(
         description='Methods to try; "all" tries each method with its defaults.'
     )
+    calibration: CalibrationSpec | None = Field(
+        None,
+        description="As for a merge, for the candidates whose methods need it. None of it may be "
+        "in a test set.",
+    )
     search: SearchSpec = Field(SearchSpec(), description="Strategy and budget.")
     objectives: tuple[str, ...] = Field(
         (),
@@ -295,7 +301,7 @@ class StudyRequest(_Model):
         sources = [*([self.base] if self.base else []), *self.checkpoints]
         found = [source.uri for source in sources if isinstance(source, CheckpointRef)]
         found += [reference.uri for reference in self.references]
-        for measurement in (self.development, self.test):
+        for measurement in (self.calibration, self.development, self.test):
             found += measurement.uris if measurement else ()
         return tuple(found)
 

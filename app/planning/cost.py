@@ -28,6 +28,9 @@ _GRAM_BYTES = 8
 # A matrix in one block: besides the inputs a sum, the rows of a basis, the product, the result; an
 # eigenproblem per expert, and a few square matrices for making bases orthogonal.
 _WHOLE_COPIES, _EIGENPROBLEM, _SQUARES = 3, 2, 8
+# A regression: besides each expert's Gram matrix, in float32, their sum, its factor and a copy of
+# one, in float64.
+_REGRESSION = 6
 # What a decomposition takes, in square matrices, if values are equal and it finds all vectors.
 _DECOMPOSED = 8
 
@@ -104,6 +107,8 @@ def cost_of(
     count, entries = len(sources), target.numel
     kept = (2 * count + 1) * min(entries, BLOCK_ENTRIES) + (count * entries if cut.resident else 0)
     memory = held + kept * _WORKING_BYTES
+    if parameters and parameters.statistic == "input_grams" and len(target.shape) == 2:
+        memory += int((count + _REGRESSION) * target.shape[1] ** 2 * _WORKING_BYTES)
     return cut, passes, Cost(2 * readings * count * entries, bytes_read, memory)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
+from app.contract.calibration import CalibrationSet, CalibrationSpec
 from app.contract.errors import (
     AfluenteError,
     InvalidRequestError,
@@ -51,9 +52,19 @@ def check_sources(
     policy = _policy(backend)
     prepared: list[Prepared] = []
     warnings: list[dict[str, str]] = []
+    heard: dict[str, Manifest] = {}
+    tested: dict[str, Manifest] = {}
     checks: list[Callable[[], object]] = [
         lambda: prepared.append(prepare(recipe, policy, pinned=pinned))
     ]
+    if recipe.calibration is not None:
+        checks += _calibration_checks(
+            recipe.calibration,
+            policy,
+            lambda: prepared[0].reference if prepared else None,
+            warnings,
+            heard,
+        )
     if evaluation is not None:
 
         def decoder() -> None:
@@ -69,6 +80,10 @@ def check_sources(
             "evaluation.",
             reference=lambda: prepared[0].reference if prepared else None,
             warnings=warnings,
+            read=tested,
+        )
+        checks.append(
+            partial(_refuse_shared_audio, "Calibration", heard, tested, policy, "calibration")
         )
         has_base, experts = recipe.base is not None, [one.name for one in recipe.checkpoints]
         checks.append(lambda: _check_names(evaluation, has_base, experts, "evaluation."))
@@ -131,7 +146,7 @@ def check_study_sources(backend: Backend, study: Study) -> PreparedStudy:
     prepared: list[Prepared] = []
     references: list[dict[str, Any]] = []
     warnings: list[dict[str, str]] = []
-    manifests: dict[str, dict[str, Manifest]] = {"development": {}, "test": {}}
+    manifests: dict[str, dict[str, Manifest]] = {"development": {}, "test": {}, "calibration": {}}
 
     def reference(index: int, uri: str, name: str) -> None:
         found = resolve(uri, policy, param=f"references[{index}].uri")
@@ -165,7 +180,21 @@ def check_study_sources(backend: Backend, study: Study) -> PreparedStudy:
                 warnings=warnings,
                 read=manifests[name],
             )
-    checks.append(lambda: _check_shared_audio(manifests, policy))
+    if request.calibration is not None:
+        checks += _calibration_checks(
+            request.calibration,
+            policy,
+            lambda: prepared[0].reference if prepared else None,
+            warnings,
+            manifests["calibration"],
+        )
+    for name in ("development", "calibration"):
+        tested = manifests["test"]
+        checks.append(
+            partial(
+                _refuse_shared_audio, name.capitalize(), manifests[name], tested, policy, "test"
+            )
+        )
     if request.gate is not None:
         spec, has_base = request.evaluation(), request.base is not None
         checks.append(lambda: _check_names(spec, has_base, study.experts, ""))
@@ -185,19 +214,74 @@ def check_study_sources(backend: Backend, study: Study) -> PreparedStudy:
     )
 
 
-def _check_shared_audio(
-    manifests: Mapping[str, Mapping[str, Manifest]], policy: SourcePolicy
+def _refuse_shared_audio(
+    called: str,
+    chosen_on: Mapping[str, Manifest],
+    tested_on: Mapping[str, Manifest],
+    policy: SourcePolicy,
+    param: str,
 ) -> None:
     from app.sources.shared_audio import MOST_SHOWN, shared_recordings
 
-    messages = shared_recordings(manifests["development"], manifests["test"], policy.file_roots)
+    messages = shared_recordings(chosen_on, tested_on, policy.file_roots)
     if messages:
         raise InvalidRequestError.of(
             [
-                Problem(f"Development and test sets must not share audio: {message}.", "test")
+                Problem(f"{called} and test sets must not share audio: {message}.", param)
                 for message in messages[:MOST_SHOWN]
             ]
         )
+
+
+def _calibration_checks(
+    calibration: CalibrationSpec,
+    policy: SourcePolicy,
+    reference: Callable[[], ResolvedCheckpoint | None],
+    warnings: list[dict[str, str]],
+    read: dict[str, Manifest],
+) -> list[Callable[[], object]]:
+    """Return the checks of calibration sets, which add to `warnings` and to `read`.
+
+    A Whisper that knows languages is taught one, which the sets or their manifests must name.
+    """
+    from app.sources.dataset_checks import check_audio, unknown_language
+    from app.sources.datasets import read_dataset
+    from app.sources.manifest_hugging_face import NoArrowError
+
+    def decoder() -> None:
+        if found := reference():
+            _check_decoder(found.summary(), "calibration")
+
+    def dataset(index: int, spec: CalibrationSet) -> None:
+        param = f"calibration.datasets[{index}].uri"
+        try:
+            manifest = read_dataset(spec.uri, policy, param=param)
+        except NoArrowError as error:
+            warnings.append(_unchecked(f"{error.message}; the worker checks the dataset."))
+            return
+        read[spec.name] = manifest
+        try:
+            check_audio(manifest, spec.uri, policy.file_roots)
+        except SourceError as error:
+            problems = [Problem(problem.message, param) for problem in error.as_problems()]
+            raise type(error)(error.message, param=param, problems=problems) from None
+        found = reference()
+        known = found.languages if found else None
+        if not known:
+            return
+        options = calibration.decoding_of(spec)
+        spoken = {options.language_of(utterance) for utterance in manifest.utterances}
+        if None in spoken:
+            message = (
+                f"{spec.name}: some utterances have no language, which the model must be told; "
+                "give `language`."
+            )
+            raise InvalidRequestError.of([Problem(message, f"calibration.datasets[{index}]")])
+        reasons = (unknown_language(code, known) for code in sorted(filter(None, spoken)))
+        for reason in filter(None, reasons):
+            raise InvalidRequestError.of([Problem(reason, f"calibration.datasets[{index}]")])
+
+    return [decoder, *(partial(dataset, *one) for one in enumerate(calibration.datasets))]
 
 
 def _seconds(manifest: Manifest) -> float | None:
@@ -305,8 +389,7 @@ def _evaluation_checks(
         try:
             manifest = read_dataset(spec.uri, policy, param=param)
         except NoArrowError as error:
-            unchecked = f"{error.message}; the worker checks the dataset."
-            warnings.append({"code": "unchecked_dataset", "message": unchecked})
+            warnings.append(_unchecked(f"{error.message}; the worker checks the dataset."))
             return
         try:
             if manifest.unread:
@@ -314,7 +397,7 @@ def _evaluation_checks(
                     f"{spec.uri}: {manifest.unread:,} utterances were not checked, since it would "
                     "take too long; the worker checks them."
                 )
-                warnings.append({"code": "unchecked_dataset", "message": unchecked})
+                warnings.append(_unchecked(unchecked))
             if read is not None:
                 read[spec.name] = manifest
             unusable = check_audio(manifest, spec.uri, policy.file_roots)
@@ -367,6 +450,10 @@ def _evaluation_checks(
     for index, one in enumerate(evaluation.references):
         checks.append(partial(named, index, one))
     return checks
+
+
+def _unchecked(message: str) -> dict[str, str]:
+    return {"code": "unchecked_dataset", "message": message}
 
 
 def _run_all(checks: Sequence[Callable[[], object]]) -> None:

@@ -156,8 +156,9 @@ def retry(backend: Backend, merge_id: str, caller: Caller) -> tuple[MergeResourc
 def sources_of(backend: Backend, merge_id: str) -> list[str]:
     """Return the pinned URIs of a merge's sources, and its datasets; NotFoundError if unknown."""
     row = find(backend, merge_id)
-    evaluation = row["request"].get("evaluation") or {"datasets": ()}
-    return [*_pinned(row["sources"]), *(one["uri"] for one in evaluation["datasets"])]
+    parts = (row["request"].get(name) or {} for name in ("calibration", "evaluation"))
+    datasets = [one["uri"] for part in parts for one in part.get("datasets", ())]
+    return [*_pinned(row["sources"]), *datasets]
 
 
 def delete(backend: Backend, merge_id: str) -> None:

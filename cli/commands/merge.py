@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -46,14 +46,19 @@ def merge(
 
     from worker.merging.local import merge_recipe, threads_of, working_memory
 
+    def gather(*given: Any) -> Any:
+        from worker.calibration.gather import gatherer  # it takes seconds, and is rarely needed
+
+        return gatherer(settings)(*given)
+
     memory = f"{working_memory(settings) // 2**20:,} MiB of working memory"
     with ProgressReport(f"{threads_of(settings)} threads, {memory}") as report:
         if swept or lists_in(document):
             from worker.merging.sweep import sweep_recipe
 
-            merges = sweep_recipe(document, swept, output, settings, report.advance).merges
+            merges = sweep_recipe(document, swept, output, settings, report.advance, gather).merges
         else:
-            merges = {"": merge_recipe(document, output, settings, report.advance)}
+            merges = {"": merge_recipe(document, output, settings, report.advance, gather)}
     _show_warnings(merges)
     for point, result in merges.items():
         for file in result.files:

@@ -183,7 +183,10 @@ def test_weights_stored_as_their_transpose_are_changed_by_the_transpose(
     assert_close(merge(tmp_path / "base", [folder], tmp_path / "m", settings).folder, full)
 
 
-@pytest.mark.parametrize("method", sorted(m for m in CATALOGUE if not CATALOGUE[m].draws))
+@pytest.mark.parametrize(
+    "method",
+    sorted(m for m, kind in CATALOGUE.items() if not kind.draws and not kind.needs_calibration),
+)
 def test_every_method_merges_adapters_and_full_checkpoints_together(
     method: str,
     base: Path,
@@ -191,7 +194,8 @@ def test_every_method_merges_adapters_and_full_checkpoints_together(
     settings: Settings,
     tmp_path: Path,
 ) -> None:
-    # The drawing methods seed by the expert's digest, so that their draws differ by its form.
+    # The drawing methods seed by the expert's digest, so that their draws differ by its form. Those
+    # that listen are in test_calibration.py.
     other = variant(base, tmp_path / "other", noisy(3))
     limit = CATALOGUE[method].max_experts
     most = limit and limit - CATALOGUE[method].counts_base

@@ -462,3 +462,34 @@ def test_a_queued_study_is_cancelled_at_once_and_an_ended_one_not(service, study
     assert service.client.post(f"/studies/{study_id}/cancel").json()["status"] == "cancelled"
     assert service.client.post(f"/studies/{study_id}/cancel").json()["status"] == "cancelled"
     assert service.client.post(study["links"]["cancel"]).status_code == 409
+
+
+def test_candidates_that_need_calibration_sets_share_what_was_gathered(service, body, manifests):
+    heard = [
+        {"name": name, "uri": (manifests / f"{name}-dev.jsonl").as_uri(), "expert": name}
+        for name in ("telephone", "fast")
+    ]
+    request = {
+        **body,
+        "candidates": [
+            {"method": "regmean", "parameters": {"alpha": 0.5}},
+            {"method": "soup"},
+        ],
+        "calibration": {"datasets": heard, "utterances": 2, "language": "pt"},
+        "search": {"strategy": "grid", "racing": False},
+        "keep": 1,
+    }
+    del request["test"]
+    found = service.study(request)
+    trials = service.trials(found)
+    assert [trial["status"] for trial in trials] == ["complete"] * 2
+    assert ["calibration" in trial["recipe"] for trial in trials] == [True, False]
+    kept = list((service.settings.data_dir / "statistics").iterdir())
+    assert len(kept) == 2
+    shared = {**request, "test": body["development"]}
+    answer = service.client.post("/studies", json=shared)
+    assert answer.status_code == 422
+    assert "Calibration and test sets must not share audio" in answer.text
+    unused = {**request, "candidates": [{"method": "soup"}]}
+    answer = service.client.post("/studies", json=unused)
+    assert "No candidate uses the calibration sets" in answer.text

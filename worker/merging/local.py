@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from app.contract.errors import ConflictError, StorageError
-from app.contract.recipe import parse_request
+from app.contract.recipe import Recipe, parse_request
 from app.contract.settings import Settings
 from app.planning.devices import prefers_gpu
 from app.services.preparation import Prepared, prepare, source_policy
@@ -26,9 +26,15 @@ from app.sources.policy import SourcePolicy
 from worker.loadable import check_loadable
 from worker.merging.engine.job import Job, Observer, Outcome
 from worker.merging.engine.run import run
+from worker.merging.engine.statistics import Gathered
 from worker.merging.memory import available_bytes
 
 Progress = Callable[[int, int, str], None]
+Gather = Callable[
+    [Sequence[Recipe], Prepared, list[LocalCheckpoint], SourcePolicy, Progress],
+    tuple[Gathered, list[dict[str, str]]],
+]
+"""Returns what recipes' methods need of their calibration sets, and warnings."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,13 @@ def merge_recipe(
     output: Path,
     settings: Settings,
     progress: Progress = lambda done, total, unit: None,
+    gather: Gather | None = None,
 ) -> LocalMerge:
     """Merge as the recipe (the body of `POST /merges`) says and put the artifact into `output`.
 
     `output` must not exist, or be empty; it appears whole or not at all. `progress` is called
-    with (done, total, unit). Raises AfluenteError.
+    with (done, total, unit). `gather` is asked if a method needs calibration sets. Raises
+    AfluenteError.
     """
     refuse_taken(output)
     parsed = parse_request(document, max_checkpoints=settings.max_checkpoints)
@@ -59,13 +67,34 @@ def merge_recipe(
     locals_ = fetch_all(prepared, policy, lambda done, total: progress(done, total, "bytes"))
     check_reference(locals_[0], policy)
     with scratch_beside(output) as scratch:
-        job = make_job(prepared, locals_, scratch, settings)
+        gathered, said = gathered_by(gather, [parsed.recipe], prepared, locals_, policy, progress)
+        job = make_job(prepared, locals_, scratch, settings, statistics=gathered)
         observer = Observer(progress=lambda done, total: progress(done, total, "tensors"))
         outcome = run(job, observer)
         files = describe_files(outcome.folder)
         move(outcome.folder, output)
     sources = prepared.sources([local.sha256 for local in locals_])
-    return LocalMerge(output, files, all_warnings(prepared, locals_, outcome), sources)
+    warnings = (*all_warnings(prepared, locals_, outcome), *said)
+    return LocalMerge(output, files, warnings, sources)
+
+
+def gathered_by(
+    gather: Gather | None,
+    recipes: Sequence[Recipe],
+    prepared: Prepared,
+    locals_: list[LocalCheckpoint],
+    policy: SourcePolicy,
+    progress: Progress,
+) -> tuple[Gathered, list[dict[str, str]]]:
+    """Return what was gathered for merges of the same inputs, and warnings; nothing if none needs.
+
+    ValueError if some need it and there is no `gather`.
+    """
+    if recipes[0].calibration is None:
+        return {}, []
+    if gather is None:
+        raise ValueError("These methods need calibration sets: pass `gather`.")
+    return gather(recipes, prepared, locals_, policy, progress)
 
 
 def refuse_taken(output: Path) -> None:
@@ -144,6 +173,7 @@ def make_job(
     folder: Path,
     settings: Settings,
     previous: tuple[Path, ...] = (),
+    statistics: Gathered | None = None,
 ) -> Job:
     """Return the engine's job for prepared, local sources."""
     names = [source.name for source in prepared.recipe.checkpoints]
@@ -162,6 +192,7 @@ def make_job(
         device=_merge_device(settings, prepared),
         threads=threads_of(settings),
         memory_bytes=working_memory(settings),
+        statistics=statistics or {},
         store_folder=settings.data / "reductions",
         store_bytes=settings.reductions_bytes,
     )

@@ -15,6 +15,11 @@ products, a magnitude cut, Gram matrices. It is a frozen value: where the points
 several methods of one run, ask for equal reductions, one is made. A **combine** maps a block's
 inputs to the merged block.
 
+A method whose class says `needs_calibration` also gets **statistics** of the tensor, which the
+worker gathered on each expert's speech before the merge: `x.statistics.read(start, stop)` is one
+more input, an expert a row, from which a reduction or a combine reads what it wants. It is None
+for a tensor of which there are none.
+
 The engine cuts tensors into blocks, reads them, subtracts the base, adds λ times the merge to it,
 rounds, writes, and copies tensors that are equal in all inputs. λ, the base, dtypes, devices and
 rounding never reach a method. A spectral method sees every matrix upright, (long, short): the
@@ -57,6 +62,23 @@ class Notes:
         self.warnings.append((code, message))
 
 
+class Statistics(ABC):
+    """What was gathered of a tensor on the experts' calibration sets."""
+
+    @property
+    @abstractmethod
+    def norms(self) -> tuple[float, ...]:
+        """Each expert's Euclidean norm over all tensors, positive."""
+
+    @abstractmethod
+    def read(self, start: int, stop: int) -> torch.Tensor:
+        """Return entries of each expert's statistic, (experts, stop − start), float32.
+
+        Squared gradients have the tensor's entries; a Gram matrix of a layer's inputs has as many
+        rows and columns as the tensor has columns.
+        """
+
+
 @dataclass(frozen=True)
 class Subject:
     """What is known of a tensor before it is read.
@@ -68,6 +90,7 @@ class Subject:
         unit_roundoff: that of the coarsest dtype in which base and experts are stored.
         transposed: whether a spectral method sees the transpose of what is stored; square
             matrices are transposed too.
+        statistics: if the method asks for any and the tensor has them.
         seed: expert -> 64 bits from the recipe's seed, the tensor's name and the expert's digest.
         notes: for diagnostics and warnings.
     """
@@ -77,6 +100,7 @@ class Subject:
     weights: tuple[float, ...]
     unit_roundoff: float = 2.0**-24
     transposed: bool = False
+    statistics: Statistics | None = None
     seed: Callable[[int], int] = hash
     notes: Notes = field(default_factory=Notes, compare=False)
 

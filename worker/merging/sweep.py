@@ -15,12 +15,14 @@ from app.services.preparation import prepare, replan, source_policy
 from worker.merging.engine.job import Observer
 from worker.merging.engine.run import run_all
 from worker.merging.local import (
+    Gather,
     LocalMerge,
     Progress,
     all_warnings,
     check_reference,
     describe_files,
     fetch_all,
+    gathered_by,
     make_job,
     move,
     refuse_taken,
@@ -44,12 +46,14 @@ def sweep_recipe(
     output: Path,
     settings: Settings,
     progress: Progress = lambda done, total, unit: None,
+    gather: Gather | None = None,
 ) -> LocalSweep:
     """Merge at every point that the recipe's lists and `swept` span, into `output`/{point}.
 
     Each artifact is, to the byte, what `merge_recipe` makes of that point's recipe. Beside them
     `sweep.json` lists the points and their files' digests. `output` must not exist, or be empty;
-    all of it appears, or nothing does. Raises AfluenteError.
+    all of it appears, or nothing does. `gather` is asked if a method needs calibration sets.
+    Raises AfluenteError.
     """
     refuse_taken(output)
     points = parse_sweep(document, swept, max_checkpoints=settings.max_checkpoints)
@@ -58,11 +62,14 @@ def sweep_recipe(
     locals_ = fetch_all(prepared, policy, lambda done, total: progress(done, total, "bytes"))
     check_reference(locals_[0], policy)
     planned = [replan(prepared, point.recipe) for point in points]
+    recipes = [point.recipe for point in points]
+    gathered, said = gathered_by(gather, recipes, prepared, locals_, policy, progress)
     with scratch_beside(output) as scratch:
         jobs = [
             replace(
                 make_job(each, locals_, scratch / "merging" / point.name, settings),
                 point=point.name,
+                statistics=gathered,
             )
             for point, each in zip(points, planned, strict=True)
         ]
@@ -80,7 +87,7 @@ def sweep_recipe(
     sources = prepared.sources([local.sha256 for local in locals_])
     merges = {
         point.name: LocalMerge(
-            output / point.name, found, all_warnings(each, locals_, outcome), sources
+            output / point.name, found, (*all_warnings(each, locals_, outcome), *said), sources
         )
         for point, each, outcome, found in zip(points, planned, outcomes, files, strict=True)
     }

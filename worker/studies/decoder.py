@@ -36,6 +36,7 @@ from app.sources.fetch import LocalCheckpoint
 from app.sources.manifests import Manifest
 from app.sources.policy import SourcePolicy
 from app.storage.transcripts import StoredTranscripts
+from worker.calibration.gather import Calibration
 from worker.evaluation.decoder import Decoder
 from worker.evaluation.families import load
 from worker.evaluation.runner import SoundCache, default_dtype, evaluate
@@ -108,6 +109,16 @@ class StudyDecoder:
     def locals(self) -> list[LocalCheckpoint]:
         """The base, if there is one, and the experts, on this machine."""
         return fetch_all(self.prepared, self.policy, should_stop=self.should_stop)
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """The calibration sets, if the study has any, and what was gathered on them."""
+        spec = self.study.request.calibration
+        if spec is None:
+            return None
+        return Calibration(
+            spec, self.prepared, self.locals, self.settings, self.policy, self.should_stop
+        )
 
     def manifest(self, dataset: DatasetSpec) -> Manifest:
         """Return a development set's manifest."""
@@ -201,7 +212,8 @@ class StudyDecoder:
         """Return a trial's tensors; those of the last trials are kept, as far as memory allows."""
         if system not in self._merged:
             planned = replan(self.prepared, recipe)
-            job = make_job(planned, self.locals, Path("trial"), self.settings)
+            gathered = self.calibration.gather(recipe) if self.calibration else None
+            job = make_job(planned, self.locals, Path("trial"), self.settings, statistics=gathered)
             job = replace(job, store_bytes=max(job.store_bytes, _REDUCTIONS_BYTES))
             weights: dict[str, torch.Tensor] = {}
             if self._merged:

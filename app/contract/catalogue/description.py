@@ -18,6 +18,7 @@ def describe(method: type[MethodParameters]) -> dict[str, Any]:
         "experts": {"least": method.min_experts, "most": method.max_experts},
         "base": method.base,
         "weights": method.uses_weights,
+        "needs_calibration": method.needs_calibration,
         "parameters": _schema(method),
     }
 

@@ -6,9 +6,11 @@ from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-Family = Literal["parameter_space", "task_vector", "subspace"]
+Family = Literal["parameter_space", "task_vector", "subspace", "calibrated"]
 BaseUse = Literal["required", "optional", "unused"]
 Space = Literal["weights", "task_vectors"]
+Statistic = Literal["squared_gradients", "sampled_squared_gradients", "input_grams"]
+"""What a worker can gather of an expert on its calibration sets (worker/calibration/)."""
 
 
 class Paper(NamedTuple):
@@ -52,6 +54,8 @@ class MethodParameters(BaseModel):
     matrix is in memory."""
     draws: ClassVar[bool] = False
     """Draws random numbers from the recipe's seed."""
+    needs_calibration: ClassVar[bool] = False
+    """Needs speech of each expert's domain, on which the worker gathers its `statistic`."""
     counts_base: ClassVar[bool] = False
     """The base, if there is one, is the first of the merged models: `min_experts` counts it."""
 
@@ -62,6 +66,11 @@ class MethodParameters(BaseModel):
         Such a result is an average: of inputs equal to the bit it is a copy.
         """
         return False
+
+    @property
+    def statistic(self) -> Statistic | None:
+        """What it reads of the calibration sets; None for a method that needs none."""
+        return None
 
     @property
     def readings(self) -> int:

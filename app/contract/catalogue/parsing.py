@@ -55,6 +55,12 @@ def validate_weights(
         for i, weight in given.items()
         if not math.isfinite(weight)
     ]
+    if parameters.needs_calibration:
+        problems += [
+            Problem(f"{parameters.name} takes no negative weights.", _weight_param(i))
+            for i, weight in given.items()
+            if weight < 0
+        ]
     if problems or not weights or not parameters.normalizes_weights:
         return problems
     effective = [1.0 if weight is None else float(weight) for weight in weights]

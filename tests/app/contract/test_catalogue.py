@@ -43,6 +43,7 @@ class TestEveryMethod:
         assert method.space == "weights" or method.base != "unused"
         assert method.spectral or not method.of_sum
         assert method.space == "weights" or not method.counts_base
+        assert method.needs_calibration == (method.model_validate({}).statistic is not None)
         assert method.paper.url.startswith("https://")
         assert 1970 < method.paper.year < 2100
 
@@ -63,7 +64,7 @@ class TestEveryMethod:
         description = json.loads(json.dumps(describe(CATALOGUE[name])))
         assert set(description) == {
             "name", "title", "family", "summary", "paper", "experts", "base", "weights",
-            "parameters",
+            "needs_calibration", "parameters",
         }  # fmt: skip
         assert set(description["paper"]) == {"title", "authors", "year", "url"}
 
@@ -154,7 +155,8 @@ def test_a_weight_not_given_counts_as_one():
 @pytest.mark.parametrize("weights", [None, [], [None, None], [1.0, 2.0], [-1.0, 3.0]])
 def test_ordinary_weights_are_accepted(weights):
     for name in (name for name, method in CATALOGUE.items() if method.uses_weights):
-        assert validate_weights(parse_parameters(name, {}), weights) == []
+        refused = CATALOGUE[name].needs_calibration and weights == [-1.0, 3.0]
+        assert len(validate_weights(parse_parameters(name, {}), weights)) == refused
 
 
 def test_each_weight_that_is_not_finite_is_named():

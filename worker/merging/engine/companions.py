@@ -54,9 +54,21 @@ def recipe_document(job: Job) -> dict[str, Any]:
         "rules": [_rule_document(rule) for rule in recipe.rules],
         "seed": recipe.seed,
         "output": recipe.output.model_dump(mode="json"),
+        **_calibration(job),
         "torch": torch.__version__,
         "device": torch.device(job.device).type,
     }
+
+
+def _calibration(job: Job) -> dict[str, Any]:
+    """Return the calibration sets without their places, and the digests of what was gathered."""
+    spec = job.recipe.calibration
+    if spec is None:
+        return {}
+    document = spec.model_dump(mode="json", exclude={"datasets": {"__all__": {"uri"}}})
+    used = {kind: job.statistics[kind] for kind in sorted(job.recipe.statistics)}
+    document["statistics"] = {kind: gathered.sha256 for kind, gathered in used.items()}
+    return {"calibration": document}
 
 
 def _rule_document(rule: Rule) -> dict[str, Any]:

@@ -128,10 +128,9 @@ class UnitRun:
         if not self._left:
             return ()
         if self.unit.steps[0].treatment in (Treatment.MERGE, Treatment.MEAN):
-            subject = self._subject
             for variant in self.unit.variants:
                 with self.naming(variant.numbers):
-                    self.courses.append(Course(variant, subject()))
+                    self.courses.append(Course(variant, self._subject(variant)))
         return self._tasks()
 
     def reduced(self, task: Task, equal: bool) -> Sequence[Task]:
@@ -216,13 +215,16 @@ class UnitRun:
             for number, stretch in enumerate(self.unit.stretches)
         ]
 
-    def _subject(self) -> Subject:
+    def _subject(self, variant: Variant) -> Subject:
         step, reading, inputs = self.unit.steps[0], self.unit.reading, self.inputs
         shape = step.target.shape
         if len(self.unit.steps) > 1:
             shape = (sum(step.target.numel for step in self.unit.steps),)
         elif step.cut.transposed:
             shape = shape[::-1]
+
+        kind = variant.parameters.statistic if variant.parameters else None
+        gathered = inputs.statistics.get(kind) if kind else None
 
         def seed(expert: int) -> int:
             source = f"{inputs.seed}\n{step.name}\n{inputs.expert_digests[expert]}"
@@ -234,6 +236,7 @@ class UnitRun:
             weights=reading.weights(inputs),
             unit_roundoff=inputs.unit_roundoff(step.name, reading),
             transposed=step.cut.transposed,
+            statistics=gathered.of(step.name) if gathered else None,
             seed=seed,
         )
 

@@ -11,6 +11,7 @@ from app.contract.recipe import Recipe
 from app.planning.plan import Plan
 from app.sources.compatibility import CheckedTensors
 from app.sources.fetch import LocalCheckpoint
+from worker.merging.engine.statistics import Gathered
 
 
 class Interrupted(Exception):  # noqa: N818 - a request, not an error
@@ -33,6 +34,8 @@ class Job:
     threads: int = 1
     memory_bytes: int = 0
     """Working memory of tensors that are merged at the same time; a single one may exceed it."""
+    statistics: Gathered = field(default_factory=dict)
+    """What was gathered on calibration sets, for the methods that need it."""
     store_folder: Path | None = None
     store_bytes: int = 0
     """Where reductions are kept for later merges, and how many bytes at most; 0: nowhere."""

@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import FileIO
 from types import TracebackType
 from typing import Self
@@ -21,6 +21,7 @@ from app.planning.plan import Step, Treatment
 from app.sources.adapters import stored_by_base
 from worker.merging import native
 from worker.merging.engine.forms import change_of
+from worker.merging.engine.statistics import Gathered
 from worker.merging.linalg.sphere import Doubles
 from worker.merging.memory import Scratch
 from worker.merging.method import Block
@@ -132,6 +133,7 @@ class Inputs:
     weights: tuple[float, ...]
     seed: int
     device: torch.device
+    statistics: Gathered = field(default_factory=dict)
 
     @property
     def reference(self) -> TensorReader:

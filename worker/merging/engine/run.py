@@ -53,7 +53,7 @@ def run_all(jobs: Sequence[Job], observer: Observer | None = None) -> list[Outco
     with _explained(jobs[0]), ExitStack() as stack:
         writers = []
         for each in jobs:
-            writers.append(OutputWriter(each.folder, each.plan.files, origin_of(each.device)))
+            writers.append(OutputWriter(each.folder, each.plan.files, _origin(each)))
             stack.callback(writers[-1].close)
         entries, adopted = _run(jobs, writers, observer)
         outcomes = []
@@ -119,6 +119,7 @@ def _run(
             weights=job.recipe.weights,
             seed=job.recipe.seed,
             device=torch.device(job.device),
+            statistics=job.statistics,
         )
         entries, adopted = _merge_all(jobs, inputs, writers, observer)
     observer.check()
@@ -190,6 +191,12 @@ def _store_of(job: Job) -> ReductionStore | None:
         return None
     digests = (job.base.sha256 if job.base else None, *(local.sha256 for local in job.experts))
     return ReductionStore(job.store_folder, job.store_bytes, digests, origin_of(job.device))
+
+
+def _origin(job: Job) -> dict[str, str]:
+    """Return the origin of a job's bytes: what it gathered on calibration sets is an input too."""
+    gathered = {kind: found.sha256 for kind, found in job.statistics.items()}
+    return origin_of(job.device) | {str(kind): sha256 for kind, sha256 in gathered.items()}
 
 
 def origin_of(device: str) -> dict[str, str]:

@@ -89,13 +89,18 @@ class ReductionStore:
 
     def trim(self) -> None:
         """Delete what was not used for longest, until the folder is within its limit."""
-        files: Sequence[tuple[float, int, Path]] = []
-        with suppress(OSError):
-            stats = [(path.stat(), path) for path in self.folder.iterdir()]
-            files = sorted((found.st_mtime, found.st_size, path) for found, path in stats)
-        total = sum(size for _, size, _ in files)
-        for _, size, path in files:
-            if total <= self.max_bytes:
-                break
-            path.unlink(missing_ok=True)
-            total -= size
+        trim(self.folder, self.max_bytes)
+
+
+def trim(folder: Path, max_bytes: int) -> None:
+    """Delete the files that were not used for longest, until a folder is within its limit."""
+    files: Sequence[tuple[float, int, Path]] = []
+    with suppress(OSError):
+        stats = [(path.stat(), path) for path in folder.iterdir()]
+        files = sorted((found.st_mtime, found.st_size, path) for found, path in stats)
+    total = sum(size for _, size, _ in files)
+    for _, size, path in files:
+        if total <= max_bytes:
+            break
+        path.unlink(missing_ok=True)
+        total -= size

@@ -9,13 +9,20 @@ from typing import Any
 import pytest
 import torch
 
+from app.contract.catalogue import CATALOGUE
+from app.contract.catalogue.method import Statistic
 from app.contract.recipe import parse_request
 from app.contract.settings import Settings
 from app.planning import cost
-from app.services.preparation import prepare, source_policy
+from app.services.preparation import Prepared, prepare, source_policy
 from tests.tiny_whisper import make_base, noisy, variant
 from worker.merging import reductions
 from worker.merging.engine.job import Job
+from worker.merging.engine.statistics import (
+    GatheredStatistics,
+    StatisticsFile,
+    save_statistics,
+)
 from worker.merging.linalg.spectrum import Spectrum, spectra_of
 from worker.merging.local import fetch_all, make_job
 
@@ -43,12 +50,40 @@ def make(settings: Settings, tmp_path: Path) -> Callable[..., Job]:
         document: dict[str, Any], attempt: str = "1", previous: tuple[Path, ...] = (), **extra: Any
     ) -> Job:
         policy = source_policy(settings, None, any_path=True)
+        if CATALOGUE[document["method"]].needs_calibration:
+            document = {"calibration": UNHEARD, **document}
         prepared = prepare(parse_request(document).recipe, policy)
         fetched = fetch_all(prepared, policy)
         chosen = settings.model_copy(update=extra)
-        return make_job(prepared, fetched, tmp_path / "scratch" / attempt, chosen, previous)
+        folder = tmp_path / "scratch" / attempt
+        statistics = imagined(prepared, tmp_path)
+        return make_job(prepared, fetched, folder, chosen, previous, statistics)
 
     return build
+
+
+UNHEARD = {"datasets": [{"name": "unheard", "uri": "file:///speech"}]}
+
+
+def imagined(prepared: Prepared, folder: Path) -> dict[Statistic, GatheredStatistics]:
+    """Random statistics of each expert, the same every time."""
+    found: dict[Statistic, GatheredStatistics] = {}
+    for kind in prepared.recipe.statistics:
+        files = []
+        for number in range(len(prepared.experts)):
+            generator = torch.Generator().manual_seed(number)
+            tensors = {}
+            for name, header in prepared.checked.tensors.items():
+                if kind != "input_grams":
+                    tensors[name] = torch.randn(header.shape, generator=generator).square()
+                elif len(header.shape) == 2 and "embed" not in name:
+                    rows = torch.randn(2 * header.shape[1], header.shape[1], generator=generator)
+                    tensors[name] = rows.mT @ rows
+            path = folder / f"{kind}-{number}.safetensors"
+            save_statistics(path, tensors, {})
+            files.append(StatisticsFile(path))
+        found[kind] = GatheredStatistics(files)
+    return found
 
 
 @pytest.fixture

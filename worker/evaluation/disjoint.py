@@ -1,4 +1,4 @@
-"""Refuses a study that would be tested on what it was chosen on."""
+"""Refuses to test a merge on what it was chosen or calibrated on."""
 
 from __future__ import annotations
 
@@ -14,9 +14,17 @@ from worker.evaluation.audio import AudioError, find_segment, inspect, read_segm
 
 
 def refuse_shared(
-    development: Mapping[str, Manifest], test: Mapping[str, Manifest], roots: Roots
+    chosen_on: Mapping[str, Manifest],
+    tested_on: Mapping[str, Manifest],
+    roots: Roots,
+    *,
+    called: str = "Development",
+    param: str = "test",
 ) -> None:
-    """Raise InvalidManifestError for recordings in both, also in another file format."""
+    """Raise InvalidManifestError for recordings in both, also in another file format.
+
+    `called` is what the first sets are, and `param` the field of the second, for the message.
+    """
 
     def seconds(source: AudioSource) -> float | None:
         try:
@@ -31,12 +39,11 @@ def refuse_shared(
         except AudioError:
             return None
 
-    messages = shared(development, test, seconds, content)
+    messages = shared(chosen_on, tested_on, seconds, content)
     if messages:
         more = f" (and {len(messages) - 1} more)" if len(messages) > 1 else ""
         raise InvalidManifestError(
-            f"Development and test sets share audio: {messages[0]}{more}. Take it out of one of "
-            "them.",
-            param="test",
-            problems=[Problem(message, "test") for message in messages[:MOST_SHOWN]],
+            f"{called} and test sets share audio: {messages[0]}{more}. Take it out of one of them.",
+            param=param,
+            problems=[Problem(message, param) for message in messages[:MOST_SHOWN]],
         )

@@ -1,0 +1,1 @@
+"""What is gathered on calibration sets for the methods that need it, before a merge."""
