@@ -27,7 +27,7 @@ from app.contract.studies import (
 _SCALARS = (str, int, float, bool)
 # Multiples of a step are rounded: 0.3 instead of 0.30000000000000004.
 DIGITS = 12
-_SHORT = {"scaling_coefficient": "λ", "beta": "β"}
+_SHORT = {"scaling_coefficient": "λ", "scaling_coefficient_last": "λ_last", "beta": "β"}
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from fnmatch import translate
 from typing import Any
@@ -25,6 +25,10 @@ _AT_ONCE = {
     "available to it (in a container, of what its limit leaves). Tensors are merged at the same "
     "time while their memory_bytes fit into it; a single tensor may exceed it.",
 }
+
+
+# A layer's number, behind what transformers and others call a stack of layers.
+_LAYER = re.compile(r"(?:.*?\.)??(?:layers?|blocks?|resblocks|h)\.(\d+)\.")
 
 
 class Treatment(StrEnum):
@@ -51,7 +55,8 @@ class Assignment:
 class Step:
     """One tensor: how it is treated, by which assignment, how it is cut, and at what cost.
 
-    `passes` is how often its bytes are read.
+    `passes` is how often its bytes are read, `depth` where its layer is in its stack: from 0, for
+    the first layer and for tensors outside of layers, to 1 for the last.
     """
 
     target: TensorHeader
@@ -60,6 +65,7 @@ class Step:
     cut: Cut
     passes: int
     cost: Cost
+    depth: float = 0.0
 
     @property
     def name(self) -> str:
@@ -120,13 +126,29 @@ def make_plan(
         )
         for rule in recipe.rules
     ]
+    depths = depths_of(tensors)
     steps = tuple(
-        _step(target, _assign(target.name, rules, main), tensors, base, experts)
+        replace(
+            _step(target, _assign(target.name, rules, main), tensors, base, experts),
+            depth=depths[target.name],
+        )
         for file in files
         for target in file.tensors
     )
     used = {step.assignment.rule for step in steps}
     return Plan(steps, files, tuple(rule.match for rule in recipe.rules if rule.match not in used))
+
+
+def depths_of(names: Iterable[str]) -> dict[str, float]:
+    """Return each tensor's depth: its layer's place among the layers of the same stack."""
+    found = {name: _LAYER.match(name) for name in names}
+    layers = {name: (one[0][: one.start(1)], int(one[1])) for name, one in found.items() if one}
+    last: dict[str, int] = {}
+    for stack, number in layers.values():
+        last[stack] = max(number, last.get(stack, 1))
+    return {
+        name: layers[name][1] / last[layers[name][0]] if name in layers else 0.0 for name in found
+    }
 
 
 def _output_dtype(tensor: TensorHeader, recipe: Recipe) -> str:

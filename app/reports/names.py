@@ -13,7 +13,9 @@ _LONGEST = 40
 def label_of(method: str, parameters: Mapping[str, Any]) -> str:
     """Return a method with its λ."""
     coefficient = parameters.get("scaling_coefficient")
-    return method + ("" if coefficient is None else f" λ={coefficient:g}")
+    last = parameters.get("scaling_coefficient_last")
+    shown = "" if coefficient is None else f" λ={coefficient:g}"
+    return method + shown + ("" if last is None else f"…{last:g}")
 
 
 def names_of(merges: Mapping[str, Mapping[str, Any]], taken: Mapping[str, str]) -> dict[str, str]:

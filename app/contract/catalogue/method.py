@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Family = Literal["parameter_space", "task_vector", "subspace", "calibrated"]
 BaseUse = Literal["required", "optional", "unused"]
@@ -91,3 +91,28 @@ class MethodParameters(BaseModel):
     def whole_model(self) -> bool:
         """Whether reductions go over all tensors that the method merges, not over each alone."""
         return False
+
+
+class ScaledParameters(MethodParameters):
+    """The parameters of a method on task vectors: the merged one is added to the base λ times.
+
+    λ may grow or shrink with a layer's depth, as LiNeS (Wang et al. 2024) does it for any method:
+    λ = first + (last − first)·(l − 1)/(L − 1) in layer l of L.
+    """
+
+    scaling_coefficient: float = Field(
+        1.0,
+        description="λ, the factor of the merged task vector when it is added to the base.",
+    )
+    scaling_coefficient_last: float | None = Field(
+        None,
+        description="λ in the last layer of each stack (encoder, decoder); layers between have "
+        "values between, evenly spaced, and the first layer and tensors outside of layers "
+        "`scaling_coefficient` (LiNeS). Default: the same λ everywhere.",
+    )
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """λ in the first and in the last layer."""
+        last = self.scaling_coefficient_last
+        return self.scaling_coefficient, self.scaling_coefficient if last is None else last

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from app.contract.catalogue.method import MethodParameters, Paper
+from app.contract.catalogue.method import MethodParameters, Paper, ScaledParameters
 
 Orthogonalization = Literal["polar", "newton_schulz"]
 EnergyMeasure = Literal["singular_values", "squared"]
@@ -25,18 +25,13 @@ _NO_TASK_LEFT_BEHIND = Paper(
 )
 
 
-class SpectralParameters(MethodParameters):
+class SpectralParameters(ScaledParameters):
     """What all methods of the family have in common."""
 
     family = "subspace"
     base = "required"
     space = "task_vectors"
     spectral = True
-
-    scaling_coefficient: float = Field(
-        1.0,
-        description="λ, the factor of the merged task vector when it is added to the base.",
-    )
     noise_floor: float = Field(
         1.0,
         ge=0.0,

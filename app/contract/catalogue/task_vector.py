@@ -7,22 +7,17 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from app.contract.catalogue.method import MethodParameters, Paper
+from app.contract.catalogue.method import MethodParameters, Paper, ScaledParameters
 
 Scope = Literal["tensor", "model"]
 
 
-class TaskVectorParameters(MethodParameters):
+class TaskVectorParameters(ScaledParameters):
     """What all methods of the family have in common."""
 
     family = "task_vector"
     base = "required"
     space = "task_vectors"
-
-    scaling_coefficient: float = Field(
-        1.0,
-        description="λ, the factor of the merged task vector when it is added to the base.",
-    )
 
 
 class TaskArithmetic(TaskVectorParameters):

@@ -26,7 +26,7 @@ SECTION_NOTES = {
     "development": "These sets chose the trials, so the best of many look better here than they "
     "are; p values are not corrected.",
 }
-_SYMBOLS = {"scaling_coefficient": "λ", "beta": "β"}
+_SYMBOLS = {"scaling_coefficient": "λ", "scaling_coefficient_last": "λ_last", "beta": "β"}
 
 Row = Mapping[str, Any]
 Cell = Mapping[str, Any]

@@ -310,6 +310,9 @@ class _Merger:
         self._stretch, self._run, self._blocks = task.stretch, task.run, blocks
         self._step, self._subtracts = task.stretch.step, task.run.unit.reading.subtracts
         self._notes = [Notes() for _ in task.run.courses]
+        self._outputs = {
+            course: course.variant.outputs_at(self._step.depth) for course in task.run.courses
+        }
         wanted = self._subtracts and not all(c.described for c in task.run.courses)
         count = len(task.run.inputs.experts)
         self._products: Doubles | None = np.zeros((count, count)) if wanted else None
@@ -378,7 +381,7 @@ class _Merger:
         assert course.combine is not None
         copied = block.equal and self._copies_equal_inputs(course)
         scales = []
-        for scale, numbers in course.variant.outputs.items():
+        for scale, numbers in self._outputs[course].items():
             if copied or (self._subtracts and scale == 0.0):
                 with self._run.naming(numbers):
                     values = rounded(self._step, block.rows[0])
@@ -405,7 +408,7 @@ class _Merger:
         rows: torch.Tensor | None,
     ) -> Outputs:
         """Yield a linear combination: of the rows of a block, or of what is read on the way."""
-        scales = list(course.variant.outputs) if self._subtracts else [1.0]
+        scales = list(self._outputs[course]) if self._subtracts else [1.0]
         what = native.Combination(
             linear.coefficients,
             scales,
@@ -431,7 +434,7 @@ class _Merger:
         place: int,
     ) -> Outputs:
         """Yield outputs, a row for each λ, as they are stored."""
-        outputs = course.variant.outputs
+        outputs = self._outputs[course]
         for scale, row in zip(scales, rows, strict=True):
             numbers = outputs[scale] if self._subtracts else course.variant.numbers
             with self._run.naming(numbers):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from app.contract.catalogue.method import ScaledParameters
 from app.contract.errors import IncompatibleCheckpointError, OutOfMemoryError
 from app.planning.cost import STRETCH_ENTRIES
 from app.planning.plan import Step
@@ -23,7 +24,7 @@ from worker.merging.engine.drive import Task, UnitRun, work_through
 from worker.merging.engine.job import Interrupted, Job, Observer, Outcome
 from worker.merging.engine.journal import Entry
 from worker.merging.engine.read import Inputs, TensorReader
-from worker.merging.engine.schedule import Crew, units_of
+from worker.merging.engine.schedule import Crew, Variant, units_of
 from worker.merging.engine.store import ReductionStore
 from worker.merging.engine.write import MemoryWriter, OutputWriter, Writer
 from worker.merging.linalg.sphere import Doubles, described, symmetric
@@ -275,12 +276,22 @@ def _diagnostics(
         step.name: {
             "method": step.assignment.method,
             "treatment": step.treatment.value,
+            **_scale(step),
             **found[step.name],
             **({"counts": dict(counts[step.name])} if counts[step.name] else {}),
         }
         for step in steps
     }
     return {"tensors": tensors, "warnings": list(warnings)}
+
+
+def _scale(step: Step) -> dict[str, float]:
+    """Return λ where it differs by layer."""
+    parameters = step.assignment.parameters
+    if not isinstance(parameters, ScaledParameters) or parameters.scaling_coefficient_last is None:
+        return {}
+    (scale,) = Variant(None, None, {parameters.scales: []}).outputs_at(step.depth)
+    return {"scaling_coefficient": scale}
 
 
 def _out_of_memory(job: Job) -> OutOfMemoryError:

@@ -17,11 +17,14 @@ from typing import Generic, Protocol, TypeVar
 import torch
 
 from app.contract.catalogue import MethodParameters
+from app.contract.catalogue.method import ScaledParameters
 from app.planning import cost
 from app.planning.plan import Assignment, Plan, Step, Treatment
 from worker.merging.engine.read import Reading
 
-_LAMBDA = "scaling_coefficient"
+Scales = tuple[float, float]
+"""λ in the first and in the last layer."""
+_PLAIN = {"scaling_coefficient": 1.0, "scaling_coefficient_last": None}
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,20 @@ class Variant:
 
     Attributes:
         method: None where the tensor is kept, copied, or gets the mean.
-        outputs: λ -> the numbers of the outputs that have it.
+        outputs: λ, in the first and in the last layer -> the numbers of the outputs that have it.
     """
 
     method: str | None
     parameters: MethodParameters | None
-    outputs: dict[float, list[int]] = field(default_factory=dict)
+    outputs: dict[Scales, list[int]] = field(default_factory=dict)
+
+    def outputs_at(self, depth: float) -> dict[float, list[int]]:
+        """Return the numbers of the outputs by λ, for a tensor of this depth."""
+        found: dict[float, list[int]] = {}
+        for (first, last), numbers in self.outputs.items():
+            scale = first if first == last else (1 - depth) * first + depth * last
+            found.setdefault(scale, []).extend(numbers)
+        return found
 
     @property
     def numbers(self) -> list[int]:
@@ -79,7 +90,7 @@ def units_of(plans: Sequence[Plan], *, has_base: bool) -> list[Unit]:
     """
     units: dict[Hashable, Unit] = {}
     variants: dict[Hashable, Variant] = {}
-    kinds: dict[tuple[int, Treatment], tuple[Reading, Hashable, Variant, float]] = {}
+    kinds: dict[tuple[int, Treatment], tuple[Reading, Hashable, Variant, Scales]] = {}
     for number, plan in enumerate(plans):
         for steps in _together(plan):
             step = steps[0]
@@ -111,16 +122,17 @@ def _together(plan: Plan) -> Iterator[Sequence[Step]]:
             yield steps
 
 
-def _variant_of(step: Step) -> tuple[Hashable, Variant, float]:
+def _variant_of(step: Step) -> tuple[Hashable, Variant, Scales]:
     """Return what is equal for merges that differ in λ alone, their variant, and λ."""
     assignment: Assignment = step.assignment
-    scale = float(getattr(assignment.parameters, _LAMBDA, 1.0))
+    parameters = assignment.parameters
+    scales = parameters.scales if isinstance(parameters, ScaledParameters) else (1.0, 1.0)
     if step.parameters is None:
-        return (step.treatment,), Variant(None, None), scale
+        return (step.treatment,), Variant(None, None), scales
     parameters = step.parameters
-    if _LAMBDA in type(parameters).model_fields:
-        parameters = parameters.model_copy(update={_LAMBDA: 1.0})
-    return parameters, Variant(assignment.method, parameters), scale
+    if isinstance(parameters, ScaledParameters):
+        parameters = parameters.model_copy(update=_PLAIN)
+    return parameters, Variant(assignment.method, parameters), scales
 
 
 def _stretches(steps: Sequence[Step]) -> list[Stretch]:
