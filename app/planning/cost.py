@@ -125,6 +125,8 @@ def _spectral(
         # Sums of one stretch: each expert's own products and those with the sum. Or the sum's
         # alone, which the same task decomposes.
         squares = 1 + _DECOMPOSED if parameters.of_sum else 2 * count + 1
+        copies = parameters.basis_copies(inputs)
+        squares += int((1 + _EIGENPROBLEM) * (copies**2 - 1))
         block = (2 * count + 4) * min(entries, BLOCK_ENTRIES)
         return flops, squares * square + block * _WORKING_BYTES
     copies = parameters.basis_copies(inputs)

@@ -150,4 +150,37 @@ class IsoCts(SpectralParameters):
     orthogonalization: Orthogonalization = Field("polar", description=_ORTHOGONALIZATION)
 
 
-METHODS: tuple[type[MethodParameters], ...] = (IsoC, IsoCts, TsvM, BoostedTsvM)
+class Knots(SpectralParameters):
+    """KnOTS: TIES among the task matrices' coordinates in the space they span together."""
+
+    name = "knots"
+    title = "SVD to tie the knots (KnOTS-TIES)"
+    paper = Paper(
+        "Model merging with SVD to tie the knots",
+        "Stoica et al.",
+        2025,
+        "https://arxiv.org/abs/2410.19735",
+    )
+    summary = (
+        "Made for LoRA adapters: writes all experts' changes of a matrix in the singular vectors "
+        "that they share, and trims, elects and averages there as TIES does among entries."
+    )
+
+    density: float = Field(
+        0.2, gt=0.0, le=1.0, description="Share of each expert's coordinates that is kept."
+    )
+    normalize: bool = Field(
+        True, description="Average the agreeing coordinates by weight; false adds them up."
+    )
+
+    @property
+    def readings(self) -> int:
+        """The Gram matrix of all experts side by side, then the merge."""
+        return 2
+
+    def basis_copies(self, experts: int) -> float:
+        """The coordinates of every expert, in a space of up to all their ranks together."""
+        return float(experts)
+
+
+METHODS: tuple[type[MethodParameters], ...] = (IsoC, IsoCts, TsvM, BoostedTsvM, Knots)
