@@ -64,6 +64,7 @@ _METHODS = {
     "sce": _Method("sce", {"select_topk": "select_topk"}, weighted=False),
     "breadcrumbs": _Method("breadcrumbs", _SHARED, ("density", "gamma"), _UNSCALED),
     "dare_linear": _Method("dare", _SHARED, ("density",), _SCALED),
+    "ram": _Method("ram", {"epsilon": "epsilon"}, weighted=False),
     "della": _Method("della", _SHARED, ("density", "epsilon"), _SCALED),
 }
 

@@ -264,6 +264,28 @@ class Della(TaskVectorParameters):
         return True
 
 
+class Ram(TaskVectorParameters):
+    """RAM: each entry's mean over the experts that changed it."""
+
+    name = "ram"
+    title = "Reinforced agent merging (RAM)"
+    paper = Paper(
+        "Behavior knowledge merge in reinforced agentic models",
+        "Yuan et al.",
+        2026,
+        "https://arxiv.org/abs/2601.13572",
+    )
+    summary = (
+        "Keeps what one expert alone changed in full, and averages what several changed: for "
+        "sparse changes, which a plain mean dilutes."
+    )
+    uses_weights = False
+
+    epsilon: float = Field(
+        1e-5, ge=0.0, description="Changes of this magnitude or less count as none."
+    )
+
+
 METHODS: tuple[type[MethodParameters], ...] = (
     TaskArithmetic,
     Ties,
@@ -272,4 +294,5 @@ METHODS: tuple[type[MethodParameters], ...] = (
     Breadcrumbs,
     Dare,
     Della,
+    Ram,
 )

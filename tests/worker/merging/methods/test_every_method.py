@@ -15,8 +15,8 @@ ORDERED = frozenset({"slerp"})
 """Methods whose result depends on the order of the experts."""
 DRAWN = frozenset(name for name, method in CATALOGUE.items() if method.draws)
 """Methods that draw: here an expert's draws are those of its place."""
-NOT_HOMOGENEOUS = frozenset({"pcb"})
-"""Methods in which the size of the task vectors matters by their formula (a tanh of a product)."""
+NOT_HOMOGENEOUS = frozenset({"pcb", "ram"})
+"""Methods in which the size of the task vectors matters by their formula (a tanh, a threshold)."""
 DIRECTIONS = frozenset({"karcher", "multi_slerp"})
 """Methods that refuse directions which cancel; a tensor of one entry has only two."""
 SHAPES = [(1, 1), (1, 9), (9, 1), (24, 24), (40, 12), (12, 40)]
