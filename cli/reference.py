@@ -80,6 +80,8 @@ def _section(method: dict[str, Any]) -> str:
     paper = method["paper"]
     source = f"{paper['authors']} ({paper['year']}), [{paper['title']}]({paper['url']})"
     head = f"\n## {method['name']}\n\n**{method['title']}.** {method['summary']}\n\n{source}.\n"
+    if method["needs_calibration"]:
+        head += "\nNeeds [calibration sets](calibration.md).\n"
     fields = method["parameters"].get("properties", {})
     if not fields:
         return f"{head}\nNo parameters.\n"

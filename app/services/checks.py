@@ -98,10 +98,12 @@ def check_evaluation(
 
     `merge` is the row of the merge to evaluate. Raises like `check_sources`.
     """
+    from app.sources.datasets import read_dataset
     from app.sources.resolve import resolve
 
     policy, sources = _policy(backend), merge["sources"]
     warnings: list[dict[str, str]] = []
+    tested: dict[str, Manifest] = {}
 
     def artifact() -> ResolvedCheckpoint | None:
         # The worker reports an artifact that cannot be read.
@@ -109,9 +111,20 @@ def check_evaluation(
             return resolve(merge_uri(merge["id"]), policy)
         return None
 
+    def heard() -> dict[str, Manifest]:
+        """Return the merge's calibration sets, as far as they are still there."""
+        found = {}
+        for one in (merge["recipe"].get("calibration") or {"datasets": ()})["datasets"]:
+            with suppress(SourceError):
+                found[one["name"]] = read_dataset(one["uri"], policy)
+        return found
+
     checks: list[Callable[[], object]] = [
         lambda: _check_decoder(architecture_summary(merge), None, evaluation, "", artifact()),
-        *_evaluation_checks(backend, evaluation, policy, "", reference=artifact, warnings=warnings),
+        *_evaluation_checks(
+            backend, evaluation, policy, "", reference=artifact, warnings=warnings, read=tested
+        ),
+        lambda: _refuse_shared_audio("Calibration", heard(), tested, policy, "datasets"),
     ]
     has_base, experts = bool(sources["base"]), [one["name"] for one in sources["checkpoints"]]
     checks.append(lambda: _check_names(evaluation, has_base, experts, ""))

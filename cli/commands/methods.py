@@ -36,7 +36,10 @@ def _print_method(method: dict[str, Any]) -> None:
     typer.echo(f"paper    {paper['authors']} ({paper['year']}), {paper['title']}, {paper['url']}")
     typer.echo(f"experts  {experts['least']}{most}")
     typer.echo(f"base     {method['base']}")
-    typer.echo(f"weights  {'used' if method['weights'] else 'refused'}\n")
+    typer.echo(f"weights  {'used' if method['weights'] else 'refused'}")
+    if method["needs_calibration"]:
+        typer.echo("needs    calibration sets: speech of each expert's domain")
+    typer.echo()
     for name, field in method["parameters"].get("properties", {}).items():
         default = field.get("default", "required")
         typer.echo(f"{name} (default {default}): {field.get('description', '')}")

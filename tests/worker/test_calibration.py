@@ -268,6 +268,11 @@ def test_a_merge_over_the_api_gathers_and_records_what_it_used(service: Service)
     tensors = service.client.get(f"{folder}/diagnostics.json").json()["tensors"]
     assert tensors[FC1]["regression"] is True
     assert tensors["model.encoder.conv1.weight"]["experts"][0]["fisher_norm"] > 0
+    heard = {name: value for name, value in sets()["datasets"][0].items() if name != "expert"}
+    spec = {"datasets": [heard], "language": "pt"}
+    refused = service.client.post(f"/merges/{found['id']}/evaluations", json=spec)
+    assert refused.status_code == 422
+    assert "Calibration and test sets must not share audio" in refused.text
 
 
 @pytest.mark.parametrize(
