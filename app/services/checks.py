@@ -257,13 +257,16 @@ def _calibration_checks(
 
     A Whisper that knows languages is taught one, which the sets or their manifests must name.
     """
+    from app.sources.architectures.registry import unheard
+    from app.sources.completion import undecoded
     from app.sources.dataset_checks import check_audio, unknown_language
     from app.sources.datasets import read_dataset
     from app.sources.manifest_hugging_face import NoArrowError
 
     def decoder() -> None:
-        if found := reference():
-            _check_decoder(found.summary(), "calibration")
+        found = reference()
+        if found and (reason := unheard(found.summary()) or undecoded(found)):
+            raise InvalidRequestError.of([Problem(reason, "calibration")])
 
     def dataset(index: int, spec: CalibrationSet) -> None:
         param = f"calibration.datasets[{index}].uri"

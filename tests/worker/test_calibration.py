@@ -16,14 +16,15 @@ from app.contract.evaluation import DecodingOptions
 from app.contract.recipe import parse_request
 from app.contract.settings import Settings
 from app.services.preparation import prepare, source_policy
+from app.sources.architectures.registry import unheard
 from app.storage.leases import JobKind
 from tests.worker.test_adapters import FORMS, adapter
 from tests.worker.test_evaluation_job import SAMPLES, Service, service
 from worker.calibration.examples import teach
 from worker.calibration.gather import Calibration, gatherer
 from worker.calibration.measuring import measure
-from worker.evaluation.decoding import SpeechDecoder
 from worker.evaluation.disjoint import refuse_shared
+from worker.evaluation.whisper.decoding import SpeechDecoder
 from worker.merging.local import fetch_all, merge_recipe
 from worker.merging.sweep import sweep_recipe
 
@@ -326,3 +327,10 @@ def test_weights_of_calibrated_methods_are_not_negative() -> None:
     document["checkpoints"][1] = {"uri": document["checkpoints"][1], "weight": -1.0}
     with pytest.raises(InvalidRequestError, match="regmean takes no negative weights"):
         parse_request(document)
+
+
+def test_only_a_model_that_can_be_taught_is_calibrated() -> None:
+    assert unheard({"model_type": "whisper", "model_class": None}) is None
+    reason = unheard({"model_type": "wav2vec2", "model_class": "Wav2Vec2ForCTC"})
+    assert reason is not None
+    assert reason.startswith("Wav2Vec2ForCTC checkpoints cannot be calibrated, only whisper")

@@ -13,8 +13,8 @@ from app.contract.errors import InvalidManifestError, Problem
 from app.sources.local import Roots
 from app.sources.manifests import Manifest, audio_source
 from worker.evaluation.audio import AudioError, Segment, find_segment, read_segment
-from worker.evaluation.checkpoint import CheckpointFacts
-from worker.evaluation.decoding import SpeechDecoder
+from worker.evaluation.whisper.checkpoint import WhisperFacts
+from worker.evaluation.whisper.decoding import SpeechDecoder
 from worker.loadable import blaming
 
 _SHOWN = 3
@@ -65,7 +65,7 @@ def choose_examples(
     spec: CalibrationSpec,
     dataset: CalibrationSet,
     manifest: Manifest,
-    facts: CheckpointFacts,
+    facts: WhisperFacts,
     roots: Roots,
     check_stop: Callable[[], None],
 ) -> tuple[list[Example], list[str]]:

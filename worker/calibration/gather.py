@@ -22,20 +22,26 @@ from safetensors import SafetensorError
 
 from app.contract.calibration import CalibrationSpec
 from app.contract.catalogue.method import Statistic
-from app.contract.errors import InvalidManifestError, NonFiniteInputError
+from app.contract.errors import (
+    InvalidManifestError,
+    InvalidRequestError,
+    NonFiniteInputError,
+    Problem,
+)
 from app.contract.evaluation import DecodingOptions
 from app.contract.recipe import Recipe
 from app.contract.requests import OutputSpec
 from app.contract.settings import Settings
 from app.services.preparation import Prepared, replan
+from app.sources.architectures.registry import unheard
 from app.sources.datasets import read_dataset
 from app.sources.fetch import LocalCheckpoint
 from app.sources.manifests import Manifest
 from app.sources.policy import SourcePolicy
 from worker.calibration.examples import Example, choose_examples, teach
 from worker.calibration.measuring import Measured, measure
-from worker.evaluation.checkpoint import CheckpointFacts, read_facts
-from worker.evaluation.decoding import SpeechDecoder
+from worker.evaluation.whisper.checkpoint import WhisperFacts, read_facts
+from worker.evaluation.whisper.decoding import SpeechDecoder
 from worker.merging.engine.job import Interrupted, Observer
 from worker.merging.engine.run import origin_of, run_in_memory
 from worker.merging.engine.statistics import (
@@ -133,7 +139,9 @@ class Calibration:
         return choose_device(self.settings.device)
 
     @cached_property
-    def _facts(self) -> CheckpointFacts:
+    def _facts(self) -> WhisperFacts:
+        if reason := unheard(self.prepared.reference.summary()):
+            raise InvalidRequestError.of([Problem(reason, "calibration")])
         with self.locals[0].opened() as folder:
             return read_facts(folder)
 

@@ -119,6 +119,9 @@ class Architecture:
     translates: ClassVar[bool] = False
     """What a request may ask of the decoder: beams, temperature fallback, the task translate."""
 
+    listens: ClassVar[bool] = False
+    """Whether calibration sets can be used (worker/calibration/)."""
+
     max_bytes: ClassVar[Mapping[str, int]] = {
         CONFIG: MOST_CONFIG_BYTES,
         GENERATION_CONFIG: 2**18,

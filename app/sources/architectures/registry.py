@@ -36,6 +36,20 @@ def undecodable(summary: Mapping[str, str | None]) -> str | None:
     )
 
 
+def unheard(summary: Mapping[str, str | None]) -> str | None:
+    """Return why calibration sets cannot be used with this architecture, None if they can.
+
+    `summary` is that of Architecture.summary.
+    """
+    if _summarized(summary).listens:
+        return None
+    known = ", ".join(one.name for one in KNOWN if one.listens)
+    return (
+        f"{_kind(summary)} checkpoints cannot be calibrated, only {known}; choose a method without "
+        "calibration sets."
+    )
+
+
 def refusals(summary: Mapping[str, str | None], asked: Measurement) -> list[Problem]:
     """Return what a request asks of the decoder and this architecture's cannot do, by field.
 
