@@ -183,7 +183,8 @@ async def _selection(
             "another tool: NIST's trn and STM (sclite), SegLST (meeteval), NeMo's manifest with "
             "`pred_text`.",
             "content": {
-                "application/json": {"schema": {"type": "object"}},
+                # A page, or the segments of SegLST.
+                "application/json": {"schema": {"type": ["object", "array"]}},
                 "application/jsonl": {"schema": {"type": "string"}},
                 "text/plain": {"schema": {"type": "string"}},
             },
