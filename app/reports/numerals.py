@@ -21,7 +21,7 @@ _LONGEST = 15
 _HIGHEST_BEFORE_LETTER = 99
 _BY_CODE = {reading.code: reading for reading in (ENGLISH, *READINGS.values())}
 _NOUN = regex.compile(r"\s+([^\W\d_]{1,40})")
-_WORD_START = r"(?<![^\W\d_])"
+_WORD_START, _WORD_END = r"(?<![^\W\d_])", r"(?![^\W\d_])"
 _SCALES = {"c": "celsius", "f": "fahrenheit"}
 
 Match = regex.Match[str]
@@ -98,8 +98,12 @@ def _coin(name: str) -> str:
 
 @lru_cache(maxsize=32)
 def _abbreviations(language: str) -> Rules:
-    rules = _BY_CODE[language].abbreviations
-    return _compiled({_WORD_START + pattern: text for pattern, text in rules.items()})
+    # Digits and "_" become words and spaces of their own, but are word characters for \b.
+    rules = {
+        _WORD_START + pattern.replace(r"\b", _WORD_END): text
+        for pattern, text in _BY_CODE[language].abbreviations.items()
+    }
+    return _compiled(rules)
 
 
 @lru_cache(maxsize=32)

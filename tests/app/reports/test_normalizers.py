@@ -5,7 +5,7 @@ import unicodedata
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.contract.evaluation import NormalizerName
@@ -91,7 +91,13 @@ def test_english_spelled_makes_digits_and_words_the_same(pair: tuple[str, str]) 
 
 
 @pytest.mark.parametrize("name", NAMES)
-@given(text=st.text(max_size=40) | st.text("0123456789,.:h %€$°ºª-aos\u0301", max_size=20))
+@given(
+    text=st.text(max_size=40)
+    | st.text("0123456789,.:h %€$°ºª-aos\u0301", max_size=20)
+    | st.text("sdrmlevog0_. ", max_size=8)
+)
+@example(text="sr0")
+@example(text="dr_2")
 def test_any_text_can_be_normalised_into_words_with_single_spaces(
     name: NormalizerName, text: str
 ) -> None:
