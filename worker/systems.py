@@ -10,10 +10,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from app.contract.errors import AfluenteError, EvaluationFailedError
 from app.contract.recipe import parse_request
 from app.contract.settings import Settings
+from app.contract.tensors import dtype_for
 from app.services.preparation import prepare
 from app.sources.checkpoint import ResolvedCheckpoint
 from app.sources.completion import borrowed, lacking
@@ -71,8 +73,8 @@ class Checkpoints:
         if system.name not in self._known:
             try:
                 found = resolve(system.uri, self._policy)
-                if found.adapter:
-                    found = self._in_full(system, should_stop)
+                if found.adapter or found.prefix:
+                    found = self._in_full(system, found, should_stop)
                 lender = self._lender(system, found, should_stop)
                 local = fetch(found, self._policy, should_stop=should_stop)
             except AfluenteError as error:
@@ -80,14 +82,20 @@ class Checkpoints:
             self._known[system.name] = CompleteCheckpoint(local, lender)
         return self._known[system.name]
 
-    def _in_full(self, system: System, should_stop: Callable[[], bool]) -> ResolvedCheckpoint:
-        """Return what an adapter makes of the merge's base: the merge of it alone."""
+    def _in_full(
+        self, system: System, found: ResolvedCheckpoint, should_stop: Callable[[], bool]
+    ) -> ResolvedCheckpoint:
+        """Return what libraries can load of a checkpoint in another form: the merge of it alone."""
 
         def progress(done: int, total: int) -> None:
             if should_stop():
                 raise Interrupted
 
-        document = {"base": system.lender, "checkpoints": [system.uri], "method": "soup"}
+        document: dict[str, Any] = {"checkpoints": [system.uri], "method": "soup"}
+        if found.adapter or lacking(found):
+            document["base"] = system.lender
+        if not found.adapter:
+            document["output"] = {"dtype": dtype_for(found.tensors.values())}
         prepared = prepare(parse_request(document).recipe, self._policy)
         locals_ = fetch_all(prepared, self._policy, should_stop=should_stop)
         scratch = Path(tempfile.mkdtemp(prefix="afluente-"))

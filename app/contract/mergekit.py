@@ -1,10 +1,11 @@
 """Converts mergekit configurations to requests, for the methods that both projects have.
 
 Names and defaults are those of mergekit 0.1.5 (`density` is 1 by default, for example). What cannot
-be converted is refused by name, never ignored. Three differences remain: arithmetic is in float32
-whatever `dtype` says; DARE and DELLA draw other random numbers, and divide by the probability of
-keeping a change, as their papers do, where mergekit restores the norm; and DELLA ranks all changes
-of a convolution's output channel together.
+be converted is refused by name, never ignored. Four differences remain: arithmetic is in float32
+whatever `dtype` says; tokens that experts have beyond the base's are kept; DARE and
+DELLA draw other random numbers, and divide by the probability of keeping a change, as their papers
+do, where mergekit restores the norm; and DELLA ranks all changes of a convolution's output channel
+together.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from app.contract.errors import MOST_PROBLEMS, InvalidRequestError, Problem
 from app.contract.problems import did_you_mean, shown
 
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
-_FIELDS = frozenset({"merge_method", "base_model", "models", "parameters", "dtype", "out_dtype"})
+_FIELDS = frozenset({
+    "merge_method", "base_model", "models", "parameters", "dtype", "out_dtype", "tokenizer_source",
+    "tokenizer",
+})  # fmt: skip
 # Does not affect the result.
 _IGNORED = frozenset({"int8_mask"})
 # mergekit's defaults for parameters of single models.
@@ -92,6 +96,7 @@ def from_mergekit(document: Mapping[str, Any]) -> dict[str, Any]:
         if name not in _FIELDS and value is not None:
             problems.append(Problem("This field of mergekit's format is not supported.", str(name)))
     base = document.get("base_model")
+    _check_tokenizer(document, problems)
     shared = _parameters(document.get("parameters"), "parameters", method, problems)
     models = _models(document.get("models"), problems)
     own = [
@@ -232,6 +237,32 @@ def _check_gamma(found: dict[str, Any], problems: list[Problem]) -> None:
     elif density + gamma > 1:
         message = "density + gamma must be at most 1; otherwise mergekit lowers gamma."
         problems.append(Problem(message, "parameters.gamma"))
+
+
+def _check_tokenizer(document: Mapping[str, Any], problems: list[Problem]) -> None:
+    """Add a problem unless the tokenizer is the base's, as it is here."""
+    whole = document.get("tokenizer")
+    if whole is not None and document.get("tokenizer_source") is not None:
+        problems.append(Problem("Give tokenizer_source or tokenizer, not both.", "tokenizer"))
+    named = {"tokenizer_source": document.get("tokenizer_source")}
+    if isinstance(whole, Mapping):
+        named["tokenizer.source"] = whole.get("source", "")
+        for name in islice((name for name in whole if name != "source"), MOST_PROBLEMS):
+            message = "This field of mergekit's format is not supported."
+            problems.append(Problem(message, f"tokenizer.{name}"))
+    elif whole is not None:
+        problems.append(Problem("Must be an object.", "tokenizer"))
+    for path, source in named.items():
+        if source is None:
+            continue
+        if source != "base":
+            message = (
+                f'{shown(source)} is not supported, only "base"; tokens that experts have beyond '
+                "the base's are kept."
+            )
+            problems.append(Problem(message, path))
+        elif document.get("base_model") is None:
+            problems.append(Problem('"base" needs base_model.', path))
 
 
 def _dtype(document: Mapping[str, Any], problems: list[Problem]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
@@ -65,3 +66,10 @@ class TensorHeader:
     def is_float(self) -> bool:
         """Whether the tensor is merged (others must be equal in all inputs, and are copied)."""
         return self.dtype in UNIT_ROUNDOFFS
+
+
+def dtype_for(tensors: Iterable[TensorHeader]) -> str:
+    """Return the name of the dtype of all floating-point tensors; float32 if they have several."""
+    stored = {tensor.dtype for tensor in tensors if tensor.is_float}
+    names = {"F16": "float16", "BF16": "bfloat16"}
+    return names.get(stored.pop(), "float32") if len(stored) == 1 else "float32"

@@ -26,6 +26,7 @@ from app.sources.adapters import applied, names_another_base
 from app.sources.checkpoint import ResolvedCheckpoint, SourceFile
 from app.sources.compatibility import CheckedTensors, check_compatible
 from app.sources.completion import borrowed, missing
+from app.sources.key_prefixes import without_prefix
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import read_file, resolve
 from app.sources.schemes.bucket import place_in_bucket
@@ -183,8 +184,9 @@ def _applied(
 
 
 def _spelled_as(reference: ResolvedCheckpoint, other: ResolvedCheckpoint) -> ResolvedCheckpoint:
-    tensors = reference.architecture.spelled_as(reference.tensors, other.tensors)
-    return replace(other, tensors=tensors)
+    tensors, prefix = without_prefix(other.tensors, reference.tensors)
+    spelled = reference.architecture.spelled_as(reference.tensors, tensors)
+    return replace(other, tensors=spelled, prefix=other.prefix + prefix)
 
 
 def _check_companions(
@@ -241,6 +243,17 @@ def _of_other_bases(
             yield {"code": "adapter_of_another_base", "message": message}
 
 
+def _prefixed(recipe: Recipe, prepared: Sequence[ResolvedCheckpoint]) -> Iterator[dict[str, str]]:
+    """Yield a warning for each checkpoint whose tensors have a prefix."""
+    for source, found in zip(_sources(recipe), prepared, strict=True):
+        if found.prefix:
+            message = (
+                f'The tensors of {source.name} are named with the prefix "{found.prefix}", which '
+                "is left out."
+            )
+            yield {"code": "key_prefix", "message": message}
+
+
 def _one_error(kind: type[AfluenteError], problems: Sequence[Problem]) -> AfluenteError:
     first = problems[0]
     more = f" (and {len(problems) - 1} more, see errors)" if len(problems) > 1 else ""
@@ -254,6 +267,7 @@ def _warnings(
     experts: Sequence[ResolvedCheckpoint],
 ) -> tuple[dict[str, str], ...]:
     warnings = list(_borrowing(recipe, reference, experts))
+    warnings += _prefixed(recipe, (reference, *experts) if recipe.base else experts)
     warnings += _of_other_bases(recipe, reference, experts)
     negative = [source.name for source in recipe.checkpoints if source.weight < 0]
     if negative:

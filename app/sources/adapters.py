@@ -18,13 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.contract.problems import problems_of, shown
 from app.contract.tensors import TensorHeader
+from app.sources.key_prefixes import common_prefix, shared_start
 
 if TYPE_CHECKING:
     from app.sources.checkpoint import ResolvedCheckpoint
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_PICKLE = "adapter_model.bin"
 OF_BASE = "base/"
 """What the files of the base begin with where an adapter's tensors name them."""
 
@@ -136,6 +136,7 @@ def applied(
             documents=base.documents,
             languages=base.languages,
             tensors=made.tensors,
+            prefix=made.prefix,
         ),
         made.problems,
     )
@@ -152,6 +153,12 @@ def names_another_base(adapter: Adapter, base: ResolvedCheckpoint) -> bool:
     ours = base.name.lower()
     # A local copy of openai/whisper-base may be called base.
     return bool(theirs) and not theirs.endswith(ours) and not ours.endswith(theirs)
+
+
+def _changed_by(name: str) -> str:
+    """Return the base's tensor that an adapter's tensor changes, by its name behind the prefix."""
+    part = _PART.fullmatch(name)
+    return _WRAPPED.sub("", name) if part is None else f"{part[1]}.weight"
 
 
 class _RefusedError(Exception):
@@ -172,6 +179,12 @@ class _Application:
             for name, header in base.tensors.items()
             if name not in self._tied
         }
+        # Wrappers of the adapted model, and of the model in it.
+        outer, here, _ = shared_start([*checkpoint.tensors]).partition(_PREFIX)
+        self._begins = (outer if here else "") + _PREFIX
+        names = [name.removeprefix(self._begins) for name in checkpoint.tensors]
+        self._begins += common_prefix(map(_changed_by, names), self.tensors)
+        self.prefix = self._begins.replace(_PREFIX, "", 1)
         factors: dict[str, dict[str, TensorHeader]] = {}
         for header in checkpoint.tensors.values():
             with self._refusing(header):
@@ -190,7 +203,7 @@ class _Application:
 
     def _sort(self, header: TensorHeader, factors: dict[str, dict[str, TensorHeader]]) -> None:
         """Put a factor to the others of its module; a whole tensor replaces the base's."""
-        rest = header.name.removeprefix(_PREFIX)
+        rest = header.name.removeprefix(self._begins)
         part = _PART.fullmatch(rest)
         if rest == header.name or (part is None and "lora_" in rest):
             raise _RefusedError(f"is none of the tensors of a LoRA ({_PREFIX}….lora_A.weight)")
@@ -202,7 +215,7 @@ class _Application:
             return
         if ".original_module." in rest:  # the base's own, which PEFT keeps beside a trained one
             return
-        target = self._target(_WRAPPED.sub("", rest))
+        target = self._target(_changed_by(rest))
         if target.name in self._tied.values() and ".base_layer." not in rest:
             raise _RefusedError(f"replaces {target.name}, but not what the base ties to it")
         if header.shape != target.shape:

@@ -62,7 +62,8 @@ class ResolvedCheckpoint:
     `metadata` is that of the safetensors headers. `config` and `documents`, the other JSON files by
     name, hold the fields that its architecture keeps. `languages` are the codes of the languages
     that it can be told, None if it is told none. `adapter` is None for a checkpoint in full; one
-    with it has no config, and tensors of its own names, until it is `applied` to its base.
+    with it has no config, and tensors of its own names, until it is `applied` to its base. `prefix`
+    is what the files have before the names in `tensors`.
     """
 
     uri: str
@@ -76,6 +77,7 @@ class ResolvedCheckpoint:
     languages: frozenset[str] | None = None
     param: str | None = None
     adapter: Adapter | None = None
+    prefix: str = ""
 
     @property
     def architecture(self) -> Architecture:

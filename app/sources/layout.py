@@ -10,27 +10,17 @@ from typing import Any
 from app.contract.errors import InvalidCheckpointError, Problem, SourceTooLargeError
 from app.contract.problems import shown
 from app.contract.tensors import TensorHeader
-from app.sources.adapters import (
-    ADAPTER_CONFIG,
-    ADAPTER_PICKLE,
-    ADAPTER_WEIGHTS,
-    Adapter,
-    read_adapter,
-)
+from app.sources.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, read_adapter
 from app.sources.architectures.architecture import CONFIG, MOST_CONFIG_BYTES, Description
 from app.sources.architectures.registry import architecture_of
 from app.sources.checkpoint import SourceFile
 from app.sources.json_text import BadJsonError, read_object
+from app.sources.pickles import ADAPTER_PICKLE, PICKLES, conversion_of, is_openai_name, renaming_of
 from app.sources.safetensors import MOST_TENSORS, parse_header
 from app.sources.schemes.folder import SourceFolder
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "pytorch_model.pt")
-_CONVERSION = (
-    "import torch, safetensors.torch as s; "
-    f"s.save_file(torch.load('{ADAPTER_PICKLE}', weights_only=True), '{ADAPTER_WEIGHTS}')"
-)
 # Twice as large as a header of as many tensors.
 _MAX_INDEX_BYTES = 8_000_000
 # A merge keeps each open.
@@ -82,6 +72,8 @@ def read_contents(folder: SourceFolder, max_bytes: int) -> Contents:
     for file in weights.values():
         with _collecting(problems):
             _read_weights(folder, file, contents)
+    if not problems:
+        problems += _openai_layout(folder.label, config, contents.tensors, weights)
     if weight_map is not None and not problems:
         problems += _compare_with_index(folder.label, weight_map, contents.tensors)
     if problems:
@@ -100,7 +92,7 @@ def _read_adapter(
     if ADAPTER_WEIGHTS not in found:
         pickled = (
             f", and pickled files such as {ADAPTER_PICKLE} are never read; convert it with: "
-            f'python -c "{_CONVERSION}"'
+            f"{conversion_of(ADAPTER_PICKLE, has_config=False)}"
         )
         raise InvalidCheckpointError(
             f"{folder.label}: there is no {ADAPTER_WEIGHTS}"
@@ -210,11 +202,12 @@ def _weight_files(
                 f"{folder.label}: {INDEX} names shards that are not there: {sample(missing)}"
             )
         return {name: shards[name] for name in names}, weight_map
-    pickles = folder.find(_PICKLES)
+    pickles = folder.find(PICKLES)
     if pickles:
+        name = next(iter(pickles))
         raise InvalidCheckpointError(
-            f"{folder.label}: the weights are in {next(iter(pickles))} only, and pickled files are "
-            "never read; save them as safetensors (save_pretrained does)"
+            f"{folder.label}: the weights are in {name} only, and pickled files are never read; "
+            f"convert it in its folder with: {conversion_of(name, has_config=CONFIG in found)}"
         )
     raise InvalidCheckpointError(f"{folder.label}: there is neither {WEIGHTS} nor {INDEX}")
 
@@ -256,6 +249,21 @@ def _read_weights(folder: SourceFolder, file: SourceFile, contents: Contents) ->
         raise InvalidCheckpointError(f"{label}: over {MOST_TENSORS:,} tensors with other shards'")
     contents.tensors.update(header.tensors)
     contents.metadata.update(header.metadata)
+
+
+def _openai_layout(
+    label: str,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, TensorHeader],
+    weights: Mapping[str, SourceFile],
+) -> list[str]:
+    found = [name for name in tensors if is_openai_name(name)]
+    if config.get("model_type") != "whisper" or not found:
+        return []
+    return [
+        f"{label}: {found[0]} is a name of OpenAI's layout, not of transformers'; rename all "
+        f"tensors in their folder with: {renaming_of(weights)}"
+    ]
 
 
 def _compare_with_index(

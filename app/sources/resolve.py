@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from typing import Any
+
 from app.contract.errors import (
     AfluenteError,
     Problem,
     SourceChangedError,
     SourceError,
 )
+from app.sources.architectures.registry import architecture_of
 from app.sources.checkpoint import ResolvedCheckpoint, SourceFile
+from app.sources.key_prefixes import without_prefix
 from app.sources.layout import read_contents
 from app.sources.local import read_unchanged
 from app.sources.policy import SourcePolicy
@@ -52,16 +57,25 @@ def _resolve(uri: str, policy: SourcePolicy, param: str | None) -> ResolvedCheck
     with open_folder(uri, policy) as folder:
         resolved = folder.resolved
         contents = read_contents(folder, policy.max_source_bytes)
+    config = contents.description.config
+    tensors, prefix = without_prefix(contents.tensors, _known_names(config))
     return ResolvedCheckpoint(
         uri=uri,
         resolved=resolved,
         name=folder.name,
-        config=contents.description.config,
-        tensors=contents.tensors,
+        config=config,
+        tensors=tensors,
         files=contents.files,
         documents=contents.description.documents,
         metadata=contents.metadata,
         languages=contents.description.languages,
         param=param,
         adapter=contents.adapter,
+        prefix=prefix,
     )
+
+
+def _known_names(config: Mapping[str, Any]) -> Collection[str]:
+    """Return the names of all tensors, if the architecture knows them."""
+    family = architecture_of(config)
+    return () if family.config_problems(config) else family.expected_shapes(config) or ()

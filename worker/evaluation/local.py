@@ -42,6 +42,13 @@ def evaluate_checkpoint(
             "first (afluente merge, method soup), and evaluate the result."
         )
         raise InvalidRequestError.of([Problem(message, "checkpoint")])
+    if resolved.prefix:
+        message = (
+            f'{checkpoint}: all tensors are named with the prefix "{resolved.prefix}", with which '
+            "they cannot be loaded. Merge it alone first (afluente merge, method soup), and "
+            "evaluate the result."
+        )
+        raise InvalidRequestError.of([Problem(message, "checkpoint")])
     if reason := undecodable(resolved.summary()):
         raise InvalidRequestError.of([Problem(reason, "checkpoint")])
     if problems := refusals(resolved.summary(), spec):

@@ -18,31 +18,33 @@ from app.sources.policy import SourcePolicy
 from app.sources.schemes.https import WebFolder
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
+_FOLDER = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96}){0,19}", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w./+-]{0,254}", re.ASCII)
 # A repository with thousands of files has some hundred kilobytes.
 _MOST_INFO_BYTES = 8 * 2**20
 
 
 class HubFolder(WebFolder):
-    """A model (or, at hf://datasets/, a dataset) of the hub at one commit.
+    """A model, or a folder in it (or, at hf://datasets/, a dataset) of the hub at one commit.
 
     It is that of the revision, or of the default branch.
     """
 
     scheme = "hf"
-    form = "hf://organisation/name@revision"
+    form = "hf://organisation/name/folder@revision"
     is_hub = True
     _known: _ModelInfo | None = None
 
     def __init__(self, uri: str, policy: SourcePolicy) -> None:
         super().__init__(uri, policy)
-        self.kind, self.repo, self.revision = _parse(uri)
-        self.name = self.repo.rpartition("/")[2]
+        self.kind, self.repo, self.folder, self.revision = _parse(uri)
+        self.name = (self.folder or self.repo).rpartition("/")[2]
 
     @property
     def resolved(self) -> str:
         """The URI with the commit as its revision."""
-        return f"hf://{self._prefix}{self.repo}@{self._info.sha}"
+        inside = f"/{self.folder}" if self.folder else ""
+        return f"hf://{self._prefix}{self.repo}{inside}@{self._info.sha}"
 
     @property
     def _prefix(self) -> str:
@@ -51,7 +53,12 @@ class HubFolder(WebFolder):
     def find(self, names: Iterable[str]) -> dict[str, SourceFile]:
         """Return the files of these names that the commit has."""
         siblings = {sibling.rfilename: sibling for sibling in self._info.siblings}
-        return {name: self._file(siblings[name]) for name in names if name in siblings}
+        inside = f"{self.folder}/" if self.folder else ""
+        return {
+            name: self._file(name, siblings[inside + name])
+            for name in names
+            if inside + name in siblings
+        }
 
     def files_of_dataset(self, suffix: str) -> list[str]:
         """Return the names of a dataset's files that end so; SourceNotAllowedError for a model."""
@@ -61,14 +68,14 @@ class HubFolder(WebFolder):
             )
         return [one.rfilename for one in self._info.siblings if one.rfilename.endswith(suffix)]
 
-    def _file(self, sibling: _Sibling) -> SourceFile:
-        name, commit = sibling.rfilename, self._info.sha
+    def _file(self, name: str, sibling: _Sibling) -> SourceFile:
+        commit, path = self._info.sha, quote(sibling.rfilename)
         if sibling.size is None:
             raise SourceUnreachableError(f"{self.label}: the hub does not state {name}'s size")
         return SourceFile(
             name=name,
             size=sibling.size,
-            url=f"{self.policy.hf_endpoint}/{self._prefix}{self.repo}/resolve/{commit}/{quote(name)}",
+            url=f"{self.policy.hf_endpoint}/{self._prefix}{self.repo}/resolve/{commit}/{path}",
             version=commit,
             sha256=sibling.lfs.sha256 if sibling.lfs else None,
         )
@@ -129,19 +136,27 @@ def model_of(uri: str) -> str | None:
 
 def dataset_of(uri: str) -> tuple[str, str | None] | None:
     """Return `organisation/name` and revision of a dataset's URI on the hub, None of a model's."""
-    kind, repo, revision = _parse(uri)
+    kind, repo, _, revision = _parse(uri)
     return (repo, revision) if kind == "datasets" else None
 
 
-def _parse(uri: str) -> tuple[str, str, str | None]:
-    """Return what it is (models or datasets), the repository, and the revision if there is one."""
-    repo, at, revision = uri.partition("://")[2].rstrip("/").partition("@")
-    kind, slash, name = repo.partition("/")
-    kind, repo = ("datasets", name) if kind == "datasets" and slash else ("models", repo)
-    if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo:
+def _parse(uri: str) -> tuple[str, str, str, str | None]:
+    """Return models or datasets, the repository, the folder in it or "", and the revision given."""
+    place, at, revision = uri.partition("://")[2].rstrip("/").partition("@")
+    kind, slash, name = place.partition("/")
+    kind, place = ("datasets", name) if kind == "datasets" and slash else ("models", place)
+    segments = place.split("/")
+    repo, folder = "/".join(segments[:2]), "/".join(segments[2:])
+    known = _REPO.fullmatch(repo) and ".." not in repo and "--" not in repo
+    if not known or (folder and kind == "datasets") or not _is_folder(folder):
         raise SourceNotAllowedError(
-            f"{uri}: write hf://organisation/name or hf://organisation/name@revision"
+            f"{uri}: write hf://organisation/name or hf://organisation/name@revision; a folder in "
+            "a model stands before the @ (hf://organisation/name/folder@revision)"
         )
     if at and (not _REVISION.fullmatch(revision) or ".." in revision):
         raise SourceNotAllowedError(f"{uri}: after @ comes a branch, a tag or a commit")
-    return kind, repo, revision if at else None
+    return kind, repo, folder, revision if at else None
+
+
+def _is_folder(path: str) -> bool:
+    return not path or (_FOLDER.fullmatch(path) is not None and ".." not in path)

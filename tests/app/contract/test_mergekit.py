@@ -25,7 +25,19 @@ VALUE = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4),
     max_leaves=12,
 )
-FILE = dict.fromkeys(("base_model", "models", "parameters", "dtype", "out_dtype", "x"), VALUE)
+FILE = dict.fromkeys(
+    (
+        "base_model",
+        "models",
+        "parameters",
+        "dtype",
+        "out_dtype",
+        "tokenizer",
+        "tokenizer_source",
+        "x",
+    ),
+    VALUE,
+)
 MODEL = st.fixed_dictionaries({"model": LEAF}, optional={"parameters": VALUE})
 ANY = st.fixed_dictionaries({}, optional=FILE | {"models": VALUE | st.lists(MODEL, max_size=4)})
 
@@ -181,7 +193,11 @@ def models(*parameters: dict[str, Any]) -> list[dict[str, Any]]:
         ("ties", {"dtype": 16}, ["dtype"]),
         ("ties", {"out_dtype": "int64"}, ["output.dtype"]),
         ("ties", {"chat_template": "auto"}, ["chat_template"]),
-        ("ties", {"tokenizer": {"source": "union"}}, ["tokenizer"]),
+        ("ties", {"tokenizer": {"source": "union"}}, ["tokenizer.source"]),
+        ("ties", {"tokenizer": {"tokens": {}}}, ["tokenizer.tokens", "tokenizer.source"]),
+        ("ties", {"tokenizer": "base"}, ["tokenizer"]),
+        ("ties", {"tokenizer": {"source": "base"}, "tokenizer_source": "base"}, ["tokenizer"]),
+        ("linear", {"tokenizer_source": "base"}, ["tokenizer_source"]),
         ("ties", {"modules": {}}, ["modules"]),
         ("karcher", {"parameters": {"weight": 1}}, ["parameters.weight"]),
         ("linear", {"models": [{"model": f"/{n}"} for n in range(40)]}, ["models"]),
@@ -216,6 +232,12 @@ def test_parameters_without_effect_are_accepted() -> None:
     config |= {"slices": None, "tokenizer_source": None, "dtype": "torch.bfloat16"}
     recipe = parse_request(config | {"parameters": {"int8_mask": True}}).recipe
     assert recipe.output.dtype == "bfloat16"
+
+
+def test_the_tokenizer_may_be_the_base_s_as_it_is_here() -> None:
+    plain = from_mergekit(document("ties"))
+    assert from_mergekit(document("ties", tokenizer_source="base")) == plain
+    assert from_mergekit(document("ties", tokenizer={"source": "base"})) == plain
 
 
 @settings(max_examples=100, deadline=2000)

@@ -20,6 +20,7 @@ from app.contract.errors import (
     SourceTooLargeError,
     SourceUnreachableError,
 )
+from app.sources.fetch import fetch
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import resolve
 from app.sources.web import WebClient
@@ -172,6 +173,19 @@ def test_a_model_of_the_hub_is_pinned_to_its_commit(
     weights = found.file("model.safetensors")
     assert weights is not None
     assert weights.sha256
+
+
+def test_a_folder_in_a_model_of_the_hub_is_a_checkpoint(
+    stand_in: Any, web_policy: SourcePolicy, files: dict[str, bytes]
+) -> None:
+    inside = {f"runs/best/{name}": content for name, content in files.items()}
+    stand_in.add_model("org/phone", inside | {"config.json": b"{}"})
+    found = resolve("hf://org/phone/runs/best@main", web_policy)
+    assert (found.name, found.resolved) == ("best", f"hf://org/phone/runs/best@{COMMIT}")
+    again = resolve(found.resolved, web_policy)
+    assert {file.name for file in again.files} == set(files)
+    assert found.tensors == again.tensors
+    assert fetch(found, web_policy).paths.keys() == set(files)
 
 
 def test_a_model_or_revision_that_is_not_there_is_named(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -164,11 +166,52 @@ def test_all_that_an_empty_folder_lacks_is_told_at_once(
     assert "neither model.safetensors" in messages[1]
 
 
-def test_pickled_weights_are_never_read(make_checkpoint: Make, policy: SourcePolicy) -> None:
-    files = {"config.json": b"{}", "pytorch_model.bin": b"\x80\x02."}
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("config.json", "pytorch_model.bin"), "torch.load('pytorch_model.bin', weights_only=True"),
+        (("config.json", "pytorch_model.bin.index.json"), "save_pretrained('.')"),
+        (("config.json", "model.pt"), "torch.load('model.pt', weights_only=True"),
+        (("model.pt",), "convert_openai_to_hf.py --checkpoint_path model.pt"),
+        (("large-v3-turbo.pt",), "convert_openai_to_hf.py --checkpoint_path large-v3-turbo.pt"),
+    ],
+)
+def test_pickled_weights_are_never_read_and_the_conversion_is_told(
+    make_checkpoint: Make, policy: SourcePolicy, names: tuple[str, ...], said: str
+) -> None:
+    files = {name: b"{}" if name == "config.json" else b"\x80\x02." for name in names}
     error = refusal(make_checkpoint(files=files), policy)
-    assert "pytorch_model.bin only" in error.message
-    assert "safetensors" in error.message
+    message = error.as_problems()[-1].message
+    assert f"{names[-1]} only" in message
+    assert "never read" in message
+    assert said in message
+
+
+def test_the_conversion_of_a_state_dict_gives_what_was_pickled(
+    make_checkpoint: Make, policy: SourcePolicy
+) -> None:
+    torch = pytest.importorskip("torch")
+    load_file = pytest.importorskip("safetensors.torch").load_file
+    folder = make_checkpoint(files={"config.json": b"{}"})
+    weight = torch.arange(6.0).view(2, 3)
+    torch.save({"a": weight, "tied": weight}, folder / "pytorch_model.bin")
+    command = refusal(folder, policy).message.partition("with: ")[2].removeprefix("python -c ")
+    subprocess.run([sys.executable, "-c", command.strip('"')], cwd=folder, check=True)
+    found = load_file(folder / "model.safetensors")
+    assert torch.equal(found["a"], weight)
+    assert torch.equal(found["tied"], weight)
+
+
+def test_names_of_openai_s_layout_are_refused_with_the_way_out(
+    make_checkpoint: Make, policy: SourcePolicy
+) -> None:
+    files = {
+        "config.json": b'{"model_type": "whisper"}',
+        "model.safetensors": write_safetensors({"encoder.blocks.0.attn.key.weight": ("F32", (1,))}),
+    }
+    error = refusal(make_checkpoint(files=files), policy)
+    assert "encoder.blocks.0.attn.key.weight" in error.message
+    assert "rename_keys(s.load_file('model.safetensors'))" in error.message
 
 
 def test_large_sharded_checkpoints_are_refused_before_they_are_read(
