@@ -137,7 +137,8 @@ def _systems(spec: EvaluationSpec, merge: Any) -> Iterator[System]:
             yield System("base", sources["base"]["resolved"], sources["base"]["sha256"])
         elif other == "checkpoints":
             for source in sources["checkpoints"]:
-                yield System(source["name"], source["resolved"], source["sha256"], reference)
+                form = source.get("form") == "difference"
+                yield System(source["name"], source["resolved"], source["sha256"], reference, form)
         elif merge_id := merge_in(other):
             yield System(merge_id, other)
     for named in spec.references:

@@ -32,13 +32,15 @@ from worker.merging.local import fetch_all, make_job
 class System:
     """A checkpoint to decode with: its URI, and its digest if the merge has recorded it.
 
-    `lender` is the URI of the merge's reference, which provides missing files.
+    `lender` is the URI of the merge's reference, which provides missing files, and the base of a
+    `difference`.
     """
 
     name: str
     uri: str
     sha256: str | None = None
     lender: str | None = None
+    difference: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ class Checkpoints:
         """Return a system's checkpoint; EvaluationFailedError names the system."""
         if system.name not in self._known:
             try:
-                found = resolve(system.uri, self._policy)
-                if found.adapter or found.prefix:
+                found = resolve(system.uri, self._policy, difference=system.difference)
+                if found.needs_base or found.prefix:
                     found = self._in_full(system, found, should_stop)
                 lender = self._lender(system, found, should_stop)
                 local = fetch(found, self._policy, should_stop=should_stop)
@@ -91,10 +93,11 @@ class Checkpoints:
             if should_stop():
                 raise Interrupted
 
-        document: dict[str, Any] = {"checkpoints": [system.uri], "method": "soup"}
-        if found.adapter or lacking(found):
+        expert = {"uri": system.uri, "form": "difference" if found.difference else None}
+        document: dict[str, Any] = {"checkpoints": [expert], "method": "soup"}
+        if found.needs_base or lacking(found):
             document["base"] = system.lender
-        if not found.adapter:
+        if not found.needs_base:
             document["output"] = {"dtype": dtype_for(found.tensors.values())}
         prepared = prepare(parse_request(document).recipe, self._policy)
         locals_ = fetch_all(prepared, self._policy, should_stop=should_stop)

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -37,6 +37,7 @@ class Source(BaseModel):
     uri: str
     name: str
     weight: float = 1.0
+    form: Literal["difference"] | None = None
 
 
 class Recipe(BaseModel):
@@ -118,13 +119,22 @@ def parse_request(document: Any, *, max_checkpoints: int = 32) -> ParsedRequest:
     problems: list[Problem] = []
     parameters = _checked_method(request, problems)
     rules = tuple(_checked_rule(request, index, problems) for index in range(len(request.rules)))
+    if request.base is None:
+        message = "A difference needs the base that was subtracted."
+        problems += [
+            Problem(message, f"checkpoints[{index}].form")
+            for index, ref in enumerate(request.checkpoints)
+            if ref.form == "difference"
+        ]
     names = _unique_names(request, problems)
     _check_calibration(request, names, problems)
     if problems:
         raise InvalidRequestError.of(problems)
     base = request.base and Source(uri=request.base.uri, name="base")
     checkpoints = tuple(
-        Source(uri=ref.uri, name=name, weight=1.0 if ref.weight is None else ref.weight)
+        Source(
+            uri=ref.uri, name=name, weight=1.0 if ref.weight is None else ref.weight, form=ref.form
+        )
         for ref, name in zip(request.checkpoints, names, strict=True)
     )
     recipe = Recipe(

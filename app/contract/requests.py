@@ -45,6 +45,11 @@ class CheckpointRef(_Model):
     weight: float | None = Field(
         None, description="Merging weight. Default: 1. Refused by methods without weights."
     )
+    form: Literal["difference"] | None = Field(
+        None,
+        description="`difference`: the weights are a fine-tuned checkpoint's minus the base's. "
+        "Default: a full checkpoint or an adapter, as its files say.",
+    )
 
     @field_validator("name")
     @classmethod
@@ -168,9 +173,11 @@ class MergeRequest(_Model):
 
     @field_validator("base")
     @classmethod
-    def _base_has_no_weight(cls, value: CheckpointRef | None) -> CheckpointRef | None:
+    def _base_is_plain(cls, value: CheckpointRef | None) -> CheckpointRef | None:
         if value is not None and value.weight is not None:
             raise ValueError("The base takes no weight; scale the method instead")
+        if value is not None and value.form is not None:
+            raise ValueError("The base is a full checkpoint; it has no form")
         return value
 
     @field_validator("metadata")

@@ -26,6 +26,7 @@ from app.sources.adapters import applied, names_another_base
 from app.sources.checkpoint import ResolvedCheckpoint, SourceFile
 from app.sources.compatibility import CheckedTensors, check_compatible
 from app.sources.completion import borrowed, missing
+from app.sources.differences import added
 from app.sources.key_prefixes import without_prefix
 from app.sources.policy import SourcePolicy
 from app.sources.resolve import read_file, resolve
@@ -74,6 +75,8 @@ class Prepared:
         base = documents.pop(0) if self.base else None
         for document, source in zip(documents, self.recipe.checkpoints, strict=True):
             document["weight"] = source.weight
+            if source.form is not None:
+                document["form"] = source.form
         return {"base": base, "checkpoints": documents, "architecture": self.reference.summary()}
 
 
@@ -146,16 +149,16 @@ def _params(recipe: Recipe) -> list[str]:
 def _resolve_all(
     recipe: Recipe, uris: Sequence[str], policy: SourcePolicy
 ) -> list[ResolvedCheckpoint]:
-    def attempt(item: tuple[str, str]) -> ResolvedCheckpoint | SourceError:
+    def attempt(uri: str, param: str, source: Source) -> ResolvedCheckpoint | SourceError:
         try:
-            return resolve(item[0], policy, param=item[1])
+            return resolve(uri, policy, param=param, difference=source.form == "difference")
         except SourceError as error:
             # Frees the frames, which hold the source's headers.
             error.__traceback__ = error.__context__ = None
             return error
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        outcomes = list(pool.map(attempt, zip(uris, _params(recipe), strict=True)))
+        outcomes = list(pool.map(attempt, uris, _params(recipe), _sources(recipe)))
     errors = [outcome for outcome in outcomes if isinstance(outcome, SourceError)]
     if not errors:
         return [outcome for outcome in outcomes if isinstance(outcome, ResolvedCheckpoint)]
@@ -168,7 +171,7 @@ def _resolve_all(
 def _applied(
     recipe: Recipe, resolved: Sequence[ResolvedCheckpoint], params: Sequence[str]
 ) -> list[ResolvedCheckpoint]:
-    """Return the checkpoints, adapters with the tensors that they make of the base's."""
+    """Return the checkpoints, those that need a base with the tensors that they make of its."""
     base, found, problems = resolved[0], [], []
     for one, param in zip(resolved, params, strict=True):
         full, wrong = one, []
@@ -176,6 +179,8 @@ def _applied(
             wrong = ["a LoRA adapter; the base must be the full checkpoint that it was trained on"]
         elif one.adapter and not base.adapter:
             full, wrong = applied(one, base)
+        elif one.difference:
+            full = added(one, base)
         found.append(full)
         problems += [Problem(f"{one.uri}: {text}", param) for text in wrong]
     if problems:
@@ -224,7 +229,7 @@ def _borrowing(
     """Yield a warning for each checkpoint that is decoded with the reference's files."""
     whose = "the base" if recipe.base else recipe.checkpoints[0].name
     for source, expert in zip(recipe.checkpoints, experts, strict=True):
-        files = () if expert.adapter else borrowed(expert, reference)
+        files = () if expert.needs_base else borrowed(expert, reference)
         if files:
             message = f"{source.name} lacks files; those of {whose} are used: {', '.join(files)}."
             yield {"code": "companions_from_base", "message": message}

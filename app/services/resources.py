@@ -36,6 +36,9 @@ class SourceResource(BaseModel):
         None, description="Digest of the sorted (path, sha256) of its files; null until read."
     )
     weight: float | None = None
+    form: Literal["difference"] | None = Field(
+        None, description="`difference`: the files hold an expert minus the base."
+    )
 
 
 class ArchitectureResource(BaseModel):

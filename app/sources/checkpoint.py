@@ -62,8 +62,9 @@ class ResolvedCheckpoint:
     `metadata` is that of the safetensors headers. `config` and `documents`, the other JSON files by
     name, hold the fields that its architecture keeps. `languages` are the codes of the languages
     that it can be told, None if it is told none. `adapter` is None for a checkpoint in full; one
-    with it has no config, and tensors of its own names, until it is `applied` to its base. `prefix`
-    is what the files have before the names in `tensors`.
+    with it has no config, and tensors of its own names, until it is `applied` to its base, as has a
+    `difference` (a checkpoint that holds an expert minus its base). `prefix` is what the files have
+    before the names in `tensors`.
     """
 
     uri: str
@@ -77,7 +78,13 @@ class ResolvedCheckpoint:
     languages: frozenset[str] | None = None
     param: str | None = None
     adapter: Adapter | None = None
+    difference: bool = False
     prefix: str = ""
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether it is a change of a base, and not a checkpoint in full."""
+        return self.adapter is not None or self.difference
 
     @property
     def architecture(self) -> Architecture:

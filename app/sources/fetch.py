@@ -31,7 +31,7 @@ class LocalCheckpoint:
     """A checkpoint on this machine. Read its files by `open` or in `opened`, not by their paths.
 
     `paths` are the files used, by name, links followed; `sha256` is that of the sorted list of
-    (name, sha256). An adapter has the `base` whose tensors it changes.
+    (name, sha256). One that needs a base has it in `base`.
     """
 
     resolved: ResolvedCheckpoint

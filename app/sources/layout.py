@@ -41,8 +41,8 @@ class Contents:
     adapter: Adapter | None = None
 
 
-def read_contents(folder: SourceFolder, max_bytes: int) -> Contents:
-    """Return what the folder holds, without reading a tensor.
+def read_contents(folder: SourceFolder, max_bytes: int, *, weights_alone: bool = False) -> Contents:
+    """Return what the folder holds, without reading a tensor; `weights_alone`: nothing else.
 
     Raises:
         InvalidCheckpointError: with all that is wrong in `problems`.
@@ -50,7 +50,7 @@ def read_contents(folder: SourceFolder, max_bytes: int) -> Contents:
 
     """
     found = folder.find((CONFIG, WEIGHTS, INDEX))
-    if not found.keys() & {WEIGHTS, INDEX}:
+    if not weights_alone and not found.keys() & {WEIGHTS, INDEX}:
         adapter = folder.find((ADAPTER_CONFIG, ADAPTER_WEIGHTS, ADAPTER_PICKLE))
         if adapter:
             return _read_adapter(folder, adapter, max_bytes)
@@ -59,9 +59,11 @@ def read_contents(folder: SourceFolder, max_bytes: int) -> Contents:
     weights: dict[str, SourceFile] = {}
     weight_map: Mapping[str, str] | None = None
     used: list[SourceFile] = []
-    with _collecting(problems):
-        config = _read_config(folder, found)
-        used, contents.description = _read_companions(folder, found[CONFIG], config)
+    config: dict[str, Any] = {}
+    if not weights_alone:
+        with _collecting(problems):
+            config = _read_config(folder, found)
+            used, contents.description = _read_companions(folder, found[CONFIG], config)
     problems += [f"{folder.label}: {problem}" for problem in contents.description.problems]
     with _collecting(problems):
         weights, weight_map = _weight_files(folder, found)
@@ -141,8 +143,12 @@ def _invalid(problems: list[str]) -> InvalidCheckpointError:
 
 def _read_config(folder: SourceFolder, found: Mapping[str, SourceFile]) -> dict[str, Any]:
     if CONFIG not in found:
+        hint = ""
+        if found.keys() & {WEIGHTS, INDEX}:
+            hint = '. If it holds differences from the base, say so: "form": "difference"'
         raise InvalidCheckpointError(
             f"{folder.label}: there is no config.json; a checkpoint is a Hugging Face model folder"
+            + hint
         )
     _check_size(folder, found[CONFIG], MOST_CONFIG_BYTES)
     return _read_json(folder, found[CONFIG])

@@ -20,15 +20,19 @@ from app.sources.policy import SourcePolicy
 from app.sources.schemes import open_folder
 
 
-def resolve(uri: str, policy: SourcePolicy, *, param: str | None = None) -> ResolvedCheckpoint:
+def resolve(
+    uri: str, policy: SourcePolicy, *, param: str | None = None, difference: bool = False
+) -> ResolvedCheckpoint:
     """Return the checkpoint at a URI, its revision pinned, its config and headers checked.
+
+    Of a `difference` only the weights are looked at.
 
     Raises:
         SourceError: with `param` as given; an InvalidCheckpointError lists all that is wrong.
 
     """
     try:
-        return _resolve(uri, policy, param)
+        return _resolve(uri, policy, param, difference)
     except SourceError as error:
         raise with_param(error, param) from None
 
@@ -53,10 +57,12 @@ def read_file(checkpoint: ResolvedCheckpoint, file: SourceFile, policy: SourcePo
     return content
 
 
-def _resolve(uri: str, policy: SourcePolicy, param: str | None) -> ResolvedCheckpoint:
+def _resolve(
+    uri: str, policy: SourcePolicy, param: str | None, difference: bool
+) -> ResolvedCheckpoint:
     with open_folder(uri, policy) as folder:
         resolved = folder.resolved
-        contents = read_contents(folder, policy.max_source_bytes)
+        contents = read_contents(folder, policy.max_source_bytes, weights_alone=difference)
     config = contents.description.config
     tensors, prefix = without_prefix(contents.tensors, _known_names(config))
     return ResolvedCheckpoint(
@@ -71,6 +77,7 @@ def _resolve(uri: str, policy: SourcePolicy, param: str | None) -> ResolvedCheck
         languages=contents.description.languages,
         param=param,
         adapter=contents.adapter,
+        difference=difference,
         prefix=prefix,
     )
 

@@ -143,7 +143,7 @@ def fetch_all(
                 progress(start + done, total)
 
         local = fetch(checkpoint, policy, progress=advance, should_stop=should_stop)
-        fetched.append(replace(local, base=fetched[0]) if checkpoint.adapter else local)
+        fetched.append(replace(local, base=fetched[0]) if checkpoint.needs_base else local)
         before += checkpoint.size_bytes
     return fetched
 

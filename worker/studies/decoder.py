@@ -184,7 +184,10 @@ class StudyDecoder:
         reference = (sources["base"] or sources["checkpoints"][0])["resolved"]
         found = [System("base", sources["base"]["resolved"])] if sources["base"] else []
         named = (*sources["checkpoints"], *sources["references"])
-        found += [System(one["name"], one["resolved"], None, reference) for one in named]
+        found += [
+            System(one["name"], one["resolved"], None, reference, one.get("form") == "difference")
+            for one in named
+        ]
         return {system.name: system for system in found}
 
     @cached_property

@@ -46,6 +46,8 @@ def recipe_document(job: Job) -> dict[str, Any]:
     base = sources.pop(0) if job.base else None
     for source, named in zip(sources, recipe.checkpoints, strict=True):
         source["weight"] = named.weight
+        if named.form is not None:
+            source["form"] = named.form
     return {
         "base": base,
         "checkpoints": sources,

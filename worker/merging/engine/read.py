@@ -19,6 +19,7 @@ from app.contract.tensors import ITEM_SIZES, UNIT_ROUNDOFFS, TensorHeader
 from app.planning import cost
 from app.planning.plan import Step, Treatment
 from app.sources.adapters import stored_by_base
+from app.sources.differences import SummedTensor
 from worker.merging import native
 from worker.merging.engine.forms import change_of
 from worker.merging.engine.statistics import Gathered
@@ -70,14 +71,24 @@ class TensorReader:
     ) -> None:
         self._closing.close()
 
-    def read_bytes(self, name: str, start: int, stop: int, *, pinned: bool = False) -> torch.Tensor:
+    def read_bytes(
+        self, name: str, start: int, stop: int, *, part: int = 0, pinned: bool = False
+    ) -> torch.Tensor:
         """Return the stored bytes of entries `start` to `stop`, flat, uint8; pinned for a GPU."""
-        header = self.tensors[name].parts[0]
+        header = self.tensors[name].parts[part]
         raw = torch.empty(
             (stop - start) * ITEM_SIZES[header.dtype], dtype=torch.uint8, pin_memory=pinned
         )
         self._fill(header, start, raw.numpy().data)
         return raw
+
+    def added_place(self, name: str) -> native.Place | None:
+        """Return where kernels read what is added entry by entry; None if nothing is."""
+        header = self.tensors[name]
+        if not isinstance(header, SummedTensor):
+            return None
+        added = header.difference
+        return self._descriptors[added.file], DTYPES[added.dtype], added.start
 
     def change(self, name: str, start: int, stop: int) -> native.LowRank | None:
         """Return what is added to the stored entries `start` to `stop`; None if nothing is."""
@@ -88,11 +99,8 @@ class TensorReader:
         self._fill(header, start, values.view(torch.uint8).numpy().data)
         return values.float()
 
-    def place(self, name: str) -> tuple[int, torch.dtype, int]:
-        """Return where kernels read a tensor: file descriptor, dtype, offset in bytes.
-
-        Of one that is made of others, it is the first.
-        """
+    def place(self, name: str) -> native.Place:
+        """Return where kernels read a tensor; of one that is made of others, it is the first."""
         header = self.tensors[name].parts[0]
         return self._descriptors[header.file], DTYPES[header.dtype], header.start
 
@@ -101,9 +109,12 @@ class TensorReader:
         return self._failed(self.tensors[name], code)
 
     def _failed(self, header: TensorHeader, code: int) -> SourceChangedError:
+        file = header.file
+        if isinstance(header, SummedTensor):
+            file = f"{file} or {header.difference.file}"
         if code == 0:
-            return self._changed(f"{header.file} ends within the tensor {header.name}")
-        return self._changed(f"{header.file} cannot be read ({os.strerror(code)})")
+            return self._changed(f"{file} ends within the tensor {header.name}")
+        return self._changed(f"{file} cannot be read ({os.strerror(code)})")
 
     def _fill(self, header: TensorHeader, start: int, view: memoryview) -> None:
         offset = header.start + start * ITEM_SIZES[header.dtype]
@@ -217,9 +228,13 @@ class TensorBlocks:
         self._weights = reading.weights(inputs)
         self._readers = inputs.read_by(reading)
         places = [reader.place(step.name) for reader in self._readers]
-        found = [reader.change(step.name, start, stop) for reader in self._readers]
-        self._changes = {number: change for number, change in enumerate(found) if change}
-        self._sources = native.Sources(places, subtract=reading.subtracts, changes=self._changes)
+        listed = list(enumerate(self._readers))
+        added = {n: place for n, one in listed if (place := one.added_place(step.name))}
+        changes = {n: change for n, one in listed if (change := one.change(step.name, start, stop))}
+        self._sources = native.Sources(
+            places, subtract=reading.subtracts, added=added, changes=changes
+        )
+        self._as_stored = not added and not changes
         self._device = inputs.device if reading.on_device else torch.device("cpu")
         self._rows = 2 if reading.of_sum else len(self._readers)
         self.width = step.cut.piece * max(1, cost.BLOCK_ENTRIES // step.cut.piece)
@@ -320,7 +335,7 @@ class TensorBlocks:
 
         What a change is added to is made on the CPU.
         """
-        if self._changes:
+        if not self._as_stored:
             rows = self.stored(start, stop).to(self._device)
         else:
             stored = [

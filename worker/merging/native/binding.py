@@ -31,7 +31,7 @@ from worker.merging.memory import Scratch
 
 __all__ = [
     "ALIGNED", "BUCKETS", "EQUAL", "FINITE", "RESULT_FINITE", "TOGETHER", "Combination",
-    "LowRank", "ReadError", "Sources", "TridiagonalForm", "add_energies", "add_inner_products",
+    "LowRank", "Place", "ReadError", "Sources", "TridiagonalForm", "add_energies", "add_inner_products",
     "add_scaled", "all_finite", "banded_sum", "bucket_bounds", "clear_below", "combine_rows",
     "competition_mean", "competition_scores", "count_buckets", "eigenvalues", "eigenvectors",
     "elected_sum", "find_between", "largest_overlap", "mirror", "multiply", "spread",
@@ -281,12 +281,23 @@ class LowRank(ctypes.Structure):
 
 
 class _Source(ctypes.Structure):
-    _fields_ = (
-        ("descriptor", INT),
-        ("dtype", INT),
-        ("offset", LONG),
-        ("change", ctypes.POINTER(LowRank)),
-    )
+    pass
+
+
+_Source._fields_ = (
+    ("descriptor", INT),
+    ("dtype", INT),
+    ("offset", LONG),
+    ("added", ctypes.POINTER(_Source)),
+    ("change", ctypes.POINTER(LowRank)),
+)
+Place = tuple[int, torch.dtype, int]
+"""Where a tensor is stored: file descriptor, dtype, offset in bytes."""
+
+
+def _source(place: Place) -> _Source:
+    descriptor, dtype, offset = place
+    return _Source(descriptor, _STORED[dtype], offset)
 
 
 class ReadError(Exception):
@@ -300,7 +311,7 @@ class ReadError(Exception):
 class Sources:
     """The entries of one tensor in several files, read as float32.
 
-    Half precision is widened exactly, float64 is rounded; then an input's change is added. Each
+    Half precision is widened exactly, float64 is rounded; then what an input adds is. Each
     read returns FINITE if all entries are, plus EQUAL if all inputs have the same bits, and raises
     ReadError. With `gram` it also adds the inner products of the rows, except the base that was
     subtracted, to the upper triangle.
@@ -308,18 +319,22 @@ class Sources:
 
     def __init__(
         self,
-        places: Sequence[tuple[int, torch.dtype, int]],
+        places: Sequence[Place],
         *,
         subtract: bool,
+        added: Mapping[int, Place] = MappingProxyType({}),
         changes: Mapping[int, LowRank] = MappingProxyType({}),
     ) -> None:
-        """Take each input's file descriptor, stored dtype and offset in bytes.
+        """Take the place of each input's entries.
 
         With `subtract` the first input is the base: it is subtracted from the others on reading.
-        `changes` are by the input's number.
+        `added` (entries that are stored elsewhere) and `changes` are by the input's number.
         """
         self._count, self._subtract, self._changes = len(places), subtract, changes
-        listed = [_Source(file, _STORED[dtype], offset) for file, dtype, offset in places]
+        self._added = {number: _source(place) for number, place in added.items()}
+        listed = [_source(place) for place in places]
+        for number, source in self._added.items():
+            listed[number].added = ctypes.pointer(source)
         for number, change in changes.items():
             listed[number].change = ctypes.pointer(change)
         self._sources = (_Source * len(places))(*listed)

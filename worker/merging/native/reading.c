@@ -14,11 +14,13 @@ typedef struct {
     float scale;
 } LowRank;
 
-// Where an input's entries begin, how they are stored, and what is added to them, unless it is NULL.
-typedef struct {
+// Where an input's entries begin, how they are stored, and what is added to them, unless it is NULL:
+// other stored entries, then a product.
+typedef struct Source {
     int32_t descriptor;
     int32_t dtype;
     int64_t offset;
+    const struct Source *added;
     const LowRank *change;
 } Source;
 
@@ -108,6 +110,11 @@ static int64_t read_stored(const Source *source, int64_t start, int64_t count,
 // Read an input's entries, with what is added to them; return as `read_stored` does.
 static int64_t read_entries(const Source *source, int64_t start, int64_t count, float *out) {
     int64_t failed = read_stored(source, start, count, out);
+    if (!failed && source->added) {
+        float added[PIECE];
+        failed = read_stored(source->added, start, count, added);
+        for (int64_t j = 0; j < count && !failed; j++) out[j] += added[j];
+    }
     if (!failed && source->change) add_low_rank(source->change, start, count, out);
     return failed;
 }

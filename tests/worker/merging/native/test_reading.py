@@ -193,6 +193,24 @@ def test_what_does_not_fit_together_is_refused(opened):
         sources.read(0, torch.empty(3, 8))
 
 
+@pytest.mark.parametrize("other", range(4))
+def test_entries_that_are_added_are_read_as_any(opened, other):
+    (descriptor, tensor), (file, added) = opened[0], opened[other]
+    rows, places = torch.empty(1, 20_000), [(descriptor, tensor.dtype, PREFIX)]
+    sources = Sources(places, subtract=False, added={0: (file, added.dtype, PREFIX)})
+    sources.read(999, rows)
+    part = slice(999, 20_999)
+    assert torch.equal(rows[0], tensor[part].float() + added[part].float())
+    # The first input is subtracted from the sum.
+    twice = Sources(places * 2, subtract=True, added={1: (file, added.dtype, PREFIX)})
+    both = torch.empty(2, 20_000)
+    twice.read(999, both)
+    assert torch.equal(both[1], rows[0] - tensor[part].float())
+    beyond = Sources(places, subtract=False, added={0: (file, added.dtype, 2**40)})
+    with pytest.raises(ReadError):
+        beyond.read(0, rows)
+
+
 def test_a_product_that_is_added_is_the_same_wherever_a_read_begins(opened):
     descriptor, tensor = opened[0]
     rows, columns, first = 6, 700, 3
