@@ -45,7 +45,7 @@ def do_merge(attempt: Attempt) -> None:
     )
     sources = prepared.sources([local.sha256 for local in locals_])
     _record_sources(attempt, row["sources"], sources)
-    check_reference(locals_[0], policy)
+    check_reference(prepared, locals_, policy)
     calibration = _calibration(attempt, row["request"], prepared, locals_, policy)
     statistics = None
     if calibration is not None:

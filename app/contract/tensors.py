@@ -68,6 +68,20 @@ class TensorHeader:
         return self.dtype in UNIT_ROUNDOFFS
 
 
+@dataclass(frozen=True)
+class AddedRows:
+    """Rows `start` to `stop` of a tensor, which experts have beyond the reference's.
+
+    `target` is named after both; `holders` are the experts that have them, by position.
+    """
+
+    tensor: str
+    start: int
+    stop: int
+    holders: tuple[int, ...]
+    target: TensorHeader
+
+
 def dtype_for(tensors: Iterable[TensorHeader]) -> str:
     """Return the name of the dtype of all floating-point tensors; float32 if they have several."""
     stored = {tensor.dtype for tensor in tensors if tensor.is_float}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from app.contract.tensors import ITEM_SIZES, TensorHeader
 
@@ -15,11 +16,16 @@ _ALIGNMENT = 8  # the format wants the header's length to be a multiple of this
 
 @dataclass(frozen=True)
 class OutputFile:
-    """One safetensors file: the bytes of its header, and its tensors in stored order."""
+    """One safetensors file: the bytes of its header, and its tensors in stored order.
+
+    One that has added rows is in `tensors` without them, and they follow, as tensors of their own.
+    `names` are those in the header.
+    """
 
     name: str
     header: bytes
     tensors: tuple[TensorHeader, ...]
+    names: tuple[str, ...]
 
     @property
     def size_bytes(self) -> int:
@@ -28,18 +34,23 @@ class OutputFile:
 
 
 def lay_out(
-    tensors: Iterable[TensorHeader], dtypes: Mapping[str, str], max_shard_bytes: int
+    tensors: Iterable[TensorHeader],
+    dtypes: Mapping[str, str],
+    max_shard_bytes: int,
+    added: Mapping[str, Sequence[TensorHeader]] = MappingProxyType({}),
 ) -> tuple[OutputFile, ...]:
     """Return the files for `tensors` in the given dtypes, each of at most `max_shard_bytes`.
 
     Wider dtypes come first, so that every tensor is aligned; within a dtype, tensors are sorted by
-    name. A tensor larger than the limit gets its own file.
+    name. A tensor larger than the limit gets its own file. `added` are the rows that a tensor has
+    besides its own, by its name.
     """
     ordered = sorted(tensors, key=lambda t: (-ITEM_SIZES[dtypes[t.name]], t.name))
     shards: list[list[TensorHeader]] = [[]]
     used = 0
     for tensor in ordered:
-        size = tensor.numel * ITEM_SIZES[dtypes[tensor.name]]
+        entries = sum(part.numel for part in (tensor, *added.get(tensor.name, ())))
+        size = entries * ITEM_SIZES[dtypes[tensor.name]]
         if shards[-1] and used + size > max_shard_bytes:
             shards.append([])
             used = 0
@@ -47,13 +58,14 @@ def lay_out(
         used += size
     count = len(shards)
     return tuple(
-        _file(_name(number, count), shard, dtypes) for number, shard in enumerate(shards, start=1)
+        _file(_name(number, count), shard, dtypes, added)
+        for number, shard in enumerate(shards, start=1)
     )
 
 
 def index_document(files: Iterable[OutputFile]) -> dict[str, object]:
     """Return the content of `model.safetensors.index.json` for sharded files."""
-    places = {tensor.name: file.name for file in files for tensor in file.tensors}
+    places = {name: file.name for file in files for name in file.names}
     total = sum(tensor.size_bytes for file in files for tensor in file.tensors)
     return {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
 
@@ -62,32 +74,36 @@ def _name(number: int, count: int) -> str:
     return WEIGHTS_FILE if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
 
 
-def _file(name: str, tensors: list[TensorHeader], dtypes: Mapping[str, str]) -> OutputFile:
+def _file(
+    name: str,
+    tensors: list[TensorHeader],
+    dtypes: Mapping[str, str],
+    added: Mapping[str, Sequence[TensorHeader]],
+) -> OutputFile:
     document: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
-    offsets = []
+    places: list[tuple[TensorHeader, str, int]] = []
     for tensor in tensors:
-        dtype = dtypes[tensor.name]
-        end = offset + tensor.numel * ITEM_SIZES[dtype]
-        document[tensor.name] = {
-            "dtype": dtype,
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, end],
-        }
-        offsets.append((offset, end))
-        offset = end
+        dtype, begin = dtypes[tensor.name], offset
+        parts = (tensor, *added.get(tensor.name, ()))
+        for part in parts:
+            places.append((part, dtype, offset))
+            offset += part.numel * ITEM_SIZES[dtype]
+        shape = list(tensor.shape)
+        shape[:1] = [sum(part.shape[0] for part in parts)] if shape else []
+        document[tensor.name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, offset]}
     text = json.dumps(document, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     header = len(text).to_bytes(8, "little") + text
     placed = tuple(
         TensorHeader(
-            tensor.name,
-            dtypes[tensor.name],
-            tensor.shape,
+            part.name,
+            dtype,
+            part.shape,
             name,
             len(header) + start,
-            len(header) + end,
+            len(header) + start + part.numel * ITEM_SIZES[dtype],
         )
-        for tensor, (start, end) in zip(tensors, offsets, strict=True)
+        for part, dtype, start in places
     )
-    return OutputFile(name, header, placed)
+    return OutputFile(name, header, placed, tuple(tensor.name for tensor in tensors))

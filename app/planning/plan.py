@@ -12,11 +12,13 @@ from typing import Any
 
 from app.contract.catalogue import CATALOGUE, MethodParameters
 from app.contract.recipe import KEEP_BASE, Recipe
-from app.contract.tensors import DTYPE_NAMES, ITEM_SIZES, TensorHeader
+from app.contract.tensors import DTYPE_NAMES, ITEM_SIZES, AddedRows, TensorHeader
 from app.planning.cost import Cost, Cut, cost_of
 from app.planning.layout import OutputFile, lay_out
 
 _Tensors = Mapping[str, TensorHeader]
+KEEP_EXPERTS = "keep_experts"
+"""What a plan calls the method of added rows; no rule can name it."""
 
 # Whoever plans does not know the worker that will merge.
 _AT_ONCE = {
@@ -37,6 +39,7 @@ class Treatment(StrEnum):
     MERGE = "merge"  # by the method
     MEAN = "mean"  # λ·mean(wᵢdᵢ): spectral methods on tensors that are not matrices
     KEEP = "keep"  # copied from the reference, by rule
+    CARRY = "carry"  # rows that experts have beyond the reference's
     COPY = "copy"  # not floating point: must be equal in all inputs
 
 
@@ -57,6 +60,7 @@ class Step:
 
     `passes` is how often its bytes are read, `depth` where its layer is in its stack: from 0, for
     the first layer and for tensors outside of layers, to 1 for the last.
+    `added` are the rows that are carried over.
     """
 
     target: TensorHeader
@@ -66,6 +70,7 @@ class Step:
     passes: int
     cost: Cost
     depth: float = 0.0
+    added: AddedRows | None = None
 
     @property
     def name(self) -> str:
@@ -110,11 +115,22 @@ class Plan:
 
 
 def make_plan(
-    recipe: Recipe, tensors: _Tensors, base: _Tensors | None, experts: Sequence[_Tensors]
+    recipe: Recipe,
+    tensors: _Tensors,
+    base: _Tensors | None,
+    experts: Sequence[_Tensors],
+    rows: Sequence[AddedRows] = (),
 ) -> Plan:
-    """Return the plan; `tensors` are the reference's in stored order, without tied duplicates."""
+    """Return the plan; `tensors` are the reference's in stored order, without tied duplicates.
+
+    `rows` are those that experts have beyond them, each part a tensor in `experts`.
+    """
     dtypes = {tensor.name: _output_dtype(tensor, recipe) for tensor in tensors.values()}
-    files = lay_out(tensors.values(), dtypes, recipe.output.max_shard_bytes)
+    added: dict[str, list[TensorHeader]] = {}
+    for part in rows:
+        added.setdefault(part.tensor, []).append(part.target)
+    files = lay_out(tensors.values(), dtypes, recipe.output.max_shard_bytes, added)
+    carried = {part.target.name: part for part in rows}
     main = Assignment(recipe.method, recipe.method_parameters, None)
     rules = [
         (
@@ -128,7 +144,9 @@ def make_plan(
     ]
     depths = depths_of(tensors)
     steps = tuple(
-        replace(
+        _carried(target, carried[target.name], experts)
+        if target.name in carried
+        else replace(
             _step(target, _assign(target.name, rules, main), tensors, base, experts),
             depth=depths[target.name],
         )
@@ -182,6 +200,12 @@ def _step(
         sources.insert(0, base[target.name])
     parameters = assignment.parameters if treatment is Treatment.MERGE else None
     return Step(target, treatment, assignment, *cost_of(target, sources, parameters))
+
+
+def _carried(target: TensorHeader, rows: AddedRows, experts: Sequence[_Tensors]) -> Step:
+    sources = [experts[number][target.name] for number in rows.holders]
+    assignment = Assignment(KEEP_EXPERTS, None, None)
+    return Step(target, Treatment.CARRY, assignment, *cost_of(target, sources, None), rows)
 
 
 def _uses_base(assignment: Assignment) -> bool:

@@ -213,6 +213,12 @@ def check_study_sources(backend: Backend, study: Study) -> PreparedStudy:
         checks.append(lambda: _check_names(spec, has_base, study.experts, ""))
     _run_all(checks)
     found = prepared[0]
+    if found.growth is not None:
+        message = (
+            "An expert has tokens beyond the base's, with which a study cannot try merges. Merge "
+            "it without a study, or leave it out."
+        )
+        raise InvalidRequestError.of([Problem(message, "checkpoints")])
     recipes = [
         study.parsed(index, {one.name: one.examples[0] for one in space.dimensions}).recipe
         for index, space in enumerate(study.spaces)

@@ -21,6 +21,7 @@ from app.contract.errors import (
 from app.contract.problems import shown
 from app.contract.recipe import Recipe, Source
 from app.contract.settings import Settings
+from app.contract.tensors import AddedRows
 from app.planning.plan import Plan, make_plan
 from app.sources.adapters import applied, names_another_base
 from app.sources.checkpoint import ResolvedCheckpoint, SourceFile
@@ -32,12 +33,22 @@ from app.sources.policy import SourcePolicy
 from app.sources.resolve import read_file, resolve
 from app.sources.schemes.bucket import place_in_bucket
 from app.sources.tokenizers import states_ids, tokenizer_problems
+from app.sources.vocabulary import (
+    Growth,
+    added_rows,
+    cropped,
+    grown_sizes,
+    growth_of,
+    with_rows,
+    with_vocabulary,
+)
 from app.storage.artifacts import ArtifactStore
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 _AT_ONCE = 8
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,8 @@ class Prepared:
     """A merge's checked sources and plan.
 
     The reference is the base if there is one, else the first checkpoint. The artifact takes its
-    tensor names, ties, dtypes and companion files from it.
+    tensor names, ties, dtypes and companion files from it. `growth` and `rows` are those of a
+    vocabulary that grew.
     """
 
     recipe: Recipe
@@ -54,11 +66,20 @@ class Prepared:
     checked: CheckedTensors
     plan: Plan
     warnings: tuple[dict[str, str], ...]
+    growth: Growth | None = None
+    rows: tuple[AddedRows, ...] = ()
 
     @property
     def reference(self) -> ResolvedCheckpoint:
         """The checkpoint from which the artifact takes everything except tensor values."""
         return self.base or self.experts[0]
+
+    @property
+    def as_written(self) -> ResolvedCheckpoint:
+        """The reference as the artifact has it: without its tokenizer if the vocabulary grew."""
+        if self.growth is None:
+            return self.reference
+        return with_vocabulary(self.reference, self.growth)
 
     @property
     def all(self) -> tuple[ResolvedCheckpoint, ...]:
@@ -112,28 +133,44 @@ def prepare(
     params = _params(recipe)
     resolved = _applied(recipe, _resolve_all(recipe, uris, policy), params)
     reference = resolved[0]
-    others = [_spelled_as(reference, other) for other in resolved[1:]]
     base = reference if recipe.base else None
-    experts = tuple(others if recipe.base else (reference, *others))
+    first = 1 if recipe.base else 0
+    experts = [_spelled_as(reference, one) for one in resolved[first:]]
+    sizes = grown_sizes(reference, experts)
+    cuts = [cropped(one, sizes[0]) if sizes else (one, {}) for one in experts]
+    others = [one for one, _ in cuts[1 - first :]]
     checked, problems = check_compatible(
         reference, list(zip(params[1:], others, strict=True)), reference_param=params[0]
     )
     if problems:
         raise _one_error(IncompatibleCheckpointError, problems)
     _check_companions(resolved, params, policy)
+    growth = _growth(recipe, sizes, resolved[first:], params[first:], policy) if sizes else None
+    rows = tuple(added_rows(growth, checked.tensors, [w for _, w in cuts])) if growth else ()
+    carried = [
+        with_rows(one, whole, rows, checked.tied, number)
+        for number, (one, whole) in enumerate(cuts)
+    ]
+    copies = [
+        replace(copy, checkpoint=number - (1 - first))
+        for number, (_, found) in enumerate(carried)
+        for copy in found
+    ]
+    checked = replace(checked, tied_copies=(*checked.tied_copies, *copies))
+    found = tuple(one for one, _ in carried)
     plan = make_plan(
-        recipe, checked.tensors, base.tensors if base else None, [e.tensors for e in experts]
+        recipe, checked.tensors, base.tensors if base else None, [e.tensors for e in found], rows
     )
-    warnings = _warnings(recipe, plan, reference, experts)
-    return Prepared(recipe, base, experts, checked, plan, warnings)
+    warnings = _warnings(recipe, plan, reference, found, growth)
+    return Prepared(recipe, base, found, checked, plan, warnings, growth, rows)
 
 
 def replan(prepared: Prepared, recipe: Recipe) -> Prepared:
     """Return the same sources with a plan for another recipe."""
     base = prepared.base.tensors if prepared.base else None
     experts = [expert.tensors for expert in prepared.experts]
-    plan = make_plan(recipe, prepared.checked.tensors, base, experts)
-    warnings = _warnings(recipe, plan, prepared.reference, prepared.experts)
+    plan = make_plan(recipe, prepared.checked.tensors, base, experts, prepared.rows)
+    warnings = _warnings(recipe, plan, prepared.reference, prepared.experts, prepared.growth)
     return replace(prepared, recipe=recipe, plan=plan, warnings=warnings)
 
 
@@ -223,6 +260,40 @@ def _check_companions(
         raise _one_error(IncompatibleCheckpointError, problems)
 
 
+def _growth(
+    recipe: Recipe,
+    sizes: tuple[int, tuple[int, ...]],
+    experts: Sequence[ResolvedCheckpoint],
+    params: Sequence[str],
+    policy: SourcePolicy,
+) -> Growth:
+    """Return the tokens that experts have beyond the reference's; raises if they contradict."""
+
+    def read(checkpoint: ResolvedCheckpoint, file: SourceFile) -> bytes:
+        return read_file(checkpoint, file, policy)
+
+    names = [source.name for source in recipe.checkpoints]
+    growth, problems = growth_of(sizes, list(zip(params, names, experts, strict=True)), read)
+    if problems:
+        raise _one_error(IncompatibleCheckpointError, problems)
+    return growth
+
+
+def _grown(recipe: Recipe, growth: Growth) -> dict[str, str]:
+    """Return the warning that tokens were added."""
+    names = [source.name for source in recipe.checkpoints]
+    whose = [n for n, size in zip(names, growth.sizes, strict=True) if size > growth.reference_size]
+    added = [shown(token) for token in growth.tokens.values()]
+    more = f" and {len(added) - _SHOWN:,} more" if len(added) > _SHOWN else ""
+    listed = f" ({', '.join(added[:_SHOWN])}{more})" if added else ""
+    message = (
+        f"{', '.join(whose)}: {growth.size - growth.reference_size:,} rows beyond the "
+        f"{growth.reference_size:,} of the reference{listed} are carried over as they are, and the "
+        f"tokenizer is that of {names[growth.lender]}."
+    )
+    return {"code": "vocabulary_grew", "message": message}
+
+
 def _borrowing(
     recipe: Recipe, reference: ResolvedCheckpoint, experts: Sequence[ResolvedCheckpoint]
 ) -> Iterator[dict[str, str]]:
@@ -270,10 +341,13 @@ def _warnings(
     plan: Plan,
     reference: ResolvedCheckpoint,
     experts: Sequence[ResolvedCheckpoint],
+    growth: Growth | None,
 ) -> tuple[dict[str, str], ...]:
     warnings = list(_borrowing(recipe, reference, experts))
     warnings += _prefixed(recipe, (reference, *experts) if recipe.base else experts)
     warnings += _of_other_bases(recipe, reference, experts)
+    if growth is not None:
+        warnings.append(_grown(recipe, growth))
     negative = [source.name for source in recipe.checkpoints if source.weight < 0]
     if negative:
         message = f"Negative weights subtract these checkpoints: {', '.join(negative)}."

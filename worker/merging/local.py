@@ -20,7 +20,7 @@ from app.contract.settings import Settings
 from app.planning.devices import prefers_gpu
 from app.services.preparation import Prepared, prepare, source_policy
 from app.sources.blobs import BlobCache
-from app.sources.completion import companions_of, copied_names
+from app.sources.completion import borrowed, companions_of, copied_names
 from app.sources.fetch import LocalCheckpoint, fetch
 from app.sources.policy import SourcePolicy
 from worker.loadable import check_loadable
@@ -65,7 +65,7 @@ def merge_recipe(
     policy = source_policy(settings, None, any_path=True)
     prepared = prepare(parsed.recipe, policy)
     locals_ = fetch_all(prepared, policy, lambda done, total: progress(done, total, "bytes"))
-    check_reference(locals_[0], policy)
+    check_reference(prepared, locals_, policy)
     with scratch_beside(output) as scratch:
         gathered, said = gathered_by(gather, [parsed.recipe], prepared, locals_, policy, progress)
         job = make_job(prepared, locals_, scratch, settings, statistics=gathered)
@@ -148,23 +148,36 @@ def fetch_all(
     return fetched
 
 
-def check_reference(reference: LocalCheckpoint, policy: SourcePolicy) -> None:
-    """Have transformers load what the artifact takes from its reference, before any tensor is read.
+def check_reference(
+    prepared: Prepared, locals_: Sequence[LocalCheckpoint], policy: SourcePolicy
+) -> None:
+    """Have transformers load what the artifact takes from its inputs, before any tensor is read.
 
     What it has loaded once is not loaded again. InvalidCheckpointError names the file that fails.
     """
-    made = companions_of(reference.resolved)
+    reference = replace(locals_[0], resolved=prepared.as_written)
+    lender = _lender(prepared, locals_)
+    made = companions_of(reference.resolved, lender.resolved if lender else None)
     contents = {name: hashlib.sha256(content).hexdigest() for name, content in made.items()}
     contents |= {name: reference.file_sha256[name] for name in copied_names(reference.resolved)}
+    if lender is not None:
+        lent = borrowed(reference.resolved, lender.resolved)
+        contents |= {n: lender.file_sha256[n] for n in copied_names(lender.resolved) if n in lent}
     key = f"loadable:{version('transformers')}:{version('tokenizers')}:{sorted(contents.items())}"
     store = BlobCache(policy).digests
     if store.get(key) is not None:
         return
-    with reference.opened() as folder:
+    with reference.opened(lender) as folder:
         check_loadable(folder, reference.resolved.uri)
     # Where the cache cannot be written it is only loaded again.
     with suppress(OSError, StorageError):
         store.put(key, reference.sha256)
+
+
+def _lender(prepared: Prepared, locals_: Sequence[LocalCheckpoint]) -> LocalCheckpoint | None:
+    """Return the expert whose tokenizer the artifact has; None if it has the reference's."""
+    experts = locals_[1:] if prepared.base else locals_
+    return experts[prepared.growth.lender] if prepared.growth else None
 
 
 def make_job(
@@ -187,6 +200,9 @@ def make_job(
         base=locals_[0] if prepared.base else None,
         experts=tuple(locals_[1:] if prepared.base else locals_),
         labels=tuple(labels),
+        reference=replace(locals_[0], resolved=prepared.as_written),
+        lender=_lender(prepared, locals_),
+        growth=prepared.growth,
         folder=folder,
         previous=previous,
         device=_merge_device(settings, prepared),

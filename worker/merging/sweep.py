@@ -60,7 +60,7 @@ def sweep_recipe(
     policy = source_policy(settings, None, any_path=True)
     prepared = prepare(points[0].recipe, policy)
     locals_ = fetch_all(prepared, policy, lambda done, total: progress(done, total, "bytes"))
-    check_reference(locals_[0], policy)
+    check_reference(prepared, locals_, policy)
     planned = [replan(prepared, point.recipe) for point in points]
     recipes = [point.recipe for point in points]
     gathered, said = gathered_by(gather, recipes, prepared, locals_, policy, progress)

@@ -157,6 +157,12 @@ class Architecture:
     )
     """The dtypes of tensors that are copied if they are equal in all inputs."""
 
+    token_rows: ClassVar[tuple[str, ...]] = ()
+    """The tensors with a row for each token, which may have more in an expert than in the base."""
+
+    tokenizer_files: ClassVar[tuple[str, ...]] = ()
+    """The files that say which tokens there are; needed where `token_rows` are."""
+
     @property
     def documents(self) -> tuple[str, ...]:
         """The JSON files that are read and reduced, config.json first."""

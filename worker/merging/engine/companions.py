@@ -15,8 +15,9 @@ import torch
 from app.contract.requests import Rule
 from app.contract.tensors import DTYPE_NAMES
 from app.planning.layout import INDEX_FILE, index_document
-from app.sources.completion import companions_of, copied_files, encoded
+from app.sources.completion import borrowed, companions_of, copied_files, encoded
 from app.sources.schemes import published_at
+from app.sources.vocabulary import Growth
 from worker.merging.engine.job import Job
 
 
@@ -25,8 +26,12 @@ def write_companions(job: Job, folder: Path, diagnostics: Mapping[str, Any]) -> 
 
     Raises SourceChangedError if a file that is copied is not the one whose digest was taken.
     """
-    reference = job.all[0]
-    made = companions_of(reference.resolved, dtype=_dtype(job)) | copied_files(reference)
+    reference, lender = job.reference, job.lender
+    lent_by = lender.resolved if lender else None
+    made = companions_of(reference.resolved, lent_by, dtype=_dtype(job)) | copied_files(reference)
+    if lender is not None:
+        lent = borrowed(reference.resolved, lender.resolved)
+        made |= {name: content for name, content in copied_files(lender).items() if name in lent}
     made["recipe.json"] = encoded(recipe_document(job))
     made["diagnostics.json"] = encoded(diagnostics)
     if len(job.plan.files) > 1:
@@ -48,6 +53,7 @@ def recipe_document(job: Job) -> dict[str, Any]:
         source["weight"] = named.weight
         if named.form is not None:
             source["form"] = named.form
+    grown = {} if job.growth is None else {"vocabulary": _vocabulary_document(job, job.growth)}
     return {
         "base": base,
         "checkpoints": sources,
@@ -57,6 +63,7 @@ def recipe_document(job: Job) -> dict[str, Any]:
         "seed": recipe.seed,
         "output": recipe.output.model_dump(mode="json"),
         **_calibration(job),
+        **grown,
         "torch": torch.__version__,
         "device": torch.device(job.device).type,
     }
@@ -71,6 +78,24 @@ def _calibration(job: Job) -> dict[str, Any]:
     used = {kind: job.statistics[kind] for kind in sorted(job.recipe.statistics)}
     document["statistics"] = {kind: gathered.sha256 for kind, gathered in used.items()}
     return {"calibration": document}
+
+
+def _vocabulary_document(job: Job, growth: Growth) -> dict[str, Any]:
+    """Return which tokens were added, and by which checkpoints."""
+    names = [source.name for source in job.recipe.checkpoints]
+    return {
+        "reference_size": growth.reference_size,
+        "size": growth.size,
+        "tokenizer": names[growth.lender],
+        "added": [
+            {
+                "id": row,
+                "token": growth.tokens.get(row),
+                "from": [names[number] for number in growth.holders(row)],
+            }
+            for row in range(growth.reference_size, growth.size)
+        ],
+    }
 
 
 def _rule_document(rule: Rule) -> dict[str, Any]:

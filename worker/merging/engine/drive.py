@@ -14,6 +14,8 @@ import numpy as np
 import torch
 
 from app.contract.errors import AfluenteError, IncompatibleCheckpointError
+from app.contract.problems import shown
+from app.contract.tensors import AddedRows
 from app.planning.plan import Treatment
 from worker.merging import native
 from worker.merging.combines import Linear
@@ -327,7 +329,7 @@ class _Merger:
                 check()
                 for number in some:
                     writers[number].write(self._step.name, place, values, digests[number])
-        if self._step.treatment is Treatment.KEEP:
+        if self._run.unit.reading.keep:
             return {n: Entry(*self._stretch.key, digests[n].hexdigest()) for n in numbers}
         return {
             number: self._entry(course, notes, digests[number].hexdigest())
@@ -351,7 +353,7 @@ class _Merger:
 
     def _merged(self, start: int, stop: int) -> Outputs:
         """Yield a block of every output."""
-        if self._step.treatment is Treatment.KEEP:
+        if self._run.unit.reading.keep:
             yield from self._kept(start, stop)
             return
         courses = self._run.courses
@@ -370,10 +372,29 @@ class _Merger:
 
     def _kept(self, start: int, stop: int) -> Outputs:
         numbers = [number for variant in self._run.unit.variants for number in variant.numbers]
-        values = self._blocks.stored(start, stop)[0]
+        rows = self._blocks.stored(start, stop)
+        values = rows[0]
         if not all_finite(values):
             self._blocks.refuse_non_finite(start, stop)
+        if self._step.added is not None:
+            self._refuse_unlike(self._step.added, rows, start)
         yield numbers, start, rounded(self._step, values)
+
+    def _refuse_unlike(self, added: AddedRows, rows: torch.Tensor, start: int) -> None:
+        """Raise if experts have other entries in the rows that they share."""
+        inputs = self._run.inputs
+        readers = [inputs.experts[number] for number in added.holders]
+        for reader, row in zip(readers[1:], rows[1:], strict=True):
+            unlike = (row != rows[0]).nonzero()
+            if len(unlike):
+                width = self._step.target.numel // self._step.target.shape[0]
+                token = added.start + (start + int(unlike[0])) // width
+                name = shown(inputs.added_tokens.get(token, "without a name"))
+                raise IncompatibleCheckpointError(
+                    f"The token {token} ({name}), which the base does not have, has one row of "
+                    f"{added.tensor} in {readers[0].label} and another in {reader.label}. Merge "
+                    "only one of them, or give both the same row."
+                )
 
     def _block(self, course: Course, notes: Notes, block: Block, start: int) -> Outputs:
         """Yield a variant's outputs of a block: the base or the inputs themselves where equal."""

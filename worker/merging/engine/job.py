@@ -11,6 +11,7 @@ from app.contract.recipe import Recipe
 from app.planning.plan import Plan
 from app.sources.compatibility import CheckedTensors
 from app.sources.fetch import LocalCheckpoint
+from app.sources.vocabulary import Growth
 from worker.merging.engine.statistics import Gathered
 
 
@@ -28,6 +29,8 @@ class Job:
     base: LocalCheckpoint | None
     experts: tuple[LocalCheckpoint, ...]
     labels: tuple[str, ...]
+    reference: LocalCheckpoint
+    """The base or the first expert, as the artifact has it."""
     folder: Path
     previous: tuple[Path, ...] = ()
     device: str = "cpu"
@@ -39,6 +42,10 @@ class Job:
     store_folder: Path | None = None
     store_bytes: int = 0
     """Where reductions are kept for later merges, and how many bytes at most; 0: nowhere."""
+    lender: LocalCheckpoint | None = None
+    """The expert that the artifact's tokenizer is of; None: the reference."""
+    growth: Growth | None = None
+    """How the vocabulary grew, if it did."""
     point: str = ""
     """Which of a sweep's merges it is, for messages."""
 

@@ -145,6 +145,8 @@ class Inputs:
     seed: int
     device: torch.device
     statistics: Gathered = field(default_factory=dict)
+    added_tokens: Mapping[int, str] = field(default_factory=dict)
+    """Tokens that experts have beyond the reference's, by id."""
 
     @property
     def reference(self) -> TensorReader:
@@ -153,6 +155,8 @@ class Inputs:
 
     def read_by(self, reading: Reading) -> list[TensorReader]:
         """Return the checkpoints that a reading takes, in the order of its rows."""
+        if reading.holders:
+            return [self.experts[number] for number in reading.holders]
         if reading.keep:
             return [self.reference]
         based = reading.subtracts or reading.counts_base
@@ -175,6 +179,7 @@ class Reading:
 
     Attributes:
         keep: whether the reference's tensor is kept as it is.
+        holders: the experts whose equal tensors are kept instead, by position.
         subtracts: whether the base is subtracted from the experts.
         counts_base: whether the base is the first of the merged models.
         of_sum: whether of the task vectors only the weighted sum is kept in memory.
@@ -184,6 +189,7 @@ class Reading:
     """
 
     keep: bool = False
+    holders: tuple[int, ...] = ()
     subtracts: bool = False
     counts_base: bool = False
     of_sum: bool = False
@@ -195,6 +201,8 @@ class Reading:
         """Return a step's."""
         if step.treatment is Treatment.KEEP:
             return cls(keep=True)
+        if step.added is not None:
+            return cls(keep=True, holders=step.added.holders)
         parameters = step.assignment.parameters
         if step.treatment is Treatment.COPY or parameters is None:
             return cls()

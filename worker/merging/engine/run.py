@@ -121,6 +121,7 @@ def _run(
             seed=job.recipe.seed,
             device=torch.device(job.device),
             statistics=job.statistics,
+            added_tokens=job.growth.tokens if job.growth else {},
         )
         entries, adopted = _merge_all(jobs, inputs, writers, observer)
     observer.check()

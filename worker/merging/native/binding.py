@@ -30,8 +30,8 @@ from torch import Tensor
 from worker.merging.memory import Scratch
 
 __all__ = [
-    "ALIGNED", "BUCKETS", "EQUAL", "FINITE", "RESULT_FINITE", "TOGETHER", "Combination",
-    "LowRank", "Place", "ReadError", "Sources", "TridiagonalForm", "add_energies", "add_inner_products",
+    "ALIGNED", "BUCKETS", "EQUAL", "FINITE", "RESULT_FINITE", "TOGETHER", "Combination", "LowRank",
+    "Place", "ReadError", "Sources", "TridiagonalForm", "add_energies", "add_inner_products",
     "add_scaled", "all_finite", "banded_sum", "bucket_bounds", "clear_below", "combine_rows",
     "competition_mean", "competition_scores", "count_buckets", "eigenvalues", "eigenvectors",
     "elected_sum", "find_between", "largest_overlap", "mirror", "multiply", "spread",

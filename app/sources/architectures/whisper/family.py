@@ -45,6 +45,8 @@ class Whisper(Architecture):
     max_bytes = configs.MAX_BYTES
     copied = ("tokenizer.json", "vocab.json", "merges.txt")
     copied_dtypes = frozenset()
+    token_rows = (shapes.EMBEDDING, shapes.OUTPUT)
+    tokenizer_files = TOKENIZER_FILES
 
     def recognises(self, config: Mapping[str, Any]) -> bool:
         """Return whether it is of Whisper, but for the encoder alone or another head."""
