@@ -1,4 +1,4 @@
-"""Generates docs/settings.md, docs/methods.md, and tables in two other pages."""
+"""Generates docs/settings.md, docs/methods.md, and tables in other pages."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from app.contract.catalogue import CATALOGUE, describe
 from app.contract.settings import Settings
 from app.sources.architectures.registry import families_table
+from app.sources.checkpoint_forms import checkpoint_forms
 from app.sources.manifests import forms_table
 
 _GENERATED = "<!-- Written by `make docs`; edit the code it comes from, not this page. -->\n"
@@ -57,6 +58,12 @@ def with_families(page: str) -> str:
     """Return docs/architectures.md with the current table of the families that are decoded."""
     head, table = page.split("| family |", 1)
     return head + families_table() + table[table.index("\n\n") + 1 :]
+
+
+def with_checkpoint_forms(page: str) -> str:
+    """Return docs/checkpoints.md with the current table of the forms of checkpoints."""
+    head, table = page.split("| form |", 1)
+    return head + checkpoint_forms() + table[table.index("\n\n## ") + 1 :]
 
 
 def methods_page() -> str:

@@ -17,7 +17,13 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from cli.reference import methods_page, settings_page, with_families, with_forms
+from cli.reference import (
+    methods_page,
+    settings_page,
+    with_checkpoint_forms,
+    with_families,
+    with_forms,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -100,9 +106,14 @@ def test_generated_pages_are_current(page, current):
 
 
 @pytest.mark.parametrize(
-    ("page", "updated"), [("evaluation.md", with_forms), ("architectures.md", with_families)]
+    ("page", "updated"),
+    [
+        ("evaluation.md", with_forms),
+        ("architectures.md", with_families),
+        ("checkpoints.md", with_checkpoint_forms),
+    ],
 )
-def test_the_tables_of_datasets_and_families_are_current(page, updated):
+def test_the_tables_of_forms_and_families_are_current(page, updated):
     text = (ROOT / "docs" / page).read_text()
     assert updated(text) == text, "run `make docs`"
 

@@ -129,9 +129,11 @@ def device_type_of(settings: Settings) -> str:
 
 
 def _systems(spec: EvaluationSpec, merge: Any) -> Iterator[System]:
-    yield System("merge", merge_uri(merge["id"]))
     sources = merge["sources"]
     reference = (sources["base"] or sources["checkpoints"][0])["resolved"]
+    # An adapter is decoded on the base.
+    base = reference if merge["recipe"]["output"].get("form") == "lora" else None
+    yield System("merge", merge_uri(merge["id"]), None, base)
     for other in spec.compare_with:
         if other == "base" and sources["base"]:
             yield System("base", sources["base"]["resolved"], sources["base"]["sha256"])

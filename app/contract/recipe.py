@@ -126,6 +126,9 @@ def parse_request(document: Any, *, max_checkpoints: int = 32) -> ParsedRequest:
             for index, ref in enumerate(request.checkpoints)
             if ref.form == "difference"
         ]
+    if request.base is None and request.output.form == "lora":
+        message = "An adapter needs the base that it changes."
+        problems.append(Problem(message, "output.form"))
     names = _unique_names(request, problems)
     _check_calibration(request, names, problems)
     if problems:
@@ -205,6 +208,12 @@ def _checked(
         problems.extend(error.as_problems())
         return {}
     _check_fit(request, kind, prefix, problems)
+    if request.output.form == "lora" and (kind.space != "task_vectors" or kind.counts_base):
+        message = (
+            f"{kind.name} does not merge task vectors, so that its result is no change of low rank "
+            'of the base; output.form "lora" needs a method that does, such as task_arithmetic.'
+        )
+        problems.append(Problem(message, f"{prefix}method"))
     try:
         parameters = parse_parameters(method, given, param=f"{prefix}parameters")
     except InvalidRequestError as error:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from app.contract.calibration import CalibrationSpec
 from app.contract.evaluation import EvaluationSpec
@@ -98,12 +98,26 @@ class OutputSpec(_Model):
     max_shard_size: str = Field(
         "5GB", description="Largest size of a safetensors file: a number with KB, MB, GB, GiB…"
     )
+    form: Literal["lora"] | None = Field(
+        None,
+        description="`lora`: a PEFT adapter of the base, where task vectors of adapters only are "
+        "merged. Default: full weights.",
+    )
+    rank: int | None = Field(
+        None, ge=1, le=4096, description="Rank of that adapter; needed for it, and only for it."
+    )
 
     @field_validator("max_shard_size")
     @classmethod
     def _readable(cls, value: str) -> str:
         parse_size(value)
         return value
+
+    @model_validator(mode="after")
+    def _rank_of_an_adapter(self) -> Self:
+        if (self.form == "lora") != (self.rank is not None):
+            raise ValueError('`rank` goes with `form: "lora"`, and that needs it')
+        return self
 
     @property
     def max_shard_bytes(self) -> int:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from app.contract.tensors import ITEM_SIZES, TensorHeader
 
 WEIGHTS_FILE = "model.safetensors"
+ADAPTER_FILE = "adapter_model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _ALIGNMENT = 8  # the format wants the header's length to be a multiple of this
 
@@ -61,6 +62,19 @@ def lay_out(
         _file(_name(number, count), shard, dtypes, added)
         for number, shard in enumerate(shards, start=1)
     )
+
+
+def lay_out_adapter(targets: Iterable[TensorHeader], rank: int, dtype: str) -> OutputFile:
+    """Return the file of a LoRA of these matrices, of the given rank where they have as much."""
+    made = []
+    for target in targets:
+        own = min(rank, *target.shape)
+        module = f"base_model.model.{target.name.removesuffix('.weight')}"
+        rows, columns = target.shape
+        for part, shape in (("lora_A", (own, columns)), ("lora_B", (rows, own))):
+            made.append(TensorHeader(f"{module}.{part}.weight", dtype, shape, ADAPTER_FILE, 0, 0))
+    made.sort(key=lambda tensor: tensor.name)
+    return _file(ADAPTER_FILE, made, {tensor.name: dtype for tensor in made}, {})
 
 
 def index_document(files: Iterable[OutputFile]) -> dict[str, object]:

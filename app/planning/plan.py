@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fnmatch import translate
@@ -14,7 +14,7 @@ from app.contract.catalogue import CATALOGUE, MethodParameters
 from app.contract.recipe import KEEP_BASE, Recipe
 from app.contract.tensors import DTYPE_NAMES, ITEM_SIZES, AddedRows, TensorHeader
 from app.planning.cost import Cost, Cut, cost_of
-from app.planning.layout import OutputFile, lay_out
+from app.planning.layout import OutputFile, lay_out, lay_out_adapter
 
 _Tensors = Mapping[str, TensorHeader]
 KEEP_EXPERTS = "keep_experts"
@@ -90,18 +90,23 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """All steps in output order, and the output files."""
+    """All steps in output order, and the output files.
+
+    If the artifact is to be an `adapter`, they are what it is made of, and not published.
+    """
 
     steps: tuple[Step, ...]
     files: tuple[OutputFile, ...]
     unmatched_rules: tuple[str, ...]
+    adapter: OutputFile | None = None
 
     def as_document(self) -> dict[str, Any]:
         """Return the plan as a dry run shows it."""
         costs = [step.cost for step in self.steps]
+        published = self.files if self.adapter is None else (self.adapter,)
         return {
             "tensors": [_step_document(step) for step in self.steps],
-            "files": [{"name": file.name, "bytes": file.size_bytes} for file in self.files],
+            "files": [{"name": file.name, "bytes": file.size_bytes} for file in published],
             "totals": {
                 "tensors": len(self.steps),
                 "by_treatment": dict(Counter(step.treatment.value for step in self.steps)),
@@ -120,10 +125,12 @@ def make_plan(
     base: _Tensors | None,
     experts: Sequence[_Tensors],
     rows: Sequence[AddedRows] = (),
+    adapted: Collection[str] = (),
 ) -> Plan:
     """Return the plan; `tensors` are the reference's in stored order, without tied duplicates.
 
-    `rows` are those that experts have beyond them, each part a tensor in `experts`.
+    `rows` are those that experts have beyond them, each part a tensor in `experts`; `adapted` the
+    matrices that experts change, for an adapter.
     """
     dtypes = {tensor.name: _output_dtype(tensor, recipe) for tensor in tensors.values()}
     added: dict[str, list[TensorHeader]] = {}
@@ -154,7 +161,13 @@ def make_plan(
         for target in file.tensors
     )
     used = {step.assignment.rule for step in steps}
-    return Plan(steps, files, tuple(rule.match for rule in recipe.rules if rule.match not in used))
+    unmatched = tuple(rule.match for rule in recipe.rules if rule.match not in used)
+    adapter = None
+    if recipe.output.rank is not None:
+        dtype = DTYPE_NAMES[recipe.output.dtype or "float32"]
+        matrices = [tensors[name] for name in adapted]
+        adapter = lay_out_adapter(matrices, recipe.output.rank, dtype)
+    return Plan(steps, files, unmatched, adapter)
 
 
 def depths_of(names: Iterable[str]) -> dict[str, float]:
@@ -170,6 +183,8 @@ def depths_of(names: Iterable[str]) -> dict[str, float]:
 
 
 def _output_dtype(tensor: TensorHeader, recipe: Recipe) -> str:
+    if tensor.is_float and recipe.output.form == "lora":
+        return "F32"  # the adapter is made of it, and rounded then
     if tensor.is_float and recipe.output.dtype is not None:
         return DTYPE_NAMES[recipe.output.dtype]
     return tensor.dtype
@@ -205,7 +220,7 @@ def _step(
 def _carried(target: TensorHeader, rows: AddedRows, experts: Sequence[_Tensors]) -> Step:
     sources = [experts[number][target.name] for number in rows.holders]
     assignment = Assignment(KEEP_EXPERTS, None, None)
-    return Step(target, Treatment.CARRY, assignment, *cost_of(target, sources, None), rows)
+    return Step(target, Treatment.CARRY, assignment, *cost_of(target, sources, None), added=rows)
 
 
 def _uses_base(assignment: Assignment) -> bool:

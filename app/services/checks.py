@@ -24,7 +24,7 @@ from app.contract.requests import RESERVED_NAMES
 from app.contract.spaces import Study
 from app.services.backend import Backend
 from app.services.gates import problems_with_system
-from app.services.presentation import architecture_summary
+from app.services.presentation import architecture_summary, is_adapter
 from app.sources.checkpoint import ResolvedCheckpoint
 from app.sources.policy import SourcePolicy
 from app.storage import merges
@@ -105,10 +105,13 @@ def check_evaluation(
     warnings: list[dict[str, str]] = []
     tested: dict[str, Manifest] = {}
 
+    # An adapter is decoded on the base, and says nothing of languages.
+    measured = sources["base"]["resolved"] if is_adapter(merge) else merge_uri(merge["id"])
+
     def artifact() -> ResolvedCheckpoint | None:
         # The worker reports an artifact that cannot be read.
         with suppress(SourceError):
-            return resolve(merge_uri(merge["id"]), policy)
+            return resolve(measured, policy)
         return None
 
     def heard() -> dict[str, Manifest]:
@@ -213,6 +216,9 @@ def check_study_sources(backend: Backend, study: Study) -> PreparedStudy:
         checks.append(lambda: _check_names(spec, has_base, study.experts, ""))
     _run_all(checks)
     found = prepared[0]
+    if found.plan.adapter is not None:
+        message = "A study measures full weights; ask for an adapter in a merge of its best point."
+        raise InvalidRequestError.of([Problem(message, "output.form")])
     if found.growth is not None:
         message = (
             "An expert has tokens beyond the base's, with which a study cannot try merges. Merge "
@@ -449,6 +455,9 @@ def _evaluation_checks(
             message = f"{uri}: {state}; only succeeded merges can be compared with."
             raise InvalidRequestError.of([Problem(message, param)])
         param = f"{prefix}compare_with[{index}]"
+        if is_adapter(row):
+            message = f"{uri}: the merge is an adapter, which is only measured by itself."
+            raise InvalidRequestError.of([Problem(message, param)])
         _check_decoder(architecture_summary(row), param, evaluation, prefix)
 
     def named(index: int, one: Reference) -> None:

@@ -12,7 +12,7 @@ from app.contract.catalogue import CATALOGUE
 from app.services import wer
 from app.services.backend import Backend
 from app.services.merges import find
-from app.services.presentation import Row, architecture_summary
+from app.services.presentation import Row, architecture_summary, is_adapter
 from app.sources.schemes.hf import model_of
 
 
@@ -25,6 +25,7 @@ def get(backend: Backend, merge_id: str) -> str:
 def render_card(row: Row, report: Mapping[str, Any]) -> str:
     """Return the model card for a merge's row and its `/wer` document."""
     title = _line(row["name"] or row["id"])
+    loading = _loading_adapter if is_adapter(row) else _loading
     parts = [
         f"---\n{_front_matter(row, report, title)}---",
         f"# {title}",
@@ -32,7 +33,7 @@ def render_card(row: Row, report: Mapping[str, Any]) -> str:
         f"## Inputs\n\n{_inputs(row['sources'])}",
         f"## Recipe\n\n```json\n{json.dumps(row['recipe'], indent=2, ensure_ascii=False)}\n```",
         f"## Word error rate\n\n{_rates(report)}",
-        f"## Use\n\n```python\n{_loading(architecture_summary(row))}\n```",
+        f"## Use\n\n```python\n{loading(architecture_summary(row))}\n```",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -47,6 +48,20 @@ def _loading(architecture: Mapping[str, Any]) -> str:
     return "\n".join((f"from transformers import {', '.join(classes.values())}", "", *lines))
 
 
+def _loading_adapter(architecture: Mapping[str, Any]) -> str:
+    """Return the lines of Python that load an artifact that is an adapter."""
+    kind = architecture["model_class"] or "AutoModel"
+    return "\n".join(
+        (
+            "from peft import PeftModel",
+            f"from transformers import {kind}",
+            "",
+            f'base = {kind}.from_pretrained("path/to/the/base")',
+            'model = PeftModel.from_pretrained(base, "path/to/this/folder")',
+        )
+    )
+
+
 def _front_matter(row: Row, report: Mapping[str, Any], title: str) -> str:
     languages = sorted({d["language"] for d in report["datasets"] if d["language"]})
     sources = row["sources"]
@@ -56,7 +71,7 @@ def _front_matter(row: Row, report: Mapping[str, Any], title: str) -> str:
     architecture = architecture_summary(row)
     speech = ["automatic-speech-recognition"] if architecture["task"] else []
     front = {
-        "library_name": "transformers",
+        "library_name": "peft" if is_adapter(row) else "transformers",
         **({"pipeline_tag": speech[0]} if speech else {}),
         "tags": [architecture["model_type"], *speech, "merge", "afluente", row["method"]],
         **({"language": languages} if languages else {}),

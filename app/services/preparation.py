@@ -23,7 +23,7 @@ from app.contract.recipe import Recipe, Source
 from app.contract.settings import Settings
 from app.contract.tensors import AddedRows
 from app.planning.plan import Plan, make_plan
-from app.sources.adapters import applied, names_another_base
+from app.sources.adapters import applied, linear_changes, names_another_base
 from app.sources.checkpoint import ResolvedCheckpoint, SourceFile
 from app.sources.compatibility import CheckedTensors, check_compatible
 from app.sources.completion import borrowed, missing
@@ -57,7 +57,7 @@ class Prepared:
 
     The reference is the base if there is one, else the first checkpoint. The artifact takes its
     tensor names, ties, dtypes and companion files from it. `growth` and `rows` are those of a
-    vocabulary that grew.
+    vocabulary that grew, `adapted` the matrices that an adapter is made of.
     """
 
     recipe: Recipe
@@ -68,6 +68,7 @@ class Prepared:
     warnings: tuple[dict[str, str], ...]
     growth: Growth | None = None
     rows: tuple[AddedRows, ...] = ()
+    adapted: tuple[str, ...] = ()
 
     @property
     def reference(self) -> ResolvedCheckpoint:
@@ -158,18 +159,26 @@ def prepare(
     ]
     checked = replace(checked, tied_copies=(*checked.tied_copies, *copies))
     found = tuple(one for one, _ in carried)
+    adapted = _adapted(found, params[first:]) if recipe.output.form == "lora" else ()
     plan = make_plan(
-        recipe, checked.tensors, base.tensors if base else None, [e.tensors for e in found], rows
+        recipe,
+        checked.tensors,
+        base.tensors if base else None,
+        [one.tensors for one in found],
+        rows,
+        adapted,
     )
     warnings = _warnings(recipe, plan, reference, found, growth)
-    return Prepared(recipe, base, found, checked, plan, warnings, growth, rows)
+    return Prepared(recipe, base, found, checked, plan, warnings, growth, rows, adapted)
 
 
 def replan(prepared: Prepared, recipe: Recipe) -> Prepared:
     """Return the same sources with a plan for another recipe."""
     base = prepared.base.tensors if prepared.base else None
     experts = [expert.tensors for expert in prepared.experts]
-    plan = make_plan(recipe, prepared.checked.tensors, base, experts, prepared.rows)
+    plan = make_plan(
+        recipe, prepared.checked.tensors, base, experts, prepared.rows, prepared.adapted
+    )
     warnings = _warnings(recipe, plan, prepared.reference, prepared.experts, prepared.growth)
     return replace(prepared, recipe=recipe, plan=plan, warnings=warnings)
 
@@ -223,6 +232,21 @@ def _applied(
     if problems:
         raise _one_error(IncompatibleCheckpointError, problems)
     return found
+
+
+def _adapted(experts: Sequence[ResolvedCheckpoint], params: Sequence[str]) -> tuple[str, ...]:
+    """Return the matrices that adapters change; raises if an expert is no adapter of them alone."""
+    changed: dict[str, None] = {}
+    problems = []
+    for expert, param in zip(experts, params, strict=True):
+        names, wrong = linear_changes(expert) if expert.adapter else ([], "is no LoRA adapter")
+        changed |= dict.fromkeys(names)
+        if wrong:
+            message = f'{expert.uri}: it {wrong}; output.form "lora" merges adapters of linear '
+            problems.append(Problem(message + "layers only", param))
+    if problems:
+        raise _one_error(IncompatibleCheckpointError, problems)
+    return tuple(sorted(changed))
 
 
 def _spelled_as(reference: ResolvedCheckpoint, other: ResolvedCheckpoint) -> ResolvedCheckpoint:

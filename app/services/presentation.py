@@ -68,6 +68,11 @@ def merge_resource(
     )
 
 
+def is_adapter(row: Row) -> bool:
+    """Return whether a merge's artifact is an adapter of its base."""
+    return bool(row["recipe"]["output"].get("form") == "lora")
+
+
 def architecture_summary(row: Row) -> Mapping[str, Any]:
     """Return what a merge's row says of its architecture: Whisper's before that was recorded."""
     recorded: Mapping[str, Any] = row["sources"].get("architecture") or _WHISPER

@@ -28,7 +28,9 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 OF_BASE = "base/"
 """What the files of the base begin with where an adapter's tensors name them."""
 
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
+"""What PEFT puts before the names of an adapter's tensors."""
+
 _PART = re.compile(
     r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
     r"(?:\.default)?(?:\.weight)?"
@@ -147,6 +149,22 @@ def stored_by_base(header: TensorHeader) -> bool:
     return header.file.startswith(OF_BASE)
 
 
+def linear_changes(expert: ResolvedCheckpoint) -> tuple[list[str], str | None]:
+    """Return the tensors that an applied adapter changes, and what of it is no linear layer's LoRA.
+
+    Only from such adapters can an adapter be made again.
+    """
+    changed = []
+    for name, header in expert.tensors.items():
+        if not stored_by_base(header):
+            return [], f"stores {name} whole"
+        if isinstance(header, LowRankTensor):
+            if header.transposed or len(header.shape) != 2:
+                return [], f"changes {name}, which is not a linear layer's weight as PEFT has it"
+            changed.append(name)
+    return changed, None
+
+
 def names_another_base(adapter: Adapter, base: ResolvedCheckpoint) -> bool:
     """Return whether an adapter says that it was trained on a model of plainly another name."""
     theirs = (adapter.base_model_name_or_path or "").rstrip("/").rpartition("/")[2].lower()
@@ -180,11 +198,11 @@ class _Application:
             if name not in self._tied
         }
         # Wrappers of the adapted model, and of the model in it.
-        outer, here, _ = shared_start([*checkpoint.tensors]).partition(_PREFIX)
-        self._begins = (outer if here else "") + _PREFIX
+        outer, here, _ = shared_start([*checkpoint.tensors]).partition(PREFIX)
+        self._begins = (outer if here else "") + PREFIX
         names = [name.removeprefix(self._begins) for name in checkpoint.tensors]
         self._begins += common_prefix(map(_changed_by, names), self.tensors)
-        self.prefix = self._begins.replace(_PREFIX, "", 1)
+        self.prefix = self._begins.replace(PREFIX, "", 1)
         factors: dict[str, dict[str, TensorHeader]] = {}
         for header in checkpoint.tensors.values():
             with self._refusing(header):
@@ -206,7 +224,7 @@ class _Application:
         rest = header.name.removeprefix(self._begins)
         part = _PART.fullmatch(rest)
         if rest == header.name or (part is None and "lora_" in rest):
-            raise _RefusedError(f"is none of the tensors of a LoRA ({_PREFIX}….lora_A.weight)")
+            raise _RefusedError(f"is none of the tensors of a LoRA ({PREFIX}….lora_A.weight)")
         if part is not None:
             known = factors.setdefault(part[1], {})
             if part[2] in known:

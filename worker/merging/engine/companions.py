@@ -18,6 +18,7 @@ from app.planning.layout import INDEX_FILE, index_document
 from app.sources.completion import borrowed, companions_of, copied_files, encoded
 from app.sources.schemes import published_at
 from app.sources.vocabulary import Growth
+from worker.merging.engine.adapt import adapter_files
 from worker.merging.engine.job import Job
 
 
@@ -26,18 +27,24 @@ def write_companions(job: Job, folder: Path, diagnostics: Mapping[str, Any]) -> 
 
     Raises SourceChangedError if a file that is copied is not the one whose digest was taken.
     """
+    made = adapter_files(job, job.plan.adapter) if job.plan.adapter else _files_of_model(job)
+    made["recipe.json"] = encoded(recipe_document(job))
+    made["diagnostics.json"] = encoded(diagnostics)
+    for name, content in made.items():
+        (folder / name).write_bytes(content)
+
+
+def _files_of_model(job: Job) -> dict[str, bytes]:
+    """Return the config, tokenizer and processor, and the index of sharded weights, by name."""
     reference, lender = job.reference, job.lender
     lent_by = lender.resolved if lender else None
     made = companions_of(reference.resolved, lent_by, dtype=_dtype(job)) | copied_files(reference)
     if lender is not None:
         lent = borrowed(reference.resolved, lender.resolved)
         made |= {name: content for name, content in copied_files(lender).items() if name in lent}
-    made["recipe.json"] = encoded(recipe_document(job))
-    made["diagnostics.json"] = encoded(diagnostics)
     if len(job.plan.files) > 1:
         made[INDEX_FILE] = encoded(index_document(job.plan.files))
-    for name, content in made.items():
-        (folder / name).write_bytes(content)
+    return made
 
 
 def recipe_document(job: Job) -> dict[str, Any]:

@@ -94,6 +94,10 @@ class TensorReader:
         """Return what is added to the stored entries `start` to `stop`; None if nothing is."""
         return change_of(self.tensors[name], self._read_part, start, stop)
 
+    def values(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Return the stored entries `start` to `stop`, flat, float32."""
+        return self._read_part(self.tensors[name].parts[0], start, stop)
+
     def _read_part(self, header: TensorHeader, start: int, stop: int) -> torch.Tensor:
         values = torch.empty(stop - start, dtype=DTYPES[header.dtype])
         self._fill(header, start, values.view(torch.uint8).numpy().data)

@@ -19,6 +19,7 @@ from app.contract.errors import IncompatibleCheckpointError, OutOfMemoryError
 from app.planning.cost import STRETCH_ENTRIES
 from app.planning.plan import Step
 from app.storage.artifacts import storage_error
+from worker.merging.engine.adapt import error_warnings, write_adapter
 from worker.merging.engine.companions import write_companions
 from worker.merging.engine.drive import Task, UnitRun, work_through
 from worker.merging.engine.job import Interrupted, Job, Observer, Outcome
@@ -59,8 +60,13 @@ def run_all(jobs: Sequence[Job], observer: Observer | None = None) -> list[Outco
         entries, adopted = _run(jobs, writers, observer)
         outcomes = []
         for each, writer, found in zip(jobs, writers, entries, strict=True):
-            warnings = _summed_up(each.plan.steps, found)
-            write_companions(each, writer.folder, _diagnostics(each.plan.steps, found, warnings))
+            warnings, adapter = _summed_up(each.plan.steps, found), {}
+            if each.plan.adapter is not None:
+                made = write_adapter(each, each.plan.adapter, writer.folder, observer.check)
+                warnings += error_warnings(made)
+                adapter = {"adapter": made}
+            diagnostics = _diagnostics(each.plan.steps, found, warnings) | adapter
+            write_companions(each, writer.folder, diagnostics)
             outcomes.append(Outcome(writer.folder, warnings, adopted))
         return outcomes
 
