@@ -156,6 +156,21 @@ def test_without_a_base_the_first_checkpoint_is_the_reference(
         merge([grown, BASE], tmp_path / "n", settings, base=None, method="soup")
 
 
+def test_an_untied_output_has_the_rows_too(grown: Path, settings: Settings, tmp_path: Path) -> None:
+    folders = []
+    for source in (BASE, grown):
+        folder = Path(shutil.copytree(source, tmp_path / source.name))
+        config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": False}
+        (folder / "config.json").write_text(json.dumps(config))
+        tensors = load_file(folder / WEIGHTS)
+        save_file(tensors | {OUTPUT: tensors[EMBEDDING] + 1}, folder / WEIGHTS)
+        folders.append(folder)
+    made = merge_recipe(recipe(folders[1:], folders[0]), tmp_path / "m", settings)
+    found, expert = load_file(made.folder / WEIGHTS), load_file(folders[1] / WEIGHTS)
+    for name in (EMBEDDING, OUTPUT):
+        assert torch.equal(found[name][SIZE:], expert[name][SIZE:])
+
+
 def test_every_point_of_a_sweep_has_the_rows(
     grown: Path, settings: Settings, tmp_path: Path
 ) -> None:

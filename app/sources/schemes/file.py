@@ -10,6 +10,7 @@ from pathlib import Path
 from app.contract.errors import SourceNotAllowedError, SourceNotFoundError
 from app.sources.checkpoint import Signature, SourceFile
 from app.sources.local import Roots, allowed_path, open_regular, path_of, read_unchanged
+from app.sources.pickles import conversion_of
 from app.sources.policy import SourcePolicy
 from app.sources.schemes.folder import SourceFolder
 from app.sources.uris import file_uri, split_uri
@@ -87,8 +88,14 @@ def _readable_folder(path: Path, roots: Roots, label: str) -> Path:
     real = allowed_path(path, roots, label)
     if not os.path.isdir(real):  # noqa: PTH112 - false, where Path would raise
         if os.path.lexists(real):
+            name = os.path.basename(real)  # noqa: PTH119 - as above
+            pickled = ""
+            if name.endswith((".pt", ".bin")):
+                command = conversion_of(name, has_config=False)
+                pickled = f". Pickled files are never read; convert it first with: {command}"
             raise SourceNotFoundError(
                 f"{label}: this is a file; name the folder that holds config.json and the weights"
+                + pickled
             )
         raise SourceNotFoundError(f"{label}: there is no such folder")
     if not os.access(real, os.R_OK | os.X_OK):

@@ -153,6 +153,8 @@ def test_a_file_in_place_of_a_folder_is_refused(
 ) -> None:
     error = refusal(make_checkpoint() / "model.safetensors", policy)
     assert "name the folder" in error.message
+    named = make_checkpoint("named", files={"mine.pt": b"\x80\x02."}) / "mine.pt"
+    assert "--checkpoint_path mine.pt" in refusal(named, policy).message
 
 
 def test_all_that_an_empty_folder_lacks_is_told_at_once(
