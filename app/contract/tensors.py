@@ -63,6 +63,11 @@ class TensorHeader:
         return 0
 
     @property
+    def change_rank(self) -> int | None:
+        """The rank of what is added to the base's matrix; None if it is not known to be low."""
+        return None
+
+    @property
     def is_float(self) -> bool:
         """Whether the tensor is merged (others must be equal in all inputs, and are copied)."""
         return self.dtype in UNIT_ROUNDOFFS

@@ -31,6 +31,8 @@ _WHOLE_COPIES, _EIGENPROBLEM, _SQUARES = 3, 2, 8
 # A regression: besides each expert's Gram matrix, in float32, their sum, its factor and a copy of
 # one, in float64.
 _REGRESSION = 6
+# The least ratio of a matrix's short side to the rank of its factors that makes them cheaper.
+THIN = 4
 # What a decomposition takes, in square matrices, if values are equal and it finds all vectors.
 _DECOMPOSED = 8
 
@@ -92,6 +94,12 @@ def readings_of(shape: Sequence[int], parameters: MethodParameters) -> int:
     return parameters.readings if len(shape) > 1 else parameters.readings_of_vectors
 
 
+def is_thin(header: TensorHeader) -> bool:
+    """Return whether the spectrum of a task matrix is cheaper by its factors than by itself."""
+    rank = header.change_rank
+    return rank is not None and len(header.shape) == 2 and THIN * rank <= min(header.shape)
+
+
 def cost_of(
     target: TensorHeader, sources: Sequence[TensorHeader], parameters: MethodParameters | None
 ) -> tuple[Cut, int, Cost]:
@@ -102,7 +110,7 @@ def cost_of(
     bytes_read = passes * sum(source.size_bytes for source in sources)
     held = sum(source.held_bytes for source in sources)
     if isinstance(parameters, SpectralParameters):
-        flops, memory = _spectral(target, len(sources), parameters, cut)
+        flops, memory = _spectral(target, sources, parameters, cut)
         return cut, passes, Cost(flops, bytes_read, held + memory)
     count, entries = len(sources), target.numel
     kept = (2 * count + 1) * min(entries, BLOCK_ENTRIES) + (count * entries if cut.resident else 0)
@@ -113,13 +121,20 @@ def cost_of(
 
 
 def _spectral(
-    target: TensorHeader, inputs: int, parameters: SpectralParameters, cut: Cut
+    target: TensorHeader,
+    sources: Sequence[TensorHeader],
+    parameters: SpectralParameters,
+    cut: Cut,
 ) -> tuple[int, int]:
     """Return operations and working memory of a matrix merged by its spectrum."""
     # Of a method on the sum, only the base and the sum are in memory, and the sum is decomposed.
-    count, entries = 1 if parameters.of_sum else inputs, target.numel
+    inputs, entries = len(sources), target.numel
+    count = 1 if parameters.of_sum else inputs
     tall, thin = max(target.shape), min(target.shape)
-    flops = (count + 2) * (_TALL_FLOPS * tall * thin**2 + _SQUARE_FLOPS * thin**3)
+    # Those that are decomposed by their factors cost next to nothing.
+    factored = sum(map(is_thin, sources)) if parameters.by_factors else 0
+    problems = max(0, count - factored) + 2
+    flops = problems * (_TALL_FLOPS * tall * thin**2 + _SQUARE_FLOPS * thin**3)
     square = thin**2 * _GRAM_BYTES
     if cut.piece < entries:
         # Sums of one stretch: each expert's own products and those with the sum. Or the sum's

@@ -85,6 +85,11 @@ class LowRankTensor(TensorHeader):
         """How many bytes its factors have in memory, as float32."""
         return 4 * sum(part.numel for part in self.parts[1:])
 
+    @property
+    def change_rank(self) -> int | None:
+        """The rank of B·A, if rows are not scaled besides."""
+        return self.a.shape[0] if self.magnitude is None else None
+
 
 class Adapter(BaseModel):
     """The fields of adapter_config.json that decide values. Its tensors' names say the modules."""

@@ -119,8 +119,10 @@ def merge(
     return merge_recipe(document | recipe, output, settings)
 
 
-def prepared(base: Path | None, experts: list[Path], settings: Settings) -> Prepared:
-    document = {"checkpoints": [str(e) for e in experts], "method": "soup"}
+def prepared(
+    base: Path | None, experts: list[Path], settings: Settings, method: str = "soup"
+) -> Prepared:
+    document = {"checkpoints": [str(e) for e in experts], "method": method}
     document |= {"base": str(base)} if base else {}
     return prepare(parse_request(document).recipe, source_policy(settings, None, any_path=True))
 

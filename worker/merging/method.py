@@ -45,6 +45,13 @@ State = dict[str, Any]
 """What a reduction has gathered so far: arrays and tensors by name."""
 
 
+Factors = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
+
+
+def _no_factors(expert: int) -> tuple[torch.Tensor, torch.Tensor]:
+    raise ValueError(f"The task matrix of expert {expert} has no factors.")
+
+
 @dataclass
 class Notes:
     """What a method has to say: `diagnostics` hold what JSON can carry."""
@@ -91,6 +98,8 @@ class Subject:
         transposed: whether a spectral method sees the transpose of what is stored; square
             matrices are transposed too.
         statistics: if the method asks for any and the tensor has them.
+        thin: the rank of a task matrix that is a product of factors of low rank, by expert.
+        factors: such an expert -> L and R, float64, of its task matrix L·R.
         seed: expert -> 64 bits from the recipe's seed, the tensor's name and the expert's digest.
         notes: for diagnostics and warnings.
     """
@@ -101,6 +110,8 @@ class Subject:
     unit_roundoff: float = 2.0**-24
     transposed: bool = False
     statistics: Statistics | None = None
+    thin: Mapping[int, int] = field(default_factory=dict, compare=False)
+    factors: Factors = field(default=_no_factors, compare=False)
     seed: Callable[[int], int] = hash
     notes: Notes = field(default_factory=Notes, compare=False)
 

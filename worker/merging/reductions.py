@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -12,12 +12,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from app.planning.cost import THIN
 from worker.merging import native
 from worker.merging.combines import OfDirections, left_rows
 from worker.merging.linalg.directions import Directions, Part
-from worker.merging.linalg.ops import eigen_of, flat, gram, mirror, product
+from worker.merging.linalg.ops import (
+    eigen_of,
+    eigen_of_product,
+    eigh,
+    flat,
+    gram,
+    mirror,
+    product,
+)
 from worker.merging.linalg.orthogonal import Orthogonalization
-from worker.merging.linalg.spectrum import Rounding, Spectrum, spectra_from, spectra_of
+from worker.merging.linalg.spectrum import Rounding, Spectrum, spectra_from
 from worker.merging.linalg.sphere import symmetric
 from worker.merging.method import Block, Reduction, State, Subject
 
@@ -186,15 +195,24 @@ class Spectra(Reduction):
     storable: ClassVar[bool] = True
 
     def add(self, state: State, block: Block, subject: Subject) -> None:
-        """Add each expert's dᵢᵀdᵢ."""
+        """Add each expert's dᵢᵀdᵢ, unless its factors say as much."""
         add_base(state, block)
         for number, matrix in enumerate(block.tensors):
-            add_gram(state, f"{number}", matrix)
+            if number not in subject.thin:
+                add_gram(state, f"{number}", matrix)
 
     def finish(self, state: State, subject: Subject) -> TaskSpectra:
         """Return the spectra."""
-        grams = [state.pop(name) for name in list(state) if name != "base"]
-        return TaskSpectra(spectra_of(grams), rounding_of(state, subject))
+        grams = {int(name): state.pop(name) for name in list(state) if name != "base"}
+        problems = dict(zip(grams, eigh(list(grams.values())), strict=True))
+        problems |= {number: eigen_of_product(*both) for number, both in self.products(subject)}
+        spectra = spectra_from([problems[number] for number in sorted(problems)])
+        return TaskSpectra(spectra, rounding_of(state, subject))
+
+    def products(self, subject: Subject) -> Iterator[tuple[int, tuple[torch.Tensor, torch.Tensor]]]:
+        """Yield the matrices that are known as products, by number, with their factors."""
+        for number in subject.thin:
+            yield number, subject.factors(number)
 
     def packed(self, result: TaskSpectra) -> dict[str, torch.Tensor]:
         """Return the eigenproblems and the base's size."""
@@ -247,9 +265,22 @@ class SumSpectrum(Spectra):
     depends_on_weights: ClassVar[bool] = True
 
     def add(self, state: State, block: Block, subject: Subject) -> None:
-        """Add the sum's Gram matrix."""
+        """Add the sum's Gram matrix, unless the factors of all say as much."""
         add_base(state, block)
-        add_gram(state, "0", block.sum)
+        if not self._is_thin(subject):
+            add_gram(state, "0", block.sum)
+
+    def products(self, subject: Subject) -> Iterator[tuple[int, tuple[torch.Tensor, torch.Tensor]]]:
+        """Yield the sum's factors: those of all experts side by side."""
+        if self._is_thin(subject):
+            both = [subject.factors(number) for number in range(subject.experts)]
+            pairs = zip(subject.weights, both, strict=True)
+            left = torch.cat([weight * one for weight, (one, _) in pairs], dim=1)
+            yield 0, (left, torch.cat([other for _, other in both]))
+
+    def _is_thin(self, subject: Subject) -> bool:
+        ranks = subject.thin.values()
+        return len(ranks) == subject.experts and THIN * sum(ranks) <= min(subject.shape)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -32,6 +32,9 @@ class SpectralParameters(ScaledParameters):
     base = "required"
     space = "task_vectors"
     spectral = True
+    by_factors: ClassVar[bool] = False
+    """Whether a task matrix of low rank is decomposed by its factors."""
+
     noise_floor: float = Field(
         1.0,
         ge=0.0,
@@ -64,6 +67,7 @@ class TsvM(SpectralParameters):
         "Keeps each expert's dominant singular directions, makes those of different experts "
         "orthogonal to each other, and adds them up."
     )
+    by_factors = True
 
     rank_fraction: float | None = Field(
         None,
@@ -122,6 +126,7 @@ class IsoC(SpectralParameters):
         "that shared directions do not dominate those of single experts."
     )
     of_sum = True
+    by_factors = True
 
     @property
     def readings(self) -> int:

@@ -16,6 +16,7 @@ import torch
 from app.contract.errors import AfluenteError, IncompatibleCheckpointError
 from app.contract.problems import shown
 from app.contract.tensors import AddedRows
+from app.planning.cost import is_thin
 from app.planning.plan import Treatment
 from worker.merging import native
 from worker.merging.combines import Linear
@@ -232,9 +233,21 @@ class UnitRun:
             source = f"{inputs.seed}\n{step.name}\n{inputs.expert_digests[expert]}"
             return int.from_bytes(hashlib.sha256(source.encode()).digest()[:8], "little")
 
+        def factors(expert: int) -> tuple[torch.Tensor, torch.Tensor]:
+            left, right = inputs.experts[expert].factors(step.name)
+            return (right.mT, left.mT) if step.cut.transposed else (left, right)
+
+        thin: dict[int, int] = {}
+        spectral = step.parameters is not None and step.parameters.spectral
+        if spectral and reading.subtracts and inputs.device.type == "cpu":
+            headers = [expert.tensors[step.name] for expert in inputs.experts]
+            ranks = {n: one.change_rank for n, one in enumerate(headers) if is_thin(one)}
+            thin = {number: rank for number, rank in ranks.items() if rank is not None}
         return Subject(
             name=step.name,
             shape=shape,
+            thin=thin,
+            factors=factors,
             weights=reading.weights(inputs),
             unit_roundoff=inputs.unit_roundoff(step.name, reading),
             transposed=step.cut.transposed,

@@ -25,17 +25,29 @@ def change_of(header: TensorHeader, read: ReadPart, start: int, stop: int) -> na
         return None
     columns = header.numel // header.shape[0]
     first, last = start // columns, -(-stop // columns)
-    if header.transposed:
-        left = _matrix(header.a, read)[:, first:last].T.contiguous()
-        right = _matrix(header.b, read).T.contiguous()
-    else:
-        left = _matrix(header.b, read, first, last)
-        right = _matrix(header.a, read)
+    left, right = _factors(header, read, first, last)
     factors = None
     if header.magnitude is not None:
         norms = _norms(header, read, left, right, first)
         factors = read(header.magnitude, first, last) / norms
     return native.LowRank(left, right, header.scaling, first_row=first, factors=factors)
+
+
+def factors_of(header: TensorHeader, read: ReadPart) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return L and R, float64, whose product L·R is added to the base's matrix."""
+    assert isinstance(header, LowRankTensor)
+    left, right = _factors(header, read, 0, header.shape[0])
+    return header.scaling * left.double(), right.double()
+
+
+def _factors(
+    header: LowRankTensor, read: ReadPart, first: int, last: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rows of the left factor, and the right one."""
+    if header.transposed:
+        left = _matrix(header.a, read)[:, first:last].T.contiguous()
+        return left, _matrix(header.b, read).T.contiguous()
+    return _matrix(header.b, read, first, last), _matrix(header.a, read)
 
 
 def _matrix(

@@ -21,7 +21,7 @@ from app.planning.plan import Step, Treatment
 from app.sources.adapters import stored_by_base
 from app.sources.differences import SummedTensor
 from worker.merging import native
-from worker.merging.engine.forms import change_of
+from worker.merging.engine.forms import change_of, factors_of
 from worker.merging.engine.statistics import Gathered
 from worker.merging.linalg.sphere import Doubles
 from worker.merging.memory import Scratch
@@ -93,6 +93,10 @@ class TensorReader:
     def change(self, name: str, start: int, stop: int) -> native.LowRank | None:
         """Return what is added to the stored entries `start` to `stop`; None if nothing is."""
         return change_of(self.tensors[name], self._read_part, start, stop)
+
+    def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the factors of what is added to a matrix of the base, float64."""
+        return factors_of(self.tensors[name], self._read_part)
 
     def values(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Return the stored entries `start` to `stop`, flat, float32."""

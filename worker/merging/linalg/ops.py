@@ -158,6 +158,8 @@ class Eigen(ABC):
 
 def eigen_of(arrays: Mapping[str, Tensor]) -> Eigen:
     """Return the eigenproblem of its `arrays`."""
+    if "thin" in arrays:
+        return _Thin(arrays["values"], arrays["thin"])
     if "vectors" in arrays:
         return _All(arrays["values"].flip(-1), arrays["vectors"].flip(-1))
     return _Tridiagonal.of(arrays)
@@ -178,6 +180,15 @@ def eigh(grams: Sequence[Float[Tensor, "n n"]]) -> Sequence[Eigen]:
         for problem, ascending in zip(some, found, strict=True):
             problem.values = ascending.flip(0)
     return problems
+
+
+def eigen_of_product(left: Float[Tensor, "m r"], right: Float[Tensor, "r n"]) -> Eigen:
+    """Return the eigenproblem of MᵀM of M = L·R, float64, from that of r rows and columns."""
+    basis, upper = torch.linalg.qr(right.mT)
+    inner = left @ upper.mT  # L·R = inner·basisᵀ
+    values, vectors = torch.linalg.eigh(inner.mT @ inner)
+    padding = right.shape[1] - len(values)
+    return _Thin(torch.nn.functional.pad(values.flip(0), (0, padding)), basis @ vectors.flip(1))
 
 
 def _on_gpu(grams: Float[Tensor, "k n n"]) -> list[Eigen]:
@@ -206,6 +217,24 @@ class _All(Eigen):
 
     def arrays(self) -> dict[str, Tensor]:
         return {"values": self.values.cpu(), "vectors": self._vectors.cpu().contiguous()}
+
+    def combined(self, weights: Float[Tensor, " count"]) -> Float[Tensor, "n n"]:
+        return symmetric_product((self.vectors(len(weights)) * weights.sqrt()).mT)
+
+
+class _Thin(Eigen):
+    """An eigenproblem of low rank: all eigenvalues but the first few are 0, and have no vectors."""
+
+    def __init__(self, values: Float[Tensor, " n"], vectors: Float[Tensor, "n r"]) -> None:
+        self.values, self._vectors = values, vectors
+
+    def vectors(self, count: int) -> Float[Tensor, "n count"]:
+        if count > self._vectors.shape[1]:
+            raise ValueError(f"{count} vectors of a matrix of rank {self._vectors.shape[1]}.")
+        return self._vectors[:, :count]
+
+    def arrays(self) -> dict[str, Tensor]:
+        return {"values": self.values.clone(), "thin": self._vectors.contiguous()}
 
     def combined(self, weights: Float[Tensor, " count"]) -> Float[Tensor, "n n"]:
         return symmetric_product((self.vectors(len(weights)) * weights.sqrt()).mT)
