@@ -19,12 +19,16 @@ from app.contract.settings import Settings
 from app.planning import cost
 from app.services.preparation import Prepared, prepare, source_policy
 from app.sources.policy import SourcePolicy
+from app.storage.leases import JobKind
 from tests.gpu_stand_in import GPU, ThreadWithGpu, stand_in
 from tests.tiny_whisper import WEIGHTS, make_base, noisy, variant
+from tests.worker.test_evaluation_job import SAMPLES, Service, service, spec
 from worker.merging.engine import schedule
 from worker.merging.engine.run import run
 from worker.merging.local import LocalMerge, fetch_all, make_job, merge_recipe
 from worker.systems import Checkpoints, System
+
+__all__ = ["service", "spec"]
 
 QUERY = "model.encoder.layers.0.self_attn.q_proj.weight"
 EMBEDDING, OUTPUT = "model.decoder.embed_tokens.weight", "proj_out.weight"
@@ -185,6 +189,24 @@ def test_a_difference_is_decoded_on_the_merge_s_base(
     with checkpoints.of(system, lambda: False).opened() as opened:
         assert_close(load_file(opened / WEIGHTS), load_file(full / WEIGHTS), 1e-6)
         assert (opened / "vocab.json").exists()
+
+
+def test_the_service_records_the_form_and_measures_the_expert(
+    service: Service, spec: dict[str, Any], tmp_path: Path
+) -> None:
+    models = SAMPLES / "checkpoints"
+    full = variant(models / "base", tmp_path / "full", noisy(1, 0.2))
+    folder = difference(models / "base", full, tmp_path / "speech/learnt")
+    experts = [{"uri": folder.as_uri(), "form": "difference"}]
+    document = service.recipe("soup") | {"checkpoints": experts}
+    created = service.client.post("/merges", json=document).json()
+    assert created["checkpoints"][0]["form"] == "difference"
+    service.work(JobKind.MERGE, created["id"])
+    service.evaluate(created["id"], spec)
+    table = service.client.get(f"/merges/{created['id']}/wer").json()
+    systems = [table, table["systems"]["learnt"], table["systems"]["base"]]
+    merge, learnt, base = (system["datasets"][0]["wer"] for system in systems)
+    assert merge == learnt != base
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0])
