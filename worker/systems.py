@@ -20,8 +20,9 @@ from app.services.preparation import prepare
 from app.sources.checkpoint import ResolvedCheckpoint
 from app.sources.completion import borrowed, lacking
 from app.sources.fetch import LocalCheckpoint, fetch
+from app.sources.key_prefixes import common_prefix
 from app.sources.policy import SourcePolicy
-from app.sources.resolve import resolve
+from app.sources.resolve import known_names, resolve
 from app.sources.uris import file_uri
 from worker.merging.engine.job import Interrupted, Observer
 from worker.merging.engine.run import run
@@ -75,8 +76,10 @@ class Checkpoints:
         if system.name not in self._known:
             try:
                 found = resolve(system.uri, self._policy, difference=system.difference)
-                if found.needs_base or found.prefix:
-                    found = self._in_full(system, found, should_stop)
+                wrapped = self._is_wrapped(system, found)
+                if found.needs_base or found.prefix or wrapped:
+                    on_base = found.needs_base or wrapped or bool(lacking(found))
+                    found = self._in_full(system, found, on_base, should_stop)
                 lender = self._lender(system, found, should_stop)
                 local = fetch(found, self._policy, should_stop=should_stop)
             except AfluenteError as error:
@@ -84,8 +87,19 @@ class Checkpoints:
             self._known[system.name] = CompleteCheckpoint(local, lender)
         return self._known[system.name]
 
+    def _is_wrapped(self, system: System, found: ResolvedCheckpoint) -> bool:
+        """Return whether its names have a prefix that only the reference's names tell."""
+        if system.lender is None or found.needs_base or known_names(found.config):
+            return False
+        reference = resolve(system.lender, self._policy)
+        return bool(common_prefix(found.tensors, reference.tensors))
+
     def _in_full(
-        self, system: System, found: ResolvedCheckpoint, should_stop: Callable[[], bool]
+        self,
+        system: System,
+        found: ResolvedCheckpoint,
+        on_base: bool,
+        should_stop: Callable[[], bool],
     ) -> ResolvedCheckpoint:
         """Return what libraries can load of a checkpoint in another form: the merge of it alone."""
 
@@ -95,7 +109,7 @@ class Checkpoints:
 
         expert = {"uri": system.uri, "form": "difference" if found.difference else None}
         document: dict[str, Any] = {"checkpoints": [expert], "method": "soup"}
-        if found.needs_base or lacking(found):
+        if on_base:
             document["base"] = system.lender
         if not found.needs_base:
             document["output"] = {"dtype": dtype_for(found.tensors.values())}

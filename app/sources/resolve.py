@@ -64,7 +64,7 @@ def _resolve(
         resolved = folder.resolved
         contents = read_contents(folder, policy.max_source_bytes, weights_alone=difference)
     config = contents.description.config
-    tensors, prefix = without_prefix(contents.tensors, _known_names(config))
+    tensors, prefix = without_prefix(contents.tensors, known_names(config))
     return ResolvedCheckpoint(
         uri=uri,
         resolved=resolved,
@@ -82,7 +82,7 @@ def _resolve(
     )
 
 
-def _known_names(config: Mapping[str, Any]) -> Collection[str]:
+def known_names(config: Mapping[str, Any]) -> Collection[str]:
     """Return the names of all tensors, if the architecture knows them."""
     family = architecture_of(config)
     return () if family.config_problems(config) else family.expected_shapes(config) or ()

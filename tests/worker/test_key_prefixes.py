@@ -163,6 +163,19 @@ def test_a_wrapped_checkpoint_is_decoded_without_the_prefix(
     assert resolve(inside.as_uri(), policy).prefix == "module."
 
 
+def test_the_names_of_any_model_s_reference_tell_its_prefix(
+    settings: Settings, tmp_path: Path
+) -> None:
+    config = GPT2Config(vocab_size=11, n_embd=8, n_layer=1, n_head=2, n_positions=6)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
+    inside = wrapped(tmp_path / "base", tmp_path / "w", nn.DataParallel, GPT2LMHeadModel)
+    policy = SourcePolicy(cache_dir=tmp_path / "cache", file_roots=None)
+    system = System("w", inside.as_uri(), None, (tmp_path / "base").as_uri())
+    checkpoints = Checkpoints(settings, policy)
+    with checkpoints.of(system, lambda: False).opened() as folder:
+        assert load_file(folder / WEIGHTS).keys() == load_file(tmp_path / "base" / WEIGHTS).keys()
+
+
 def test_only_what_makes_names_known_is_a_prefix() -> None:
     known = {"a.x", "a.y", "b.x"}
     assert common_prefix(["m.a.x", "m.a.y"], known) == "m."
