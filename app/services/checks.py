@@ -155,7 +155,7 @@ def check_study_sources(backend: Backend, study: Study) -> PreparedStudy:
     Raises one AfluenteError with all problems: also for a recording that is in a development and in
     a test set.
     """
-    from app.services.preparation import prepare, replan
+    from app.services.preparation import not_in_memory, prepare, replan
     from app.sources.resolve import resolve
 
     policy, request = _policy(backend), study.request
@@ -219,12 +219,8 @@ def check_study_sources(backend: Backend, study: Study) -> PreparedStudy:
     if found.plan.adapter is not None:
         message = "A study measures full weights; ask for an adapter in a merge of its best point."
         raise InvalidRequestError.of([Problem(message, "output.form")])
-    if found.growth is not None:
-        message = (
-            "An expert has tokens beyond the base's, with which a study cannot try merges. Merge "
-            "it without a study, or leave it out."
-        )
-        raise InvalidRequestError.of([Problem(message, "checkpoints")])
+    if reason := not_in_memory(found.reference, found.growth):
+        raise InvalidRequestError.of([Problem(f"{reason}; a study cannot try it.", "checkpoints")])
     recipes = [
         study.parsed(index, {one.name: one.examples[0] for one in space.dimensions}).recipe
         for index, space in enumerate(study.spaces)

@@ -14,6 +14,7 @@ from app.contract.errors import (
     ConflictError,
     IncompatibleCheckpointError,
     InvalidCheckpointError,
+    InvalidRequestError,
     NotFoundError,
     Problem,
     SourceError,
@@ -159,6 +160,10 @@ def prepare(
     ]
     checked = replace(checked, tied_copies=(*checked.tied_copies, *copies))
     found = tuple(one for one, _ in carried)
+    if recipe.statistics and (reason := not_in_memory(reference, growth)):
+        raise InvalidRequestError.of(
+            [Problem(f"{reason}; it cannot be calibrated.", "calibration")]
+        )
     adapted = _adapted(found, params[first:]) if recipe.output.form == "lora" else ()
     plan = make_plan(
         recipe,
@@ -282,6 +287,18 @@ def _check_companions(
     ]
     if problems:
         raise _one_error(IncompatibleCheckpointError, problems)
+
+
+def not_in_memory(reference: ResolvedCheckpoint, growth: Growth | None) -> str | None:
+    """Return why merges cannot be put into the loaded reference to be tried; None if they can."""
+    if growth is not None:
+        return "An expert has tokens beyond the reference's"
+    if reference.prefix:
+        return (
+            f'The tensors of {reference.uri} are named with the prefix "{reference.prefix}" (merge '
+            "it alone to write it without)"
+        )
+    return None
 
 
 def _growth(

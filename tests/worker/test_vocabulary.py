@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-from app.contract.errors import AfluenteError
+from app.contract.errors import AfluenteError, InvalidRequestError
 from app.contract.recipe import parse_request
 from app.contract.settings import Settings
 from app.services.preparation import prepare, source_policy
@@ -219,3 +219,12 @@ def test_rows_of_tokens_that_nobody_names_are_refused(
         (folder / name).unlink()
     with pytest.raises(AfluenteError, match=r"2 tokens more than the 299 .* no tokenizer"):
         merge([folder], tmp_path / "m", settings)
+
+
+def test_methods_that_need_calibration_refuse_added_tokens(
+    grown: Path, settings: Settings, tmp_path: Path
+) -> None:
+    datasets = [{"name": "d", "uri": "file:///manifest.jsonl"}]
+    fields = {"method": "fisher", "calibration": {"datasets": datasets}}
+    with pytest.raises(InvalidRequestError, match=r"tokens beyond .* cannot be calibrated"):
+        merge([grown, BASE], tmp_path / "m", settings, **fields)
