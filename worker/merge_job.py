@@ -21,6 +21,7 @@ from app.storage.database import writing
 from app.storage.leases import JobKind, LeaseLostError, finish, mark_sent
 from worker.attempts import Attempt
 from worker.calibration.gather import Calibration
+from worker.conversion import check_converters, write_formats
 from worker.evaluation.disjoint import refuse_shared
 from worker.merging.engine.job import Observer
 from worker.merging.engine.run import run
@@ -46,6 +47,7 @@ def do_merge(attempt: Attempt) -> None:
     sources = prepared.sources([local.sha256 for local in locals_])
     _record_sources(attempt, row["sources"], sources)
     check_reference(prepared, locals_, policy)
+    check_converters(recipe.output.also)
     calibration = _calibration(attempt, row["request"], prepared, locals_, policy)
     statistics = None
     if calibration is not None:
@@ -60,6 +62,9 @@ def do_merge(attempt: Attempt) -> None:
     warnings = all_warnings(prepared, locals_, outcome)
     warnings += tuple(calibration.warnings if calibration else ())
     attempt.retried(lambda: merges.set_warnings(engine, lease, warnings))
+    if recipe.output.also:
+        _phase(attempt, Phase.CONVERTING)
+        write_formats(outcome.folder, recipe.output.also, observer.check)
     _phase(attempt, Phase.PUBLISHING)
     published, files = _publish(attempt, outcome.folder, row["request"])
     _remember(policy, published, files)

@@ -32,6 +32,7 @@ AfluenteError
     ├── OutOfMemoryError           out_of_memory (retryable)
     ├── StorageError               503 storage_unavailable (retryable)
     ├── WorkerLostError            worker_lost (retryable)
+    ├── ConversionFailedError      conversion_failed
     ├── EvaluationFailedError      evaluation_failed
     └── InternalError              internal_error (retryable)
 """
@@ -365,6 +366,13 @@ class WorkerLostError(JobError):
     code = "worker_lost"
     title = "The worker died"
     retryable = True
+
+
+class ConversionFailedError(JobError):
+    """The artifact could not be written in the format of another runtime."""
+
+    code = "conversion_failed"
+    title = "The conversion failed"
 
 
 class EvaluationFailedError(JobError):

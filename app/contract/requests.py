@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from app.contract.calibration import CalibrationSpec
 from app.contract.evaluation import EvaluationSpec
+from app.contract.formats import Format
 
 RESERVED_NAMES = frozenset({"base", "merge"})
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -106,6 +107,20 @@ class OutputSpec(_Model):
     rank: int | None = Field(
         None, ge=1, le=4096, description="Rank of that adapter; needed for it, and only for it."
     )
+
+    also: tuple[Format, ...] = Field(
+        (),
+        max_length=3,
+        description="Formats of other runtimes that the artifact has too, each in a folder of this "
+        "name. ctranslate2_int8, ctranslate2_float16 and ctranslate2_float32 are Whisper for "
+        "CTranslate2, as faster-whisper loads it.",
+        examples=[["ctranslate2_int8"]],
+    )
+
+    @field_validator("also")
+    @classmethod
+    def _each_once(cls, value: tuple[Format, ...]) -> tuple[Format, ...]:
+        return tuple(dict.fromkeys(value))
 
     @field_validator("max_shard_size")
     @classmethod

@@ -23,6 +23,7 @@ class Phase(StrEnum):
     DOWNLOADING = "downloading"
     CALIBRATING = "calibrating"
     MERGING = "merging"
+    CONVERTING = "converting"
     PUBLISHING = "publishing"
 
 

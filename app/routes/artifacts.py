@@ -45,6 +45,24 @@ def head_artifact(request: Request, backend: BackendDep, merge_id: str, name: st
     return _send_artifact(request, artifacts.open_artifact(backend, merge_id, name))
 
 
+@router.get("/artifacts/{folder}/{name}", responses=_FILE, **_OPTIONS)
+@FILES
+def get_artifact_in_folder(
+    request: Request, backend: BackendDep, merge_id: str, folder: str, name: str
+) -> Response:
+    """Download a file of another format, such as `ctranslate2_int8/model.bin`, as any file."""
+    return _send_artifact(request, artifacts.open_artifact(backend, merge_id, f"{folder}/{name}"))
+
+
+@router.head("/artifacts/{folder}/{name}", responses=_FILE, **_OPTIONS)
+@FILES
+def head_artifact_in_folder(
+    request: Request, backend: BackendDep, merge_id: str, folder: str, name: str
+) -> Response:
+    """Return the headers of a download."""
+    return _send_artifact(request, artifacts.open_artifact(backend, merge_id, f"{folder}/{name}"))
+
+
 @router.get("/artifacts.tar", responses=_TAR, **_OPTIONS)
 @FILES
 def get_archive(request: Request, backend: BackendDep, merge_id: str) -> Response:
@@ -63,7 +81,7 @@ def _send_artifact(request: Request, download: Download) -> Response:
     headers = {
         # Files only: the digest of a tar would need all of its bytes.
         "Repr-Digest": repr_digest(download.version),
-        "Content-Disposition": _attachment(download.name),
+        "Content-Disposition": _attachment(download.name.rpartition("/")[2]),
     }
     return send_download(request, download, headers, several=True)
 

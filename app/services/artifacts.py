@@ -54,7 +54,7 @@ def open_all(backend: Backend, row: Row, entries: list[Row]) -> list[OpenFile]:
         for entry in entries:
             path = folder / entry["name"]
             try:
-                opened = OpenFile.of(path)
+                opened = OpenFile.of(path, str(entry["name"]))
             except OSError as error:
                 find(backend, str(row["id"]))
                 raise StorageError(f"{entry['name']} cannot be read: {error.strerror}.") from error

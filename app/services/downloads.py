@@ -24,10 +24,10 @@ class OpenFile:
     signature: Signature
 
     @classmethod
-    def of(cls, path: Path) -> OpenFile:
-        """Open a file; may raise OSError."""
+    def of(cls, path: Path, name: str) -> OpenFile:
+        """Open a file, which the artifact calls `name`; may raise OSError."""
         file = path.open("rb", buffering=0)
-        return cls(path.name, file, Signature.of(os.fstat(file.fileno())))
+        return cls(name, file, Signature.of(os.fstat(file.fileno())))
 
     def read(self, start: int, stop: int) -> bytes:
         """Return the bytes from `start` up to `stop`, which must be within the file."""

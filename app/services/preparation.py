@@ -147,6 +147,9 @@ def prepare(
     if problems:
         raise _one_error(IncompatibleCheckpointError, problems)
     _check_companions(resolved, params, policy)
+    if recipe.output.also and (reason := reference.architecture.unconvertible(reference)):
+        message = f"{recipe.output.also[0]}: {reason}."
+        raise InvalidRequestError.of([Problem(message, "output.also")])
     growth = _growth(recipe, sizes, resolved[first:], params[first:], policy) if sizes else None
     rows = tuple(added_rows(growth, checked.tensors, [w for _, w in cuts])) if growth else ()
     carried = [

@@ -64,9 +64,8 @@ class ArtifactStore:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             for path in sorted(finished.rglob("*")):
-                if path.is_file():
-                    path.chmod(0o644)
-                    _sync(path)
+                path.chmod(0o755 if path.is_dir() else 0o644)
+                _sync(path)
             finished.chmod(0o755)
             _sync(finished)
             if target.exists():

@@ -23,6 +23,7 @@ from app.sources.blobs import BlobCache
 from app.sources.completion import borrowed, companions_of, copied_names
 from app.sources.fetch import LocalCheckpoint, fetch
 from app.sources.policy import SourcePolicy
+from worker.conversion import check_converters, write_formats
 from worker.loadable import check_loadable
 from worker.merging.engine.job import Job, Observer, Outcome
 from worker.merging.engine.run import run
@@ -66,11 +67,14 @@ def merge_recipe(
     prepared = prepare(parsed.recipe, policy)
     locals_ = fetch_all(prepared, policy, lambda done, total: progress(done, total, "bytes"))
     check_reference(prepared, locals_, policy)
+    also = prepared.recipe.output.also
+    check_converters(also)
     with scratch_beside(output) as scratch:
         gathered, said = gathered_by(gather, [parsed.recipe], prepared, locals_, policy, progress)
         job = make_job(prepared, locals_, scratch, settings, statistics=gathered)
         observer = Observer(progress=lambda done, total: progress(done, total, "tensors"))
         outcome = run(job, observer)
+        write_formats(outcome.folder, also)
         files = describe_files(outcome.folder)
         move(outcome.folder, output)
     sources = prepared.sources([local.sha256 for local in locals_])
@@ -117,7 +121,7 @@ def scratch_beside(output: Path) -> Iterator[Path]:
 
 def move(finished: Path, output: Path) -> None:
     """Put a finished folder at `output`, which is not there or an empty folder."""
-    for path in finished.iterdir():
+    for path in finished.rglob("*"):
         if path.is_file():
             path.chmod(0o644)
     if output.exists():
@@ -242,8 +246,11 @@ def choose_device(setting: str) -> str:
 
 
 def describe_files(folder: Path) -> tuple[dict[str, Any], ...]:
-    """Return name, bytes, sha256 and media type of every file of a finished folder."""
-    return tuple(_describe(path) for path in sorted(folder.iterdir()))
+    """Return name, bytes, sha256 and media type of every file of a finished folder.
+
+    The name of a file in a folder inside it has a slash.
+    """
+    return tuple(_describe(path, folder) for path in sorted(folder.rglob("*")) if path.is_file())
 
 
 def all_warnings(
@@ -265,11 +272,12 @@ def all_warnings(
     return (*warnings, *outcome.warnings)
 
 
-def _describe(path: Path) -> dict[str, Any]:
+def _describe(path: Path, folder: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     media = "application/json" if path.suffix == ".json" else "application/octet-stream"
     if path.suffix == ".txt":
         media = "text/plain; charset=utf-8"
     size = path.stat().st_size
-    return {"name": path.name, "bytes": size, "sha256": digest, "media_type": media}
+    name = path.relative_to(folder).as_posix()
+    return {"name": name, "bytes": size, "sha256": digest, "media_type": media}

@@ -12,6 +12,7 @@ from typing import Any
 from app.contract.settings import Settings
 from app.contract.sweeps import Point, parse_sweep
 from app.services.preparation import prepare, replan, source_policy
+from worker.conversion import check_converters, write_formats
 from worker.merging.engine.job import Observer
 from worker.merging.engine.run import run_all
 from worker.merging.local import (
@@ -61,6 +62,8 @@ def sweep_recipe(
     prepared = prepare(points[0].recipe, policy)
     locals_ = fetch_all(prepared, policy, lambda done, total: progress(done, total, "bytes"))
     check_reference(prepared, locals_, policy)
+    also = points[0].recipe.output.also
+    check_converters(also)
     planned = [replan(prepared, point.recipe) for point in points]
     recipes = [point.recipe for point in points]
     gathered, said = gathered_by(gather, recipes, prepared, locals_, policy, progress)
@@ -75,6 +78,8 @@ def sweep_recipe(
         ]
         observer = Observer(progress=lambda done, total: progress(done, total, "tensors"))
         outcomes = run_all(jobs, observer)
+        for outcome in outcomes:
+            write_formats(outcome.folder, also)
         with ThreadPoolExecutor(jobs[0].threads) as pool:
             files = list(pool.map(describe_files, [outcome.folder for outcome in outcomes]))
         finished = scratch / "finished"

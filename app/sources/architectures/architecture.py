@@ -163,6 +163,9 @@ class Architecture:
     tokenizer_files: ClassVar[tuple[str, ...]] = ()
     """The files that say which tokens there are; needed where `token_rows` are."""
 
+    converts: ClassVar[bool] = False
+    """Whether CTranslate2's converter is used for it."""
+
     @property
     def documents(self) -> tuple[str, ...]:
         """The JSON files that are read and reduced, config.json first."""
@@ -276,6 +279,11 @@ class Architecture:
         Arguments are those of a Description.
         """
         return []
+
+    def unconvertible(self, checkpoint: ResolvedCheckpoint) -> str | None:
+        """Return why CTranslate2 would not compute what this checkpoint does; None if it would."""
+        kind = checkpoint.config.get("model_type")
+        return f"{kind} is not converted to CTranslate2; only Whisper is"
 
     def stated_ids(self, checkpoint: ResolvedCheckpoint) -> Mapping[str, int]:
         """Return the tokens whose ids the JSON files state: the tokenizer must agree."""

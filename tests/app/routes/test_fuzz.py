@@ -120,6 +120,7 @@ def _hostile_requests(service: Service) -> Iterator[str]:
     """Yield heads of requests in which one parameter is strange."""
     place = {
         "merge_id": service.finished,
+        "folder": "ctranslate2_int8",
         "name": "model.safetensors",
         "evaluation_id": "x",
         "study_id": "x",

@@ -16,7 +16,7 @@ from app.services.downloads import Download, OpenFile
 def _files(folder: Path, sizes: dict[str, int]) -> list[OpenFile]:
     for name, size in sizes.items():
         (folder / name).write_bytes(name.encode()[:1] * size)
-    return [OpenFile.of(folder / name) for name in sizes]
+    return [OpenFile.of(folder / name, name) for name in sizes]
 
 
 def _build(folder: str, files: Iterable[OpenFile]) -> Download:
@@ -50,7 +50,7 @@ def test_files_above_eight_gigabytes_have_their_size(tmp_path: Path):
     path = tmp_path / "model.safetensors"
     with path.open("wb") as file:
         file.truncate(9 * 2**30)  # sparse: takes no space
-    archive = _build("m", [OpenFile.of(path)])
+    archive = _build("m", [OpenFile.of(path, path.name)])
     header = archive.read(0, 512)
     assert tarfile.TarInfo.frombuf(header, "utf-8", "strict").size == 9 * 2**30
     assert len(archive.read(9 * 2**30, 9 * 2**30 + 2048)) == 2048

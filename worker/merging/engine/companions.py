@@ -68,7 +68,9 @@ def recipe_document(job: Job) -> dict[str, Any]:
         "parameters": recipe.parameters,
         "rules": [_rule_document(rule) for rule in recipe.rules],
         "seed": recipe.seed,
-        "output": recipe.output.model_dump(mode="json"),
+        "output": recipe.output.model_dump(
+            mode="json", exclude=set() if recipe.output.also else {"also"}
+        ),
         **_calibration(job),
         **grown,
         "torch": torch.__version__,

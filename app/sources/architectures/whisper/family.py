@@ -16,7 +16,7 @@ from app.sources.architectures.architecture import (
     Shapes,
     Tensors,
 )
-from app.sources.architectures.whisper import configs, generation, shapes
+from app.sources.architectures.whisper import configs, ctranslate2, generation, shapes
 
 if TYPE_CHECKING:
     from app.sources.checkpoint import ResolvedCheckpoint
@@ -41,7 +41,7 @@ class Whisper(Architecture):
     name = "whisper"
     model_class = "WhisperForConditionalGeneration"
     task = "seq2seq"
-    searches_beams = falls_back = translates = listens = True
+    searches_beams = falls_back = translates = listens = converts = True
     max_bytes = configs.MAX_BYTES
     copied = ("tokenizer.json", "vocab.json", "merges.txt")
     copied_dtypes = frozenset()
@@ -114,6 +114,12 @@ class Whisper(Architecture):
         if generation.FILE not in checkpoint.documents:
             found.append(Lack((generation.FILE,), None))
         return found
+
+    def unconvertible(self, checkpoint: ResolvedCheckpoint) -> str | None:
+        """Return the first setting that CTranslate2 does not obey."""
+        return ctranslate2.obstacle(
+            checkpoint.config, checkpoint.documents.get(generation.FILE), checkpoint.uri
+        )
 
     def stated_ids(self, checkpoint: ResolvedCheckpoint) -> Mapping[str, int]:
         """Return the tokens of languages and tasks, which the decoder begins with."""
