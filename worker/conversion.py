@@ -18,7 +18,7 @@ from app.contract.formats import CTRANSLATE2, Format, quantization_of
 from app.contract.languages import WHISPER_LANGUAGES
 from app.sources.architectures.architecture import CONFIG, GENERATION_CONFIG, PREPROCESSOR
 from app.sources.architectures.whisper import generation
-from app.storage.artifacts import storage_error
+from app.storage.artifacts import is_full, storage_error
 from worker.loadable import OFFLINE, quiet
 
 if TYPE_CHECKING:
@@ -59,22 +59,25 @@ def convert(checkpoint: Path, target: Path, name: Format) -> None:
     try:
         with quiet():
             _convert(checkpoint, target, quantization_of(name))
-    except OSError as error:
-        raise storage_error(error, target) from error
     except MemoryError as error:
         raise OutOfMemoryError(f"{name}: out of memory.") from error
     except Exception as error:
+        if isinstance(error, OSError) and is_full(error):
+            raise storage_error(error, target) from error
         reason = f"{type(error).__name__}: {error}"
         raise ConversionFailedError(
-            f"{name}: CTranslate2's converter refuses the merge: {reason[:500]}; leave the format "
-            "out of output.also, and convert the safetensors yourself."
+            f"CTranslate2's converter refuses the checkpoint: {reason[:500]}; do without {name}."
         ) from error
 
 
 def _convert(checkpoint: Path, target: Path, quantization: str) -> None:
     # Imported late: most merges need neither.
     from ctranslate2.converters import TransformersConverter
-    from transformers import WhisperForConditionalGeneration, WhisperTokenizer
+    from transformers import (
+        WhisperFeatureExtractor,
+        WhisperForConditionalGeneration,
+        WhisperTokenizer,
+    )
 
     class Converter(TransformersConverter):
         """CTranslate2's, reading safetensors alone, with the rules of search that we decode by."""
@@ -102,7 +105,8 @@ def _convert(checkpoint: Path, target: Path, quantization: str) -> None:
 
     converter = Converter(str(checkpoint))
     converter.convert(str(target), quantization=quantization)
-    shutil.copyfile(checkpoint / PREPROCESSOR, target / PREPROCESSOR)
+    features = WhisperFeatureExtractor.from_pretrained(str(checkpoint), **OFFLINE)
+    features.to_json_file(target / PREPROCESSOR)
     if (checkpoint / _TOKENIZER).exists():
         shutil.copyfile(checkpoint / _TOKENIZER, target / _TOKENIZER)
     else:

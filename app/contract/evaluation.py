@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from app.contract.formats import Backend
 from app.contract.gate import GateSpec
 from app.contract.identifiers import MERGE, is_id, merge_in
 from app.contract.languages import language_code
@@ -159,6 +160,11 @@ class Measurement(_Model):
         description="Find the speech in audio longer than the checkpoint's window first, and "
         "decode only that. Workers need afluente[vad].",
     )
+    backend: Backend = Field(
+        "default",
+        description="What decodes. ctranslate2_int8, ctranslate2_float16 and ctranslate2_float32 "
+        "convert every system, and decode it with CTranslate2, as faster-whisper would.",
+    )
     batch_size: int = Field(16, ge=1, le=256, description="Utterances decoded at once.")
 
     @model_validator(mode="before")
@@ -171,6 +177,13 @@ class Measurement(_Model):
             **PRESETS[named],
             **{name: given for name, given in value.items() if name != "preset"},
         }
+
+    @field_validator("backend")
+    @classmethod
+    def _without_fallback(cls, value: Backend, info: ValidationInfo) -> Backend:
+        if value != "default" and info.data.get("search") == "temperature_fallback":
+            raise ValueError(f"{value} has no temperature_fallback here; leave search out")
+        return value
 
     @field_validator("datasets")
     @classmethod
@@ -189,6 +202,7 @@ class Measurement(_Model):
             num_beams=self.num_beams,
             search=self.search,
             voice_activity=self.voice_activity,
+            backend=self.backend,
             batch_size=self.batch_size,
             language=dataset.language,
             default_language=self.language,
@@ -273,6 +287,7 @@ class DecodingOptions(_Model):
     num_beams: int = Field(5, ge=1, le=20)
     search: Search = "default"
     voice_activity: bool = False
+    backend: Backend = "default"
     batch_size: int = Field(16, ge=1, le=256)
     language: Language | None = None
     default_language: Language | None = None
@@ -392,6 +407,7 @@ class VoiceActivity(_Model):
 
 # Stands in `DecodingRecord.languages` for utterances whose language the model detected.
 DETECTED = "detected"
+_EQUAL_BACKENDS = frozenset({"transformers", "afluente"})
 
 
 class DecodingRecord(_Model):
@@ -400,9 +416,10 @@ class DecodingRecord(_Model):
     `languages` has the languages of a set whose utterances were told different ones; `language` is
     None then.
 
-    Both backends find the same hypotheses: `transformers` is that library's `generate`, `afluente`
-    our own search for audio of a single window. `checkpoint_settings` are the settings from the
-    checkpoint's files that can change a hypothesis, by transformers' names. It is None, like
+    Two backends find the same hypotheses: `transformers` is that library's `generate`, `afluente`
+    our own search for audio of a single window. Others are named after their format.
+    `checkpoint_settings` are the settings from the checkpoint's files that can change a hypothesis,
+    by transformers' names. It is None, like
     `search`, in results from before these fields were recorded.
     """
 
@@ -423,8 +440,9 @@ class DecodingRecord(_Model):
     def settings(self) -> dict[str, str]:
         """The settings that determine hypotheses, as text; results are comparable if they agree.
 
-        They include the checkpoint's own settings and exclude the backend. Results from before the
-        checkpoint's settings were recorded are comparable only with each other.
+        They include the checkpoint's own settings, and the backend if it is another runtime.
+        Results from before the checkpoint's settings were recorded are comparable only with each
+        other.
         """
         own = self.checkpoint_settings
         if own is None:
@@ -437,6 +455,7 @@ class DecodingRecord(_Model):
             "language": " ".join(self.languages or (str(self.language),)),
             "task": str(self.task),
             "dtype": self.dtype,
+            **({} if self.backend in _EQUAL_BACKENDS else {"backend": self.backend}),
             **own,
         }
 

@@ -6,6 +6,9 @@ from typing import Literal
 
 Format = Literal["ctranslate2_float32", "ctranslate2_float16", "ctranslate2_int8"]
 
+Backend = Literal["default", Format]
+"""What decodes: transformers or an equal search of our own, or the runtime of a format."""
+
 CTRANSLATE2 = "ctranslate2"
 
 

@@ -19,6 +19,7 @@ from pydantic import (
 from app.contract.calibration import CalibrationSpec
 from app.contract.errors import InvalidRequestError
 from app.contract.evaluation import EvaluationSpec, Measurement, Reference, unique
+from app.contract.formats import Backend
 from app.contract.gate import GateSpec
 from app.contract.measures import Measure, parse_measure
 from app.contract.problems import problems_of
@@ -124,6 +125,13 @@ class DevelopmentSpec(Measurement):
     """The sets on which trials are compared, decoded greedily unless told otherwise."""
 
     num_beams: int = Field(1, ge=1, le=20, description="Beam width; 1 decodes greedily.")
+
+    @field_validator("backend")
+    @classmethod
+    def _in_memory(cls, value: Backend) -> Backend:
+        if value != "default":
+            raise ValueError(f"Trials are decoded in memory, not with {value}; use it in test")
+        return value
 
 
 class Constraint(_Model):

@@ -349,6 +349,13 @@ def _check_decoder(
     ]
     if checkpoint and (reason := undecoded(checkpoint)):
         problems.append(Problem(reason, param))
+    elif (
+        checkpoint
+        and asked.backend != "default"
+        and not problems
+        and (reason := checkpoint.architecture.unconvertible(checkpoint))
+    ):
+        problems.append(Problem(f"{asked.backend}: {reason}.", f"{prefix}backend"))
     if problems:
         raise InvalidRequestError.of(problems)
 

@@ -50,6 +50,9 @@ def evaluate(
             help="Find the speech in long audio first, and decode only that (afluente[vad]).",
         ),
     ] = False,
+    backend: Annotated[
+        str, typer.Option(help="default, or ctranslate2_int8, _float16, _float32: convert first.")
+    ] = "default",
     batch_size: Annotated[
         int | None, typer.Option(help="Utterances decoded at once, 16 by default.")
     ] = None,
@@ -76,6 +79,7 @@ def evaluate(
         num_beams=num_beams,
         search=search,
         voice_activity=voice_activity,
+        backend=backend,
         batch_size=batch_size,
     )
     settings = load_settings(SERVICE_ONLY, device=device)

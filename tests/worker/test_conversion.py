@@ -102,7 +102,7 @@ def test_what_the_converter_refuses_is_said_with_the_way_out(tmp_path: Path) -> 
     words = json.loads((base / "vocab.json").read_bytes())
     del words["w5"]
     (base / "vocab.json").write_text(json.dumps(words))
-    with pytest.raises(ConversionFailedError, match=r"no token 5; leave .* out of output\.also"):
+    with pytest.raises(ConversionFailedError, match="no token 5; do without ctranslate2_int8"):
         convert(base, tmp_path / "made", "ctranslate2_int8")
 
 

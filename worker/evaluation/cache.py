@@ -9,6 +9,7 @@ from functools import lru_cache
 from importlib.metadata import version
 
 from app.contract.evaluation import DecodingRecord, Transcript, Utterance
+from app.contract.formats import CTRANSLATE2
 
 # Raise this when this package decodes differently, or records more of a transcript.
 _RECIPE = 5
@@ -31,10 +32,11 @@ class InMemoryTranscriptCache:
             self.transcripts.setdefault(key, transcript)
 
 
-@lru_cache(maxsize=1)
-def library_versions() -> dict[str, str]:
-    """Return the versions of the libraries that a transcript depends on."""
-    return {name: version(name) for name in _LIBRARIES}
+@lru_cache(maxsize=8)
+def library_versions(backend: str) -> dict[str, str]:
+    """Return the versions of the libraries that a transcript by this backend depends on."""
+    runtimes = (CTRANSLATE2,) if backend.startswith(CTRANSLATE2) else ()
+    return {name: version(name) for name in (*_LIBRARIES, *runtimes)}
 
 
 def transcript_key(

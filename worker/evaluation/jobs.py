@@ -71,7 +71,7 @@ class DecodingSetup:
             checkpoint_settings={name: summarize(value) for name, value in sorted(own.items())},
             dtype=self.dtype,
             device_type=self.device_type,
-            versions=library_versions(),
+            versions=library_versions(self.backend),
         )
 
 

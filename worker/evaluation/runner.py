@@ -67,13 +67,13 @@ def evaluate(
             raise EvaluationStoppedError
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    facts = read_facts(checkpoint, options.backend)
+    options = facts.honoured(options)
     dtype = options.dtype or default_dtype(device)
     if dtype != "float32" and torch.device(device).type == "cpu":
         raise EvaluationFailedError(f"{dtype} needs a GPU; decode in float32 on a CPU.")
     if options.voice_activity:
         voice_activity()  # refuses before anything is decoded
-    facts = read_facts(checkpoint)
-    options = facts.honoured(options)
     setup = DecodingSetup(
         checkpoint_key=checkpoint_key,
         facts=facts,

@@ -63,6 +63,9 @@ def refusals(summary: Mapping[str, str | None], asked: Measurement) -> list[Prob
     if asked.search != "default" and not architecture.falls_back:
         message = f"{kind} has no {asked.search}; leave search out."
         found.append(Problem(message, "search"))
+    if asked.backend != "default" and not architecture.converts:
+        message = f"{kind} is not decoded with {asked.backend}; leave backend out."
+        found.append(Problem(message, "backend"))
     tasks: dict[str, str | None] = {"task": asked.task}
     tasks |= {f"datasets[{index}].task": one.task for index, one in enumerate(asked.datasets)}
     for param, task in tasks.items():

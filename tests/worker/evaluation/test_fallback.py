@@ -13,8 +13,9 @@ from transformers import GenerationConfig
 from app.contract.evaluation import DecodingOptions, Fallback
 from worker.evaluation.cache import InMemoryTranscriptCache
 from worker.evaluation.runner import evaluate
-from worker.evaluation.whisper.decoding import SpeechDecoder, _until_cut
+from worker.evaluation.whisper.decoding import SpeechDecoder
 from worker.evaluation.whisper.fallback import until_end
+from worker.evaluation.whisper.processing import until_cut
 
 SAMPLES = Path(__file__).parents[3] / "samples"
 FALLBACK = DecodingOptions(num_beams=1, search="temperature_fallback")
@@ -110,7 +111,7 @@ def test_the_mean_log_probability_is_that_of_generates_own_scores(
 def test_a_window_goes_on_where_its_last_pair_of_timestamps_is(
     said: list[int], kept: list[int], frames: int
 ) -> None:
-    assert _until_cut(said, 10, 200) == (kept, frames)
+    assert until_cut(said, 10, 200) == (kept, frames)
 
 
 def test_fallback_is_recorded_and_cached_separately(english: Path, make_manifest) -> None:

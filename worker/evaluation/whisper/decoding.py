@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +10,20 @@ import torch
 from transformers import BatchFeature
 
 from app.contract.errors import (
-    EvaluationFailedError,
     InvalidCheckpointError,
     OutOfMemoryError,
 )
 from app.contract.evaluation import DecodingOptions, Dtype
-from app.sources.architectures.architecture import SAMPLE_RATE
 from worker.evaluation.decoder import Hypothesis, Samples
 from worker.evaluation.whisper.checkpoint import FRAMES_PER_POSITION, OWN_BACKEND, read_facts
 from worker.evaluation.whisper.fallback import TemperatureFallback, until_end
 from worker.evaluation.whisper.loading import generation_config, load
+from worker.evaluation.whisper.processing import Processing, Sound, seed_of, until_cut
 from worker.evaluation.whisper.transcriber import Transcriber
 from worker.loadable import blaming
 
 
-@dataclass(frozen=True)
-class Sound:
-    """An utterance of one window as the model takes it; the seed depends only on the audio.
-
-    `features` are log-mel features, (bins, frames), `mask` has 1 for frames that hold audio.
-    """
-
-    features: torch.Tensor
-    mask: torch.Tensor
-    seed: int
-
-    @property
-    def size_bytes(self) -> int:
-        """How much memory it takes."""
-        return self.features.nbytes + self.mask.nbytes
-
-
-class SpeechDecoder:
+class SpeechDecoder(Processing):
     """A loaded checkpoint; equal input gives equal text on the same kind of machine."""
 
     def __init__(
@@ -53,13 +33,10 @@ class SpeechDecoder:
 
         Raises InvalidCheckpointError if files are missing or do not fit the config.
         """
-        self.name = checkpoint.name
-        self.facts = read_facts(checkpoint)
+        super().__init__(checkpoint, read_facts(checkpoint))
         self.device = device
         self.dtype = getattr(torch, dtype)
-        self.loaded, self.extractor, self.tokenizer = load(
-            checkpoint, self.facts, device, self.dtype
-        )
+        self.loaded = load(checkpoint, self.facts, device, self.dtype)
         self.model = self.loaded.model
         self.generation = generation_config(self.facts, options)
         # `generate` falls back to these for settings that are None.
@@ -78,7 +55,6 @@ class SpeechDecoder:
             else None
         )
         self.task = options.task
-        self.window_samples = self.facts.window_samples
 
     def assign(self, weights: Mapping[str, torch.Tensor]) -> None:
         """Replace the model's weights, in place, by tensors of these names and shapes.
@@ -86,19 +62,6 @@ class SpeechDecoder:
         EvaluationFailedError for a name or a shape that the model does not have.
         """
         self.loaded.assign(weights)
-
-    def sound(self, samples: Samples) -> Sound:
-        """Return what the model takes of an utterance, which must fit its window.
-
-        `samples` are float32 at 16 kHz. The result is the same alone and in a batch.
-        """
-        if len(samples) > self.window_samples:
-            raise ValueError(
-                f"{len(samples)} samples do not fit the window of {self.window_samples}"
-            )
-        with blaming(f"{self.name} cannot be decoded with"):
-            found = self._features([samples], max_length=self.window_samples, padding="max_length")
-        return Sound(found.input_features[0], found.attention_mask[0], _seed(samples))
 
     def decode(self, speech: Sequence[Samples], language: str | None = None) -> list[str]:
         """Return the text of each utterance; none may be longer than the checkpoint's window."""
@@ -172,7 +135,7 @@ class SpeechDecoder:
                     )
                 else:
                     tokens = self._windows_with_fallback(
-                        self.fallback, inputs, languages, _seed(samples), watch
+                        self.fallback, inputs, languages, seed_of(samples), watch
                     )
                 (text,) = self._texts([tokens])
         except InvalidCheckpointError:
@@ -206,28 +169,15 @@ class SpeechDecoder:
             tokens = fallback.apply(
                 window, tokens, self._spoken(languages[0]), seed + begin, timestamps=True
             )
-            kept, forward = _until_cut(tokens, first_time, size)
+            kept, forward = until_cut(tokens, first_time, size)
             found += kept
             begin += forward
         return found
 
-    def _features(self, speech: Sequence[Samples], **padding: Any) -> Any:
-        return self.extractor(
-            list(speech),
-            sampling_rate=SAMPLE_RATE,
-            return_attention_mask=True,
-            return_tensors="pt",
-            **padding,
-        )
-
     def _spoken(self, language: str | None) -> dict[str, str | None]:
         if not self.facts.multilingual:
             return {}
-        if language and language not in self.facts.languages:
-            raise EvaluationFailedError(
-                f'The checkpoint does not know the language "{language}"; without a language it is '
-                "detected."
-            )
+        self._check_known(language)
         return {"language": language, "task": self.task}
 
     @torch.inference_mode()
@@ -316,11 +266,6 @@ class SpeechDecoder:
             ) from error
         return [until_end(row, self.facts.ends) for row in tokens.tolist()]
 
-    def _texts(self, hypotheses: Sequence[Sequence[int]]) -> list[str]:
-        texts = self.tokenizer.batch_decode(hypotheses, skip_special_tokens=True)
-        # A byte-level vocabulary includes NUL, which databases cannot store.
-        return [text.replace("\0", "").strip() for text in texts]
-
 
 class _StuckError(Exception):
     """`generate` repeats a window."""
@@ -337,25 +282,6 @@ class _Progress:
         if self.seen is not None and torch.equal(progress, self.seen):
             raise _StuckError
         self.seen = progress.clone()
-
-
-def _seed(samples: Samples) -> int:
-    """Return a seed that depends only on the audio."""
-    return int.from_bytes(hashlib.sha256(samples.tobytes()).digest()[:4])
-
-
-def _until_cut(tokens: list[int], first_time: int, size: int) -> tuple[list[int], int]:
-    """Return a window's tokens up to its last complete segment, and the frames to advance.
-
-    As in OpenAI's transcribe.py: what follows the last pair of timestamps is cut off by the
-    window's end, and is decoded in the next window. `size` is the window's frames of audio.
-    """
-    is_time = [token >= first_time for token in tokens]
-    pairs = [at for at in range(1, len(tokens)) if is_time[at - 1] and is_time[at]]
-    if not pairs or is_time[-2:] == [False, True]:
-        return tokens, size
-    forward = FRAMES_PER_POSITION * (tokens[pairs[-1] - 1] - first_time)
-    return tokens[: pairs[-1]], min(forward, size) or size
 
 
 def _some(inputs: Any, indices: list[int]) -> Any:

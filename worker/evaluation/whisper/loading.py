@@ -1,6 +1,6 @@
 """Loads a Whisper for decoding: offline, from safetensors, without guessing missing parts.
 
-Libraries read only weights and tokenizer from files; other settings come from WhisperFacts.
+Libraries read only weights from files; other settings come from WhisperFacts.
 """
 
 from __future__ import annotations
@@ -11,42 +11,23 @@ import torch
 from transformers import (
     GenerationConfig,
     WhisperConfig,
-    WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
-    WhisperTokenizer,
 )
 from transformers.activations import ACT2FN
 
 from app.contract.errors import InvalidCheckpointError
 from app.contract.evaluation import DecodingOptions
-from app.sources.architectures.architecture import SAMPLE_RATE
 from app.sources.architectures.whisper.shapes import SIZE_KEYS, is_output_tied
 from worker.evaluation.models import LoadedModel
 from worker.evaluation.whisper.checkpoint import WhisperFacts
-from worker.loadable import OFFLINE, blaming
+from worker.loadable import blaming
 
 
-def load(
-    checkpoint: Path, facts: WhisperFacts, device: str, dtype: torch.dtype
-) -> tuple[LoadedModel, WhisperFeatureExtractor, WhisperTokenizer]:
-    """Return the folder's model, feature extractor and tokenizer.
-
-    Any error of the libraries becomes an InvalidCheckpointError.
-    """
-    with blaming(f"{checkpoint.name}: its tokenizer's files cannot be loaded"):
-        tokenizer = WhisperTokenizer.from_pretrained(str(checkpoint), **OFFLINE)
-    with blaming(f"{checkpoint.name}: preprocessor_config.json or config.json cannot be used"):
-        features = facts.features
-        extractor = WhisperFeatureExtractor(
-            feature_size=features.feature_size,
-            hop_length=features.hop_length,
-            n_fft=features.n_fft,
-            sampling_rate=SAMPLE_RATE,
-            # Dithering adds noise, which would change transcripts between runs.
-            dither=0.0,
-        )
+def load(checkpoint: Path, facts: WhisperFacts, device: str, dtype: torch.dtype) -> LoadedModel:
+    """Return the folder's model; any error of the libraries becomes an InvalidCheckpointError."""
+    with blaming(f"{checkpoint.name}: config.json cannot be used"):
         config = model_config(checkpoint.name, facts)
-    model = LoadedModel(
+    return LoadedModel(
         WhisperForConditionalGeneration,
         checkpoint,
         config,
@@ -54,7 +35,6 @@ def load(
         dtype,
         generation_config=GenerationConfig(),
     )
-    return model, extractor, tokenizer
 
 
 def model_config(name: str, facts: WhisperFacts) -> WhisperConfig:
