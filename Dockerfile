@@ -22,7 +22,7 @@ FROM source AS build-worker
 ARG TORCH_INDEX_URL=""
 RUN --mount=type=cache,target=/root/.cache/pip \
     PIP_EXTRA_INDEX_URL="${TORCH_INDEX_URL}" \
-    /opt/afluente/bin/pip install -c requirements/lock.txt '.[worker,vad]'
+    /opt/afluente/bin/pip install -c requirements/lock.txt '.[worker,ctranslate2,vad]'
 
 FROM python:${PYTHON_VERSION}-slim AS runtime
 ENV PATH=/opt/afluente/bin:$PATH \

@@ -18,7 +18,7 @@ import torch
 
 from app.contract.evaluation import DecodingOptions
 from app.sources.architectures.architecture import SAMPLE_RATE
-from app.sources.manifests import audio_path, read_manifest
+from app.sources.manifests import audio_source, read_manifest
 from worker.evaluation.audio import find_segment, read_segment
 from worker.evaluation.decoder import Samples
 from worker.evaluation.whisper.checkpoint import OWN_BACKEND
@@ -41,7 +41,7 @@ def read_speech(manifest_path: Path) -> list[Samples]:
     """Return a manifest's utterances, the shortest first."""
     manifest = read_manifest(manifest_path, label=manifest_path.name)
     speech = [
-        read_segment(find_segment(audio_path(manifest, utterance)))
+        read_segment(find_segment(audio_source(manifest, utterance)))
         for utterance in manifest.utterances
     ]
     return sorted(speech, key=len)

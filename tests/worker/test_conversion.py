@@ -19,11 +19,12 @@ from safetensors.torch import load_file
 from app.contract.errors import ConversionFailedError
 from app.storage.leases import JobKind
 from tests.tiny_whisper import make_base, noisy, variant
-from tests.worker.test_evaluation_job import SAMPLES, Service, service
+from tests.worker.test_evaluation_job import SAMPLES, UTTERANCES, Service, service, spec
 from worker.conversion import convert
 from worker.merging.local import merge_recipe
+from worker.merging.sweep import sweep_recipe
 
-__all__ = ["service"]
+__all__ = ["service", "spec"]
 
 BASE = SAMPLES / "checkpoints" / "base"
 
@@ -141,3 +142,43 @@ def test_formats_are_refused_for_other_models(service: Service, tmp_path: Path) 
     recipe = {"checkpoints": [folder.as_uri()], "output": {"also": ["ctranslate2_int8"]}}
     answer = service.client.post("/merges", json=recipe | {"method": "soup"})
     assert "only Whisper" in answer.json()["errors"][0]["message"]
+
+
+def test_an_evaluation_measures_merge_and_base_in_the_runtime(
+    service: Service, spec: dict[str, Any]
+) -> None:
+    merge_id = merged(service)
+    service.evaluate(merge_id, spec | {"compare_with": ["base"]})
+    plain = service.decoded()
+    service.evaluate(merge_id, spec | {"backend": "ctranslate2_int8", "compare_with": ["base"]})
+    assert service.decoded() == plain + 2 * UTTERANCES  # nothing is taken for the other runtime's
+    own, int8 = service.client.get(f"/merges/{merge_id}/wer").json()["datasets"]
+    assert own["decoding"]["backend"] == "afluente"
+    assert int8["decoding"]["backend"] == "ctranslate2_int8"
+    assert "ctranslate2" in int8["decoding"]["versions"]
+    assert "base" in int8["compared_with"]  # the base in the same runtime
+
+
+def test_evaluations_that_the_runtime_cannot_do_are_refused_by_field(
+    service: Service, spec: dict[str, Any]
+) -> None:
+    merge_id = merged(service)
+    asked = spec | {"backend": "ctranslate2_int8", "search": "temperature_fallback"}
+    answer = service.client.post(f"/merges/{merge_id}/evaluations", json=asked)
+    (problem,) = answer.json()["errors"]
+    assert (answer.status_code, problem["param"]) == (422, "backend")
+    assert "no temperature_fallback" in problem["message"]
+
+
+def test_every_point_of_a_sweep_has_the_format(service: Service, tmp_path: Path) -> None:
+    recipe = service.recipe("task_arithmetic") | {"output": {"also": ["ctranslate2_int8"]}}
+    swept = sweep_recipe(
+        recipe, {"scaling_coefficient": [0.5, 1.0]}, tmp_path / "sweep", service.settings
+    )
+    made = {
+        file["sha256"]
+        for merge in swept.merges.values()
+        for file in merge.files
+        if file["name"] == "ctranslate2_int8/model.bin"
+    }
+    assert len(made) == 2

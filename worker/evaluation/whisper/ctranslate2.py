@@ -112,7 +112,7 @@ class CTranslate2Decoder(Processing):
         with TemporaryDirectory(prefix="afluente-") as parent:
             folder = Path(parent, options.backend)
             convert(checkpoint, folder, options.backend)
-            with blaming(f"{self.name} cannot be loaded by CTranslate2"):
+            try:
                 self.model = Whisper(
                     str(folder),
                     device=where.type,
@@ -120,6 +120,11 @@ class CTranslate2Decoder(Processing):
                     compute_type="int8_float32" if quantization == "int8" else dtype,
                     intra_threads=torch.get_num_threads(),
                 )
+            except (RuntimeError, ValueError) as error:
+                # Such as a library of CUDA that this worker lacks.
+                raise EvaluationFailedError(
+                    f"CTranslate2 cannot load {self.name} on {device}: {str(error)[:500]}"
+                ) from error
 
     def transcribe(self, sounds: Sequence[Sound], language: str | None = None) -> list[Hypothesis]:
         """Return the hypothesis of each sound.
