@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml setup.py requirements/lock.txt $(wildcard worker/mergin
 	  || { echo "Python 3.11 or newer is required: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 # --no-compile: 18,000 files take most of a minute; those that are imported are compiled then.
-	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c requirements/lock.txt -e '.[worker,vad,embedded,dev]'
+	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c requirements/lock.txt -e '.[worker,ctranslate2,vad,embedded,dev]'
 	@touch $@
 
 demo: $(STAMP) ## Find the best merge of the sample experts over HTTP, and print the study's table

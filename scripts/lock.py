@@ -19,7 +19,7 @@ _OF_ONE_BUILD = re.compile(r"(nvidia|cuda|triton|pytorch-triton)[-_a-z0-9]*==", 
 _HEADER = """\
 # The exact versions that Afluente is tested with; `make install` uses them as constraints:
 #
-#     pip install -c requirements/lock.txt -e '.[worker,vad,embedded,dev]'
+#     pip install -c requirements/lock.txt -e '.[worker,ctranslate2,vad,embedded,dev]'
 #
 # `make lock` renews this file: it installs the project into a clean environment and writes down
 # what pip chose. Run `make check` on the result before committing it. torch is pinned in

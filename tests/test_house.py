@@ -77,13 +77,14 @@ def test_the_api_loads_no_torch():
 def test_what_the_code_imports_is_declared():
     core = _names(PROJECT["dependencies"])
     worker = _names(PROJECT["optional-dependencies"]["worker"])
-    vad = _names(PROJECT["optional-dependencies"]["vad"])
+    optional = _names(PROJECT["optional-dependencies"]["vad"])
+    optional |= _names(PROJECT["optional-dependencies"]["ctranslate2"])
     embedded = _names(PROJECT["optional-dependencies"]["embedded"])
     # celery brings kombu and billiard, pydantic its core, httpx2 its own: they share releases.
     brought = {"kombu", "billiard", "pydantic-core", "starlette", "httpcore2"}
     # The API reads parquet where workers are installed too, and does without elsewhere.
     assert _imports("app") - brought - {"pyarrow"} <= core
-    assert _imports("worker") - brought <= core | worker | vad
+    assert _imports("worker") - brought <= core | worker | optional
     assert _imports("cli") - brought <= core | embedded
 
 
@@ -169,7 +170,9 @@ def test_images_run_as_a_plain_user_without_capabilities():
 
 def test_the_api_image_has_no_torch_and_both_follow_the_lock():
     assert re.search(r"pip install -c requirements/lock.txt \.$", _stage("build-api"), re.MULTILINE)
-    assert "pip install -c requirements/lock.txt '.[worker,vad]'" in _stage("build-worker")
+    assert "pip install -c requirements/lock.txt '.[worker,ctranslate2,vad]'" in _stage(
+        "build-worker"
+    )
     assert "torch" not in _stage("build-api").lower()
 
 
