@@ -5,7 +5,15 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from app.contract.calibration import CalibrationSpec
 from app.contract.evaluation import EvaluationSpec
@@ -107,7 +115,6 @@ class OutputSpec(_Model):
     rank: int | None = Field(
         None, ge=1, le=4096, description="Rank of that adapter; needed for it, and only for it."
     )
-
     also: tuple[Format, ...] = Field(
         (),
         max_length=3,
@@ -119,7 +126,9 @@ class OutputSpec(_Model):
 
     @field_validator("also")
     @classmethod
-    def _each_once(cls, value: tuple[Format, ...]) -> tuple[Format, ...]:
+    def _each_once(cls, value: tuple[Format, ...], info: ValidationInfo) -> tuple[Format, ...]:
+        if value and info.data.get("form") == "lora":
+            raise ValueError(f'{value[0]} is made of full weights; leave `form: "lora"` out')
         return tuple(dict.fromkeys(value))
 
     @field_validator("max_shard_size")

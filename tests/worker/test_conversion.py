@@ -132,6 +132,13 @@ def test_settings_that_the_runtime_does_not_obey_are_refused_before_anything_is_
         assert said in problem["message"]
 
 
+def test_an_adapter_has_no_format(service: Service) -> None:
+    output = {"form": "lora", "rank": 4, "also": ["ctranslate2_int8"]}
+    answer = service.client.post("/merges", json=service.recipe("soup") | {"output": output})
+    (problem,) = answer.json()["errors"]
+    assert (problem["param"], "full weights" in problem["message"]) == ("output.also", True)
+
+
 def test_formats_are_refused_for_other_models(service: Service, tmp_path: Path) -> None:
     from transformers import BertConfig, BertModel
 
