@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,11 @@ CANDIDATES: list[dict[str, Any]] = [
         "parameters": {"beta": _BETAS, _COEFFICIENT: {"low": 0.3, "high": 2.0}},
     },
 ]
+_DATA_DRIVEN: list[dict[str, Any]] = [
+    {"method": "fisher"},
+    {"method": "regmean", "parameters": {"alpha": [0.7, 0.9, 1.0]}},
+]
+_CALIBRATED_UTTERANCES = 16
 RETAINED: tuple[Group, ...] = ("english", "multilingual")
 _MOST_REGRESSION = 0.005
 
@@ -76,13 +81,41 @@ def recorded_recipes(folder: Path, base: Path) -> dict[str, dict[str, Any]]:
         {"set": group, "max_regression": _MOST_REGRESSION, "against": "base"} for group in RETAINED
     ]
     retaining = {**recipe, "name": f"{recipe['name']}-retention", "constraints": constraints}
-    adapters = {**recipe, **_models("base-lora", base, folder, map(lora, recorded.EXPERTS))}
-    return {"recipe": recipe, "recipe-retention": retaining, "recipe-lora": adapters}
+    listening = {
+        **recipe,
+        **_models("base-data", base, folder, recorded.EXPERTS),
+        **_listening(folder, recorded.EXPERTS),
+    }
+    adapters = [lora(expert) for expert in recorded.EXPERTS]
+    adapted = {
+        **recipe,
+        **_models("base-lora", base, folder, adapters),
+        **_listening(folder, adapters),
+        "candidates": [*CANDIDATES, {"method": "knots"}, *_DATA_DRIVEN],
+    }
+    return {
+        "recipe": recipe,
+        "recipe-retention": retaining,
+        "recipe-data": listening,
+        "recipe-lora": adapted,
+    }
 
 
 def lora(expert: str) -> str:
     """Return the name of an expert that was trained as a LoRA."""
     return f"{expert}-lora"
+
+
+def _listening(folder: Path, experts: Sequence[str]) -> dict[str, Any]:
+    """Return the data-driven candidates, with the experts' training speech to calibrate them."""
+    calibration = [
+        {"name": trained, "expert": expert, "uri": manifest(folder, "train", trained).as_uri()}
+        for trained, expert in zip(recorded.EXPERTS, experts, strict=True)
+    ]
+    return {
+        "candidates": [{"method": "soup"}, *_DATA_DRIVEN],
+        "calibration": {"datasets": calibration, "utterances": _CALIBRATED_UTTERANCES},
+    }
 
 
 def _models(name: str, base: Path, folder: Path, experts: Iterable[str]) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def test_upper_case_becomes_sentence_case_only_where_a_set_is_printed_so(prepare
     assert all(text == text.capitalize() for text in non_native)
 
 
-@pytest.mark.parametrize("name", ["recipe", "recipe-retention", "recipe-lora"])
+@pytest.mark.parametrize("name", ["recipe", "recipe-retention", "recipe-data", "recipe-lora"])
 def test_the_service_accepts_the_recipe_and_all_it_names_exists(prepared: Path, name: str) -> None:
     recipe = json.loads((prepared / f"{name}.json").read_text("ascii"))
     study = check_study(parse_study(recipe))
@@ -140,7 +140,8 @@ def test_the_service_accepts_the_recipe_and_all_it_names_exists(prepared: Path, 
     assert {one.name for one in study.request.references} == {FULL}
     named = uris(recipe)
     assert all(Path(uri.removeprefix("file://")).exists() for uri in named)
-    assert not any("/train/" in uri for uri in named)
+    measured = uris({**recipe, "calibration": None})
+    assert not any("/train/" in uri for uri in measured)
 
 
 def test_the_synthetic_recipe_names_what_its_preparation_makes(tmp_path: Path) -> None:
