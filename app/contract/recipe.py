@@ -190,9 +190,10 @@ def _checked_rule(request: MergeRequest, index: int, problems: list[Problem]) ->
                 problems.append(Problem(f"keep_base takes no {field}.", f"{prefix}{field}"))
         return rule
     _check_rule_weights(request, rule, prefix, problems)
-    return rule.model_copy(
-        update={"parameters": _checked(request, rule.method, rule.parameters, prefix, problems)}
+    parameters = _checked(
+        request, rule.method, rule.parameters, prefix, problems, own_weights=rule.weights
     )
+    return rule.model_copy(update={"parameters": parameters})
 
 
 def _checked(
@@ -201,6 +202,8 @@ def _checked(
     given: Mapping[str, Any],
     prefix: str,
     problems: list[Problem],
+    *,
+    own_weights: tuple[float, ...] | None = None,
 ) -> dict[str, Any]:
     try:
         kind = parse_method(method, param=f"{prefix}method")
@@ -219,10 +222,11 @@ def _checked(
     except InvalidRequestError as error:
         problems.extend(error.as_problems())
         return {}
-    if not prefix:
-        weights = [ref.weight for ref in request.checkpoints]
-        if any(weight is not None for weight in weights):
-            problems.extend(validate_weights(parameters, weights))
+    weights = [ref.weight for ref in request.checkpoints]
+    # A rule without weights of its own has the recipe's, which its method may ignore.
+    used = not prefix or (kind.uses_weights and own_weights is None)
+    if used and any(weight is not None for weight in weights):
+        problems.extend(validate_weights(parameters, weights))
     return parameters.model_dump(mode="json")
 
 

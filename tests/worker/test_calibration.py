@@ -327,6 +327,11 @@ def test_weights_of_calibrated_methods_are_not_negative() -> None:
     document["checkpoints"][1] = {"uri": document["checkpoints"][1], "weight": -1.0}
     with pytest.raises(InvalidRequestError, match="regmean takes no negative weights"):
         parse_request(document)
+    rule = {"match": "*fc1*", "method": "regmean"}
+    document |= {"method": "task_arithmetic", "rules": [rule]}
+    with pytest.raises(InvalidRequestError, match="regmean takes no negative weights"):
+        parse_request(document)
+    parse_request(document | {"rules": [rule | {"weights": [1.0, 2.0]}]})
 
 
 def test_only_a_model_that_can_be_taught_is_calibrated() -> None:
