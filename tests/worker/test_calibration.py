@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from app.contract.errors import InvalidManifestError, InvalidRequestError
+from app.contract.errors import InvalidManifestError, InvalidRequestError, StorageError
 from app.contract.evaluation import DecodingOptions
 from app.contract.recipe import parse_request
 from app.contract.settings import Settings
@@ -253,6 +253,14 @@ def test_a_sweep_gives_the_bytes_of_its_points_merged_alone(
         for file in merged.files:
             other = tmp_path / "swept" / f"labels={labels}" / file["name"]
             assert other.read_bytes() == (tmp_path / labels / file["name"]).read_bytes()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    elsewhere = Settings(data_dir=tmp_path / "data", device="cpu", threads=2)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "statistics").write_bytes(b"")
+    with pytest.raises(StorageError, match=r"data/statistics cannot be written.*AFLUENTE_DATA_DIR"):
+        merge_recipe(recipe("regmean"), tmp_path / "merged", elsewhere, gather=gatherer(elsewhere))
 
 
 def test_a_merge_over_the_api_gathers_and_records_what_it_used(service: Service) -> None:

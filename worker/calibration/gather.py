@@ -27,6 +27,7 @@ from app.contract.errors import (
     InvalidRequestError,
     NonFiniteInputError,
     Problem,
+    StorageError,
 )
 from app.contract.evaluation import DecodingOptions
 from app.contract.recipe import Recipe
@@ -50,7 +51,7 @@ from worker.merging.engine.statistics import (
     StatisticsFile,
     save_statistics,
 )
-from worker.merging.engine.store import trim
+from worker.merging.engine.store import partial_of, trim
 from worker.merging.local import (
     Gather,
     Progress,
@@ -214,14 +215,20 @@ class Calibration:
             os.utime(path)
             return found
         measured = self._measure(kind, number, examples, decoder(), int(key[:12], 16), advance)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
+        unfinished = partial_of(path)
         try:
-            save_statistics(partial, measured.tensors, measured.shared)
-            found = StatisticsFile(partial)
-            partial.rename(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_statistics(unfinished, measured.tensors, measured.shared)
+            found = StatisticsFile(unfinished)
+            unfinished.rename(path)
+        except (OSError, SafetensorError) as error:
+            raise StorageError(
+                f"{path.parent} cannot be written: {error}. Free space there, or point "
+                "AFLUENTE_DATA_DIR elsewhere, and retry the merge."
+            ) from error
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
         return found
 
     def _measure(

@@ -9,11 +9,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -24,6 +26,9 @@ from worker.merging.method import Reduction, Subject
 
 # What is left of a disk, at most a tenth of it: the database may be on the same.
 _SPARE_BYTES = 2**30
+_PARTIAL = ".partial"
+# A partial file that nobody wrote to for so long is a killed process's.
+_ABANDONED_SECONDS = 86_400
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class ReductionStore:
 
     def save(self, path: Path, reduction: Reduction, result: Any, *, equal: bool) -> None:
         """Store a result, unless the disk is nearly full: then it is computed again."""
-        partial = path.with_suffix(f".{os.getpid()}.partial")
+        partial = partial_of(path)
         with suppress(OSError, SafetensorError):
             self.folder.mkdir(parents=True, exist_ok=True)
             disk = shutil.disk_usage(self.folder)
@@ -92,12 +97,28 @@ class ReductionStore:
         trim(self.folder, self.max_bytes)
 
 
+def partial_of(path: Path) -> Path:
+    """Return a name, used by nobody else, under which a file is written before it is renamed.
+
+    Process ids do not suffice: workers in several containers share the folder, and have equal ones.
+    """
+    return path.with_suffix(f".{uuid4().hex}{_PARTIAL}")
+
+
 def trim(folder: Path, max_bytes: int) -> None:
-    """Delete the files that were not used for longest, until a folder is within its limit."""
-    files: Sequence[tuple[float, int, Path]] = []
+    """Delete the files that were not used for longest, until a folder is within its limit.
+
+    Files that another process may still be writing stay.
+    """
+    files: list[tuple[float, int, Path]] = []
     with suppress(OSError):
-        stats = [(path.stat(), path) for path in folder.iterdir()]
-        files = sorted((found.st_mtime, found.st_size, path) for found, path in stats)
+        for path in folder.iterdir():
+            with suppress(OSError):  # another process trims too
+                found = path.stat()
+                is_new = time.time() - found.st_mtime < _ABANDONED_SECONDS
+                if not (path.name.endswith(_PARTIAL) and is_new):
+                    files.append((found.st_mtime, found.st_size, path))
+    files.sort()
     total = sum(size for _, size, _ in files)
     for _, size, path in files:
         if total <= max_bytes:

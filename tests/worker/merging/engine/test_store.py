@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -120,3 +121,14 @@ def test_a_disk_that_is_full_is_left_alone(
     run(make(asked, "nearly", reductions_bytes=2**30))
     assert full.store_folder is not None
     assert list(full.store_folder.iterdir()) == []
+
+
+def test_trimming_leaves_what_another_worker_is_writing(tmp_path: Path) -> None:
+    finished = tmp_path / "a.safetensors"
+    written, abandoned = store.partial_of(finished), store.partial_of(finished)
+    assert written != abandoned
+    for path in (finished, written, abandoned):
+        path.write_bytes(b"bytes")
+    os.utime(abandoned, (0, 0))
+    store.trim(tmp_path, 0)
+    assert list(tmp_path.iterdir()) == [written]
