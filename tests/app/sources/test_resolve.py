@@ -204,6 +204,26 @@ def test_the_conversion_of_a_state_dict_gives_what_was_pickled(
     assert torch.equal(found["tied"], weight)
 
 
+def test_a_shard_s_name_runs_nothing_where_the_command_is_pasted(
+    make_checkpoint: Make, policy: SourcePolicy, tmp_path: Path
+) -> None:
+    shard = """$(touch ran)`touch ran`'"; touch ran; '.safetensors"""
+    name = "encoder.blocks.0.attn.key.weight"
+    files = {
+        "config.json": b'{"model_type": "whisper"}',
+        "model.safetensors.index.json": json.dumps({"weight_map": {name: shard}}).encode(),
+        shard: write_safetensors({name: ("F32", (1,))}),
+    }
+    message = refusal(make_checkpoint(files=files), policy).message
+    command = message[message.index("python -c") :].removeprefix("python -c ")
+    (tmp_path / "shell").mkdir()
+    shown = ["sh", "-c", f"printf %s {command}"]
+    script = subprocess.run(shown, cwd=tmp_path / "shell", check=True, capture_output=True).stdout
+    assert repr(shard) in script.decode()
+    compile(script, "script", "exec")
+    assert not list((tmp_path / "shell").iterdir())
+
+
 def test_names_of_openai_s_layout_are_refused_with_the_way_out(
     make_checkpoint: Make, policy: SourcePolicy
 ) -> None:
