@@ -6,6 +6,7 @@ import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import unquote
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -58,7 +59,7 @@ class Settings(BaseSettings):
     )
     buckets: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Comma-separated buckets, or folders in them, that s3://, gs:// and az:// URIs may name, as s3://bucket/folder; none by default. Credentials are the environment's (docs/checkpoints.md).",
+        description="Comma-separated buckets, or folders in them, that s3://, gs:// and az:// URIs may name, as s3://bucket/folder; none by default. Credentials are the environment's (docs/buckets.md).",
     )
     allow_private_addresses: bool = Field(
         False,
@@ -183,7 +184,9 @@ class Settings(BaseSettings):
     @field_validator("buckets", mode="before")
     @classmethod
     def _split_uris(cls, value: object) -> object:
-        return tuple(w.strip() for w in value.split(",")) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        return tuple(w.strip() for w in value.split(",") if w.strip())
 
     @field_validator("buckets")
     @classmethod
@@ -191,6 +194,9 @@ class Settings(BaseSettings):
         for uri in value:
             if not re.fullmatch(r"(s3|gs|az)://[a-z0-9][a-z0-9._-]+(/[^/?#]+)*/?", uri):
                 raise ValueError(f"Must be like s3://bucket or gs://bucket/folder, not {uri!r}.")
+            folders = map(unquote, uri.split("/")[3:])
+            if any(name in {".", ".."} or "/" in name or "\\" in name for name in folders):
+                raise ValueError(f"Must have no '.', '..' or encoded slash, not {uri!r}.")
         return value
 
     @field_validator("schemes", "allowed_hosts", mode="before")

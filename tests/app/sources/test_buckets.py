@@ -191,3 +191,16 @@ def test_a_server_that_hangs_is_given_up_and_goes_on_later(
         server.process.send_signal(signal.SIGCONT)
     with fetch(found, allowed).open(WEIGHTS) as stream:
         assert stream.read() == (server.root / "speech/models/base" / WEIGHTS).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "uri", ["speech/models", "s3://speech/../other", "s3://speech/a%2Fb", "s3://speech/%2e%2e/b"]
+)
+def test_a_setting_that_no_uri_could_match_is_refused_at_the_start(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AFLUENTE_BUCKETS", " s3://speech/models, gs://shared/, ")
+    assert Settings().buckets == ("s3://speech/models", "gs://shared/")
+    monkeypatch.setenv("AFLUENTE_BUCKETS", uri)
+    with pytest.raises(ValueError, match="Must"):
+        Settings()
