@@ -91,7 +91,8 @@ def run_in_memory(
 
 @contextmanager
 def _explained(job: Job) -> Iterator[None]:
-    """Turn errors of the system into those that users see."""
+    """Turn errors of the system into those that users see; give back torch's threads."""
+    threads = torch.get_num_threads()
     try:
         with memory_kept():
             yield
@@ -106,6 +107,9 @@ def _explained(job: Job) -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError) or _ALLOCATION_FAILED.search(str(error)):
             raise _out_of_memory(job) from error
         raise
+    finally:
+        # A merge sets one; a study's trial is decoded next, by the same thread.
+        torch.set_num_threads(threads)
 
 
 def _run(

@@ -407,3 +407,15 @@ def test_a_source_rewritten_while_it_is_read_is_noticed_before_anything_is_publi
     (victim / WEIGHTS).write_bytes((expert_folders[2] / WEIGHTS).read_bytes())
     with pytest.raises(SourceChangedError, match=r"victim.*model\.safetensors"):
         run(job)
+
+
+def test_a_merge_leaves_torch_its_threads(
+    make: Make, base_folder: Path, expert_folders: list[Path]
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        run(make(recipe("task_arithmetic", base_folder, expert_folders)))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
