@@ -165,11 +165,11 @@ def check_study_sources(backend: Backend, study: Study) -> PreparedStudy:
     manifests: dict[str, dict[str, Manifest]] = {"development": {}, "test": {}, "calibration": {}}
 
     def reference(index: int, uri: str, name: str) -> None:
-        found = resolve(uri, policy, param=f"references[{index}].uri")
-        for name, measurement in (("development", request.development), ("test", request.test)):
+        param = f"references[{index}].uri"
+        found = resolve(uri, policy, param=param)
+        for part, measurement in (("development", request.development), ("test", request.test)):
             if measurement:
-                param = f"references[{index}].uri"
-                _check_decoder(found.summary(), param, measurement, f"{name}.")
+                _check_decoder(found.summary(), param, measurement, f"{part}.")
         references.append({"name": name, "uri": uri, "resolved": found.resolved})
 
     def decoder() -> None:

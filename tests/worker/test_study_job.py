@@ -493,3 +493,16 @@ def test_candidates_that_need_calibration_sets_share_what_was_gathered(service, 
     unused = {**request, "candidates": [{"method": "soup"}]}
     answer = service.client.post("/studies", json=unused)
     assert "No candidate uses the calibration sets" in answer.text
+
+
+def test_references_are_measured_under_their_own_names(service, body):
+    models = SAMPLES / "checkpoints"
+    given = {"first": models / "base", "second": models / "fast"}
+    references = [{"name": name, "uri": folder.as_uri()} for name, folder in given.items()]
+    study = service.study(
+        body | {"references": references, "candidates": [{"method": "soup"}], "keep": 1}
+    )
+    table = service.client.get(study["links"]["table"]).json()
+    for part in ("development", "test"):
+        keys = {row["key"] for row in table[part]["rows"]}
+        assert keys == {"base", "telephone", "fast", *given, "#0"}
