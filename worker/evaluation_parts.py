@@ -16,6 +16,7 @@ from app.contract.evaluation import DatasetSpec, EvaluatedDataset, EvaluationSpe
 from app.contract.identifiers import merge_in, merge_uri
 from app.contract.settings import Settings
 from app.services.preparation import source_policy
+from app.services.presentation import is_adapter
 from app.sources.datasets import read_dataset
 from app.sources.manifests import Manifest
 from app.sources.policy import SourcePolicy
@@ -132,7 +133,7 @@ def _systems(spec: EvaluationSpec, merge: Any) -> Iterator[System]:
     sources = merge["sources"]
     reference = (sources["base"] or sources["checkpoints"][0])["resolved"]
     # An adapter is decoded on the base.
-    base = reference if merge["recipe"]["output"].get("form") == "lora" else None
+    base = reference if is_adapter(merge) else None
     yield System("merge", merge_uri(merge["id"]), None, base)
     for other in spec.compare_with:
         if other == "base" and sources["base"]:

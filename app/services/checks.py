@@ -265,7 +265,7 @@ def _calibration_checks(
 
     A Whisper that knows languages is taught one, which the sets or their manifests must name.
     """
-    from app.sources.architectures.registry import unheard
+    from app.sources.architectures.registry import calibration_obstacle
     from app.sources.completion import undecoded
     from app.sources.dataset_checks import check_audio, unknown_language
     from app.sources.datasets import read_dataset
@@ -273,7 +273,7 @@ def _calibration_checks(
 
     def decoder() -> None:
         found = reference()
-        if found and (reason := unheard(found.summary()) or undecoded(found)):
+        if found and (reason := calibration_obstacle(found.summary()) or undecoded(found)):
             raise InvalidRequestError.of([Problem(reason, "calibration")])
 
     def dataset(index: int, spec: CalibrationSet) -> None:

@@ -16,7 +16,7 @@ from app.contract.evaluation import DecodingOptions
 from app.contract.recipe import parse_request
 from app.contract.settings import Settings
 from app.services.preparation import prepare, source_policy
-from app.sources.architectures.registry import unheard
+from app.sources.architectures.registry import calibration_obstacle
 from app.storage.leases import JobKind
 from tests.worker.test_adapters import FORMS, adapter
 from tests.worker.test_evaluation_job import SAMPLES, Service, service
@@ -343,7 +343,7 @@ def test_weights_of_calibrated_methods_are_not_negative() -> None:
 
 
 def test_only_a_model_that_can_be_taught_is_calibrated() -> None:
-    assert unheard({"model_type": "whisper", "model_class": None}) is None
-    reason = unheard({"model_type": "wav2vec2", "model_class": "Wav2Vec2ForCTC"})
+    assert calibration_obstacle({"model_type": "whisper", "model_class": None}) is None
+    reason = calibration_obstacle({"model_type": "wav2vec2", "model_class": "Wav2Vec2ForCTC"})
     assert reason is not None
     assert reason.startswith("Wav2Vec2ForCTC checkpoints cannot be calibrated, only whisper")

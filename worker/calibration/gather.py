@@ -34,7 +34,7 @@ from app.contract.recipe import Recipe
 from app.contract.requests import OutputSpec
 from app.contract.settings import Settings
 from app.services.preparation import Prepared, replan
-from app.sources.architectures.registry import unheard
+from app.sources.architectures.registry import calibration_obstacle
 from app.sources.datasets import read_dataset
 from app.sources.fetch import LocalCheckpoint
 from app.sources.manifests import Manifest
@@ -141,7 +141,7 @@ class Calibration:
 
     @cached_property
     def _facts(self) -> WhisperFacts:
-        if reason := unheard(self.prepared.reference.summary()):
+        if reason := calibration_obstacle(self.prepared.reference.summary()):
             raise InvalidRequestError.of([Problem(reason, "calibration")])
         with self.locals[0].opened() as folder:
             return read_facts(folder)

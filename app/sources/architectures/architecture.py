@@ -119,7 +119,7 @@ class Architecture:
     translates: ClassVar[bool] = False
     """What a request may ask of the decoder: beams, temperature fallback, the task translate."""
 
-    listens: ClassVar[bool] = False
+    can_be_calibrated: ClassVar[bool] = False
     """Whether calibration sets can be used (worker/calibration/)."""
 
     max_bytes: ClassVar[Mapping[str, int]] = {

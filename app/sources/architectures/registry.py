@@ -36,14 +36,14 @@ def undecodable(summary: Mapping[str, str | None]) -> str | None:
     )
 
 
-def unheard(summary: Mapping[str, str | None]) -> str | None:
+def calibration_obstacle(summary: Mapping[str, str | None]) -> str | None:
     """Return why calibration sets cannot be used with this architecture, None if they can.
 
     `summary` is that of Architecture.summary.
     """
-    if _summarized(summary).listens:
+    if _summarized(summary).can_be_calibrated:
         return None
-    known = ", ".join(one.name for one in KNOWN if one.listens)
+    known = ", ".join(one.name for one in KNOWN if one.can_be_calibrated)
     return (
         f"{_kind(summary)} checkpoints cannot be calibrated, only {known}; choose a method without "
         "calibration sets."

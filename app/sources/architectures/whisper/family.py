@@ -41,7 +41,7 @@ class Whisper(Architecture):
     name = "whisper"
     model_class = "WhisperForConditionalGeneration"
     task = "seq2seq"
-    searches_beams = falls_back = translates = listens = converts = True
+    searches_beams = falls_back = translates = can_be_calibrated = converts = True
     max_bytes = configs.MAX_BYTES
     copied = ("tokenizer.json", "vocab.json", "merges.txt")
     copied_dtypes = frozenset()
