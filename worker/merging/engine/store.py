@@ -26,6 +26,8 @@ from worker.merging.method import Reduction, Subject
 
 # What is left of a disk, at most a tenth of it: the database may be on the same.
 _SPARE_BYTES = 2**30
+# Raise this when a reduction gives other bits for the same inputs.
+_RECIPE = 2
 _PARTIAL = ".partial"
 # A partial file that nobody wrote to for so long is a killed process's.
 _ABANDONED_SECONDS = 86_400
@@ -51,6 +53,7 @@ class ReductionStore:
             return None
         reading = asdict(unit.reading) | {"own_weights": None}
         document = {
+            "recipe": _RECIPE,
             "reduction": [type(reduction).__qualname__, repr(reduction)],
             "weights": subject.weights if reduction.depends_on_weights else None,
             "tensors": [[step.name, step.target.shape, asdict(step.cut)] for step in unit.steps],
