@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from worker.merging.engine.statistics import (
     StatisticsFile,
     save_statistics,
 )
-from worker.merging.linalg.spectrum import Spectrum, spectra_of
+from worker.merging.linalg.ops import Eigen, eigh
 from worker.merging.local import fetch_all, make_job
 
 
@@ -95,12 +95,12 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def decomposed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The numbers of spectra that were computed, each time."""
+    """The numbers of Gram matrices that were decomposed, each time."""
     made: list[int] = []
 
-    def counted(grams: list[torch.Tensor]) -> list[Spectrum]:
+    def counted(grams: Sequence[torch.Tensor]) -> Sequence[Eigen]:
         made.append(len(grams))
-        return spectra_of(grams)
+        return eigh(grams)
 
-    monkeypatch.setattr(reductions, "spectra_of", counted)
+    monkeypatch.setattr(reductions, "eigh", counted)
     return made
