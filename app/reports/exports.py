@@ -116,7 +116,8 @@ def _recording(entry: Mapping[str, Any]) -> str:
 
 
 def _one_word(text: str) -> str:
-    return "_".join(text.translate(_SYNTAX).split())
+    # An empty column would move the others to the left.
+    return "_".join(text.translate(_SYNTAX).split()) or "_"
 
 
 def _times(entry: Mapping[str, Any]) -> tuple[float, float]:
