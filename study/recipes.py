@@ -81,22 +81,22 @@ def recorded_recipes(folder: Path, base: Path) -> dict[str, dict[str, Any]]:
         {"set": group, "max_regression": _MOST_REGRESSION, "against": "base"} for group in RETAINED
     ]
     retaining = {**recipe, "name": f"{recipe['name']}-retention", "constraints": constraints}
-    listening = {
+    data_driven = {
         **recipe,
         **_models("base-data", base, folder, recorded.EXPERTS),
-        **_listening(folder, recorded.EXPERTS),
+        **_calibrated(folder, recorded.EXPERTS),
     }
     adapters = [lora(expert) for expert in recorded.EXPERTS]
     adapted = {
         **recipe,
         **_models("base-lora", base, folder, adapters),
-        **_listening(folder, adapters),
+        **_calibrated(folder, adapters),
         "candidates": [*CANDIDATES, {"method": "knots"}, *_DATA_DRIVEN],
     }
     return {
         "recipe": recipe,
         "recipe-retention": retaining,
-        "recipe-data": listening,
+        "recipe-data": data_driven,
         "recipe-lora": adapted,
     }
 
@@ -106,7 +106,7 @@ def lora(expert: str) -> str:
     return f"{expert}-lora"
 
 
-def _listening(folder: Path, experts: Sequence[str]) -> dict[str, Any]:
+def _calibrated(folder: Path, experts: Sequence[str]) -> dict[str, Any]:
     """Return the data-driven candidates, with the experts' training speech to calibrate them."""
     calibration = [
         {"name": trained, "expert": expert, "uri": manifest(folder, "train", trained).as_uri()}

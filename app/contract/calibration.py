@@ -48,7 +48,7 @@ class CalibrationSpec(_Model):
         64,
         ge=1,
         le=4096,
-        description="Utterances of each set, evenly spaced in it, that are listened to.",
+        description="Utterances of each set, evenly spaced in it, that are used.",
     )
     language: Language | None = Field(
         None, description="ISO 639 code, where neither a set nor its manifest gives one."

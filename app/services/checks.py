@@ -263,7 +263,7 @@ def _calibration_checks(
 ) -> list[Callable[[], object]]:
     """Return the checks of calibration sets, which add to `warnings` and to `read`.
 
-    A Whisper that knows languages is taught one, which the sets or their manifests must name.
+    A multilingual Whisper is told the language, which the sets or their manifests must name.
     """
     from app.sources.architectures.registry import calibration_obstacle
     from app.sources.completion import undecoded

@@ -20,7 +20,7 @@ from app.sources.architectures.registry import calibration_obstacle
 from app.storage.leases import JobKind
 from tests.worker.test_adapters import FORMS, adapter
 from tests.worker.test_evaluation_job import SAMPLES, Service, service
-from worker.calibration.examples import teach
+from worker.calibration.examples import teacher_forced
 from worker.calibration.gather import Calibration, gatherer
 from worker.calibration.measuring import measure
 from worker.evaluation.disjoint import refuse_shared
@@ -81,7 +81,7 @@ def taught(calibration: Calibration) -> Iterator[tuple[SpeechDecoder, list[Any]]
     with local.opened() as folder:
         decoder = SpeechDecoder(folder, "cpu", "float32", DecodingOptions())
         examples = calibration._examples["telephone"]
-        yield decoder, [teach(decoder, one) for one in examples]
+        yield decoder, [teacher_forced(decoder, one) for one in examples]
 
 
 def test_gram_matrices_are_those_of_what_went_into_each_layer(

@@ -31,14 +31,14 @@ class Example:
 
     @property
     def key(self) -> list[Any]:
-        """All that decides what the model is taught."""
+        """All that decides the model's input."""
         one = self.segment
         place = [one.sound.sha256, one.start, one.frames, one.channel]
         return [*place, self.text, self.language, self.task]
 
 
 @dataclass(frozen=True)
-class Taught:
+class ForcedExample:
     """An example as the model takes it, a batch of one.
 
     Attributes:
@@ -110,7 +110,7 @@ def choose_examples(
     return found, reasons
 
 
-def teach(decoder: SpeechDecoder, example: Example) -> Taught | None:
+def teacher_forced(decoder: SpeechDecoder, example: Example) -> ForcedExample | None:
     """Return an example as the model takes it; None if its reference is too long for the model."""
     facts, tokenizer = decoder.facts, decoder.tokenizer
     prompt = [facts.start]
@@ -126,7 +126,7 @@ def teach(decoder: SpeechDecoder, example: Example) -> Taught | None:
     if len(tokens) - 1 > facts.config["max_target_positions"]:
         return None
     sound = decoder.sound(read_segment(example.segment))
-    return Taught(sound.features[None], torch.tensor([tokens]), len(prompt))
+    return ForcedExample(sound.features[None], torch.tensor([tokens]), len(prompt))
 
 
 def _spaced(utterances: Sequence[Any], most: int) -> list[Any]:

@@ -39,7 +39,7 @@ from app.sources.datasets import read_dataset
 from app.sources.fetch import LocalCheckpoint
 from app.sources.manifests import Manifest
 from app.sources.policy import SourcePolicy
-from worker.calibration.examples import Example, choose_examples, teach
+from worker.calibration.examples import Example, choose_examples, teacher_forced
 from worker.calibration.measuring import Measured, measure
 from worker.evaluation.whisper.checkpoint import WhisperFacts, read_facts
 from worker.evaluation.whisper.decoding import SpeechDecoder
@@ -219,6 +219,9 @@ class Calibration:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_statistics(unfinished, measured.tensors, measured.shared)
+            # A loss of power must not leave a whole header before zeroes under the final name.
+            with unfinished.open("rb") as written:
+                os.fsync(written.fileno())
             found = StatisticsFile(unfinished)
             unfinished.rename(path)
         except (OSError, SafetensorError) as error:
@@ -246,9 +249,9 @@ class Calibration:
 
         def prepare(index: int) -> Any:
             nonlocal too_long
-            taught = teach(decoder, examples[index])
-            too_long += taught is None
-            return taught
+            forced = teacher_forced(decoder, examples[index])
+            too_long += forced is None
+            return forced
 
         def on_example() -> None:
             nonlocal done

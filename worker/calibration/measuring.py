@@ -18,12 +18,12 @@ import torch
 from torch import nn
 
 from app.contract.catalogue.method import Statistic
-from worker.calibration.examples import Taught
+from worker.calibration.examples import ForcedExample
 from worker.merging.linalg.ops import gram, mirror
 
 Part = dict[str, torch.Tensor]
 """An example's tensors by parameter name."""
-Prepare = Callable[[int], Taught | None]
+Prepare = Callable[[int], ForcedExample | None]
 
 
 @dataclass
@@ -51,13 +51,13 @@ def measure(
     `on_example` is called after each, and may raise to stop.
     """
     if kind == "input_grams":
-        with _Listening(model) as listening:
-            total = _summed(listening.part, prepare, count, threads, memory_bytes, on_example)
-            return listening.finish(total)
+        with _InputHooks(model) as hooks:
+            total = _summed(hooks.part, prepare, count, threads, memory_bytes, on_example)
+            return hooks.finish(total)
     sampled = kind == "sampled_squared_gradients"
 
-    def part(number: int, taught: Taught) -> Part:
-        return _squared_gradients(model, taught, seed + number if sampled else None)
+    def part(number: int, forced: ForcedExample) -> Part:
+        return _squared_gradients(model, forced, seed + number if sampled else None)
 
     total = _summed(part, prepare, count, threads, memory_bytes, on_example)
     for one in total.tensors.values():
@@ -65,14 +65,14 @@ def measure(
     return total
 
 
-def _squared_gradients(model: nn.Module, taught: Taught, seed: int | None) -> Part:
+def _squared_gradients(model: nn.Module, forced: ForcedExample, seed: int | None) -> Part:
     """Return the squared gradient of the references' log-likelihood, or of drawn tokens'.
 
     A drawn token follows the reference's earlier tokens: in the mean over draws, the squared
     gradient of the sum is the sum of the tokens' Fisher information.
     """
-    likelihoods = taught.logits(model).log_softmax(-1)
-    labels = taught.tokens[0, taught.prompt :].to(likelihoods.device)
+    likelihoods = forced.logits(model).log_softmax(-1)
+    labels = forced.tokens[0, forced.prompt :].to(likelihoods.device)
     if seed is not None:
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.multinomial(likelihoods.detach().exp().cpu(), 1, generator=generator)
@@ -86,7 +86,7 @@ def _squared_gradients(model: nn.Module, taught: Taught, seed: int | None) -> Pa
     }
 
 
-class _Listening:
+class _InputHooks:
     """Hooks on a model's linear layers, which add up the Gram matrices of what goes in.
 
     Layers that get the same tensor (query, key and value; all cross-attentions) share a matrix.
@@ -104,7 +104,7 @@ class _Listening:
         self._here = threading.local()
         self._handles: list[Any] = []
 
-    def __enter__(self) -> _Listening:
+    def __enter__(self) -> _InputHooks:
         for name, module in self._layers.items():
             self._handles.append(module.register_forward_pre_hook(self._hook(name)))
         return self
@@ -114,10 +114,10 @@ class _Listening:
             handle.remove()
 
     @torch.no_grad()
-    def part(self, _: int, taught: Taught) -> Part:
+    def part(self, _: int, forced: ForcedExample) -> Part:
         """Return the Gram matrices of one example, and how many inputs each layer had."""
         self._here.part, self._here.heard = {}, {}
-        taught.logits(self._model)
+        forced.logits(self._model)
         part: Part = self._here.part
         return part
 
@@ -147,7 +147,7 @@ class _Listening:
 
 
 def _summed(
-    part: Callable[[int, Taught], Part],
+    part: Callable[[int, ForcedExample], Part],
     prepare: Prepare,
     count: int,
     threads: int,
@@ -157,8 +157,8 @@ def _summed(
     total = Measured({})
 
     def work(number: int) -> Part | None:
-        taught = prepare(number)
-        return None if taught is None else part(number, taught)
+        forced = prepare(number)
+        return None if forced is None else part(number, forced)
 
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for found in _in_order(pool, work, range(count), threads, memory_bytes):
