@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from sqlalchemy import Engine
 
-from app.contract.errors import SourceChangedError
+from app.contract.errors import SourceChangedError, SourceError
 from app.contract.evaluation import DatasetSpec, EvaluatedDataset, EvaluationSpec
 from app.contract.identifiers import merge_in, merge_uri
 from app.contract.settings import Settings
@@ -24,6 +25,7 @@ from app.storage import evaluations, merges
 from app.storage.leases import LeaseLostError
 from app.storage.parts import Part, PlannedPart
 from app.storage.transcripts import StoredTranscripts
+from worker.evaluation.disjoint import refuse_shared
 from worker.evaluation.overlap import overlaps
 from worker.evaluation.runner import evaluate
 from worker.merging.local import choose_device
@@ -39,6 +41,7 @@ class PartDecoder:
     evaluation_id: str
     spec: EvaluationSpec
     systems: dict[str, System]
+    heard: Mapping[str, str] = field(default_factory=dict)
     _manifests: dict[str, Manifest] = field(default_factory=dict)
 
     @classmethod
@@ -50,7 +53,9 @@ class PartDecoder:
             raise LeaseLostError(evaluation_id)
         spec = EvaluationSpec.model_validate(row["spec"])
         systems = {system.name: system for system in _systems(spec, merge)}
-        return cls(settings, engine, evaluation_id, spec, systems)
+        calibration = merge["recipe"].get("calibration") or {"datasets": ()}
+        heard = {one["name"]: one["uri"] for one in calibration["datasets"]}
+        return cls(settings, engine, evaluation_id, spec, systems, heard)
 
     @cached_property
     def policy(self) -> SourcePolicy:
@@ -65,9 +70,11 @@ class PartDecoder:
         """Return the evaluation's parts, system by system; reads every manifest.
 
         Datasets of the hub are downloaded for this, until `should_stop` returns true.
+        InvalidManifestError if the merge was calibrated on one of their recordings.
         """
         sets = self.spec.datasets
         datasets = [(dataset, self._manifest(dataset, should_stop)) for dataset in sets]
+        self._refuse_heard(should_stop)
         shared = overlaps([manifest for _, manifest in datasets])
         return [
             PlannedPart(
@@ -114,6 +121,15 @@ class PartDecoder:
             normalizer=self.spec.normalizer_of(dataset),
             result=result,
         )
+
+    def _refuse_heard(self, should_stop: Callable[[], bool]) -> None:
+        """Refuse what the merge was calibrated on, in any format, as far as that is still there."""
+        heard = {}
+        for name, uri in self.heard.items():
+            with suppress(SourceError):
+                heard[name] = read_dataset(uri, self.policy, param=name, should_stop=should_stop)
+        roots = self.policy.file_roots
+        refuse_shared(heard, self._manifests, roots, called="Calibration", param="datasets")
 
     def _manifest(self, dataset: DatasetSpec, should_stop: Callable[[], bool]) -> Manifest:
         if dataset.name not in self._manifests:

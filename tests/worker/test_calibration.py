@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 
 from app.contract.errors import InvalidManifestError, InvalidRequestError, StorageError
@@ -282,6 +283,27 @@ def test_a_merge_over_the_api_gathers_and_records_what_it_used(service: Service)
     refused = service.client.post(f"/merges/{found['id']}/evaluations", json=spec)
     assert refused.status_code == 422
     assert "Calibration and test sets must not share audio" in refused.text
+
+
+def test_a_later_evaluation_on_what_was_heard_is_refused_in_any_format(
+    service: Service, tmp_path: Path
+) -> None:
+    answer = service.client.post("/merges", json=recipe("regmean"))
+    service.work(JobKind.MERGE, answer.json()["id"])
+    source = SAMPLES / "speech" / "fast"
+    line = json.loads((source / "dev.jsonl").read_text().splitlines()[0])
+    samples, rate = soundfile.read(source / line["audio_filepath"], dtype="int16")
+    folder = service.settings.data_dir / "sources"
+    folder.mkdir(parents=True, exist_ok=True)
+    soundfile.write(folder / "same.wav", samples, rate)
+    (folder / "same.jsonl").write_text(json.dumps({"audio_filepath": "same.wav", "text": "um"}))
+    spec = {"datasets": [{"name": "x", "uri": (folder / "same.jsonl").as_uri()}], "language": "pt"}
+    answer = service.client.post(f"{answer.headers['location']}/evaluations", json=spec)
+    assert answer.status_code == 202, answer.text
+    service.work(JobKind.EVALUATION, answer.json()["id"])
+    found = service.client.get(answer.headers["location"]).json()
+    assert found["status"] == "failed"
+    assert "Calibration and test sets share audio" in found["error"]["message"]
 
 
 @pytest.mark.parametrize(
