@@ -15,9 +15,11 @@ from app.sources.manifest_fields import (
     lines_of,
     storable,
 )
-from app.sources.manifest_place import Place
+from app.sources.manifest_place import Place, once
 from app.sources.manifest_tables import parse_csv
 
+TRANSCRIPTS = (".trans.txt", ".trans.txt.gz")
+STM = (".stm", ".stm.gz")
 _FOUND_BESIDE = ("wav", "sph", "flac", "mp3", "ogg", "opus", "m4a")
 _LABELS = re.compile(r"<[^<>]*>$")
 
@@ -35,7 +37,7 @@ def read_table(place: Place) -> None:
 
 def read_librispeech(place: Place) -> None:
     """Read `*.trans.txt`: the utterance's name, which is its file's, and the text."""
-    for file in place.walk(".trans.txt"):
+    for file in once(place.walk(TRANSCRIPTS)):
         folder = str(PurePosixPath(file).parent)
         audio = set(place.names("" if folder == "." else folder))
         for number, line in lines_of(place.read(file)):
@@ -60,7 +62,7 @@ def read_librispeech(place: Place) -> None:
 
 def read_stm(place: Place) -> None:
     """Read STM: recording, channel, speaker, start, end, <labels>, text."""
-    files = [place.file] if place.file else [n for n in place.names() if n.endswith(".stm")]
+    files = [place.file] if place.file else once(n for n in place.names() if n.endswith(STM))
     for file in files:
         for number, line in lines_of(place.read(file)):
             with place.reading.at(file, number):

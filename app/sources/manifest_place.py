@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from io import BufferedReader, FileIO
 from pathlib import Path
@@ -49,7 +49,7 @@ class Place:
         """Return the names in a folder, sorted; those of folders end with a slash."""
         return sorted(self._scan(folder))
 
-    def walk(self, suffix: str) -> list[str]:
+    def walk(self, suffix: str | tuple[str, ...]) -> list[str]:
         """Return the files below the folder, a few levels deep, whose names end so, sorted."""
         found, folders, seen = [], [("", 0)], 0
         while folders:
@@ -112,6 +112,13 @@ class Place:
             raise SourceNotFoundError(
                 f"{self.label}: the folder cannot be read ({error.strerror})"
             ) from None
+
+
+def once(names: Iterable[str]) -> list[str]:
+    """Return the names without compressed copies (`a.stm.gz`) of files that are among them."""
+    listed = list(names)
+    plain = set(listed)
+    return [one for one in listed if not (one.endswith(".gz") and one[:-3] in plain)]
 
 
 def expand(name: str) -> list[str]:

@@ -16,9 +16,9 @@ from app.sources.dataset_queries import DatasetQuery
 from app.sources.dataset_splits import pick
 from app.sources.local import Roots
 from app.sources.manifest_fields import Reading
-from app.sources.manifest_folders import read_librispeech, read_stm, read_table
+from app.sources.manifest_folders import STM, TRANSCRIPTS, read_librispeech, read_stm, read_table
 from app.sources.manifest_hugging_face import read_arrow, read_parquet
-from app.sources.manifest_place import Place, expand
+from app.sources.manifest_place import Place, expand, once
 from app.sources.manifest_tables import parse_json_lines
 from app.sources.manifest_tarred import Tarred, read_shar, read_webdataset
 
@@ -131,7 +131,7 @@ FORMS = (
         "it, in `wav/`, `audio/` or `sph/`",
         read_stm,
         suffixes=(".stm",),
-        is_folder=lambda place, names: any(name.endswith(".stm") for name in names),
+        is_folder=lambda place, names: any(name.endswith(STM) for name in names),
     ),
     Form(
         "WebDataset",
@@ -156,7 +156,7 @@ FORMS = (
         "a folder with `*.trans.txt` in it or below",
         "the utterance's name, then its text; `flac` or `wav` beside it",
         read_librispeech,
-        is_folder=lambda place, names: bool(place.walk(".trans.txt")),
+        is_folder=lambda place, names: bool(place.walk(TRANSCRIPTS)),
     ),
 )
 _WAYS_OUT = {
@@ -281,7 +281,11 @@ def _in_folder(place: Place) -> tuple[Form, Place]:
 
 def _split(place: Place, names: list[str]) -> Place | None:
     """Return the place of the split asked for: a table of Common Voice, or a folder."""
-    tables = {name.removesuffix(".tsv"): name for name in names if name.endswith(".tsv")}
+    tables = {
+        name.removesuffix(".gz").removesuffix(".tsv"): name
+        for name in once(names)
+        if name.endswith((".tsv", ".tsv.gz"))
+    }
     if "clips/" not in names:
         tables = {}
     manifests = [name for form in FORMS for name in form.in_folder]

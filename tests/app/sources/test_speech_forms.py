@@ -250,6 +250,21 @@ def test_stm_is_read_with_the_audio_beside_it(tmp_path: Path) -> None:
         assert reason in refused(tmp_path / "stm")
 
 
+def test_a_folder_is_known_by_its_compressed_texts(tmp_path: Path) -> None:
+    write(tmp_path, {"stm/talk.wav": "", "libri/1-2-3.flac": "", "cv/clips/a.mp3": ""})
+    for name, text in (
+        ("stm/test.stm.gz", "talk 1 ana 0.5 2 bom dia\n"),
+        ("libri/1-2.trans.txt.gz", "1-2-3 BOM DIA\n"),
+        ("cv/test.tsv.gz", "path\tsentence\na.mp3\tbom dia\n"),
+    ):
+        (tmp_path / name).write_bytes(gzip.compress(text.encode()))
+    assert texts(read(tmp_path / "stm")) == [("talk.wav", "bom dia")]
+    write(tmp_path, {"stm/test.stm": "talk 1 ana 0.5 2 boa noite\n"})
+    assert texts(read(tmp_path / "stm")) == [("talk.wav", "boa noite")]
+    assert texts(read(tmp_path / "libri")) == [("1-2-3.flac", "BOM DIA")]
+    assert texts(read(tmp_path / "cv", "split=test")) == [("clips/a.mp3", "bom dia")]
+
+
 def test_any_text_form_may_be_compressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line = json.dumps({"audio_filepath": "a.wav", "text": "sim"})
     table = "path;sentence\na.wav;sim\n"
