@@ -42,7 +42,11 @@ def test_a_request_becomes_a_queued_merge(
     assert client.get(answer.headers["location"]).json() == merge
     assert merge["object"] == "merge"
     assert (merge["status"], merge["phase"], merge["attempt"]) == ("queued", None, 0)
-    assert merge["parameters"] == {"scaling_coefficient": 0.4, "normalize": False}
+    assert merge["parameters"] == {
+        "scaling_coefficient": 0.4,
+        "scaling_coefficient_last": None,
+        "normalize": False,
+    }
     assert merge["progress"] == {
         "done": 0, "total": None, "unit": None, "fraction": 0.0, "eta_seconds": None,
     }  # fmt: skip

@@ -258,7 +258,7 @@ def test_an_evaluation_that_an_upgrade_finds_under_way_ends_all_the_same(
 
 
 def _downgrade(engine: Engine) -> None:
-    """Put the schema back to before there were parts and studies."""
+    """Put the schema back to before there were parts, studies and detected languages."""
     with engine.begin() as connection:
         for table in (evaluation_parts, study_pieces, study_trials, studies, events_table):
             table.drop(connection)
@@ -268,6 +268,7 @@ def _downgrade(engine: Engine) -> None:
             "CONSTRAINT pk_events PRIMARY KEY (merge_id, sequence), CONSTRAINT fk_events_merge_id "
             "FOREIGN KEY (merge_id) REFERENCES merges (id) ON DELETE CASCADE)"
         )
+        connection.exec_driver_sql("ALTER TABLE transcripts DROP COLUMN detected_language")
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0002'")
 
 
