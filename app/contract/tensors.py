@@ -27,6 +27,10 @@ DTYPE_NAMES: dict[str, str] = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
 }  # fmt: skip
 
+# PEFT's file of a LoRA, and what it puts before the names of its tensors.
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_PREFIX = "base_model.model."
+
 
 @dataclass(frozen=True)
 class TensorHeader:

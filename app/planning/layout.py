@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from app.contract.tensors import ITEM_SIZES, TensorHeader
+from app.contract.tensors import ADAPTER_PREFIX, ADAPTER_WEIGHTS, ITEM_SIZES, TensorHeader
 
 WEIGHTS_FILE = "model.safetensors"
-ADAPTER_FILE = "adapter_model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _ALIGNMENT = 8  # the format wants the header's length to be a multiple of this
 
@@ -69,12 +68,18 @@ def lay_out_adapter(targets: Iterable[TensorHeader], rank: int, dtype: str) -> O
     made = []
     for target in targets:
         own = min(rank, *target.shape)
-        module = f"base_model.model.{target.name.removesuffix('.weight')}"
         rows, columns = target.shape
-        for part, shape in (("lora_A", (own, columns)), ("lora_B", (rows, own))):
-            made.append(TensorHeader(f"{module}.{part}.weight", dtype, shape, ADAPTER_FILE, 0, 0))
+        shapes = ((own, columns), (rows, own))
+        for name, shape in zip(factor_names(target.name), shapes, strict=True):
+            made.append(TensorHeader(name, dtype, shape, ADAPTER_WEIGHTS, 0, 0))
     made.sort(key=lambda tensor: tensor.name)
-    return _file(ADAPTER_FILE, made, {tensor.name: dtype for tensor in made}, {})
+    return _file(ADAPTER_WEIGHTS, made, {tensor.name: dtype for tensor in made}, {})
+
+
+def factor_names(name: str) -> tuple[str, str]:
+    """Return the names of A and B, whose product B·A is the change of a weight."""
+    module = ADAPTER_PREFIX + name.removesuffix(".weight")
+    return f"{module}.lora_A.weight", f"{module}.lora_B.weight"
 
 
 def index_document(files: Iterable[OutputFile]) -> dict[str, object]:

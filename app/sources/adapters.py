@@ -17,19 +17,15 @@ import regex
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.contract.problems import problems_of, shown
-from app.contract.tensors import TensorHeader
+from app.contract.tensors import ADAPTER_PREFIX, ADAPTER_WEIGHTS, TensorHeader
 from app.sources.key_prefixes import common_prefix, shared_start
 
 if TYPE_CHECKING:
     from app.sources.checkpoint import ResolvedCheckpoint
 
 ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 OF_BASE = "base/"
 """What the files of the base begin with where an adapter's tensors name them."""
-
-PREFIX = "base_model.model."
-"""What PEFT puts before the names of an adapter's tensors."""
 
 _PART = re.compile(
     r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
@@ -203,11 +199,11 @@ class _Application:
             if name not in self._tied
         }
         # Wrappers of the adapted model, and of the model in it.
-        outer, here, _ = shared_start([*checkpoint.tensors]).partition(PREFIX)
-        self._begins = (outer if here else "") + PREFIX
+        outer, here, _ = shared_start([*checkpoint.tensors]).partition(ADAPTER_PREFIX)
+        self._begins = (outer if here else "") + ADAPTER_PREFIX
         names = [name.removeprefix(self._begins) for name in checkpoint.tensors]
         self._begins += common_prefix(map(_changed_by, names), self.tensors)
-        self.prefix = self._begins.replace(PREFIX, "", 1)
+        self.prefix = self._begins.replace(ADAPTER_PREFIX, "", 1)
         factors: dict[str, dict[str, TensorHeader]] = {}
         for header in checkpoint.tensors.values():
             with self._refusing(header):
@@ -229,7 +225,9 @@ class _Application:
         rest = header.name.removeprefix(self._begins)
         part = _PART.fullmatch(rest)
         if rest == header.name or (part is None and "lora_" in rest):
-            raise _RefusedError(f"is none of the tensors of a LoRA ({PREFIX}….lora_A.weight)")
+            raise _RefusedError(
+                f"is none of the tensors of a LoRA ({ADAPTER_PREFIX}….lora_A.weight)"
+            )
         if part is not None:
             known = factors.setdefault(part[1], {})
             if part[2] in known:

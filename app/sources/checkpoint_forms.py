@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from app.sources.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from app.contract.tensors import ADAPTER_WEIGHTS
+from app.sources.adapters import ADAPTER_CONFIG
 from app.sources.layout import INDEX, WEIGHTS
 from app.sources.pickles import ADAPTER_PICKLE, PICKLES
 from app.sources.schemes import SCHEMES

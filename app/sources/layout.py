@@ -9,8 +9,8 @@ from typing import Any
 
 from app.contract.errors import InvalidCheckpointError, Problem, SourceTooLargeError
 from app.contract.problems import shown
-from app.contract.tensors import TensorHeader
-from app.sources.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, read_adapter
+from app.contract.tensors import ADAPTER_WEIGHTS, TensorHeader
+from app.sources.adapters import ADAPTER_CONFIG, Adapter, read_adapter
 from app.sources.architectures.architecture import CONFIG, MOST_CONFIG_BYTES, Description
 from app.sources.architectures.registry import architecture_of
 from app.sources.checkpoint import SourceFile

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from app.contract.tensors import TensorHeader
-from app.planning.layout import OutputFile
+from app.contract.tensors import ADAPTER_PREFIX, TensorHeader
+from app.planning.layout import OutputFile, factor_names
 from app.planning.plan import Step
-from app.sources.adapters import ADAPTER_CONFIG, PREFIX
+from app.sources.adapters import ADAPTER_CONFIG
 from app.sources.completion import encoded
 from worker.merging.engine.job import Job
 from worker.merging.engine.read import DTYPES, TensorReader
@@ -36,7 +36,7 @@ def write_adapter(
     """
     merged = {tensor.name: tensor for weights in job.plan.files for tensor in weights.tensors}
     places = {tensor.name: tensor for tensor in file.tensors}
-    steps = [step for step in job.plan.steps if _names(step)[0] in places]
+    steps = [step for step in job.plan.steps if factor_names(step.name)[0] in places]
     dtype = DTYPES[file.tensors[0].dtype]
     assert job.base is not None
 
@@ -56,7 +56,7 @@ def write_adapter(
             shape, entries = step.target.shape, step.target.numel
             change = merge.values(step.name, 0, entries) - base.values(step.name, 0, entries)
             change = change.view(shape)
-            right, left = _names(step)
+            right, left = factor_names(step.name)
             a, b = (made.to(dtype) for made in low_rank(change, places[right].shape[0]))
             for name, made in ((right, a), (left, b)):
                 _write(target.fileno(), places[name], made)
@@ -78,7 +78,7 @@ def adapter_files(job: Job, file: OutputFile) -> dict[str, bytes]:
     rank = job.recipe.output.rank
     shapes = {t.name: t.shape for t in file.tensors if ".lora_A." in t.name}
     modules = {
-        name.removeprefix(PREFIX).removesuffix(".lora_A.weight"): shape[0]
+        name.removeprefix(ADAPTER_PREFIX).removesuffix(".lora_A.weight"): shape[0]
         for name, shape in sorted(shapes.items())
     }
     smaller = {module: own for module, own in modules.items() if own != rank}
@@ -123,11 +123,6 @@ def _base_name(job: Job) -> str:
         one.resolved.adapter.base_model_name_or_path for one in job.experts if one.resolved.adapter
     }
     return (said.pop() if len(said) == 1 else None) or job.base.resolved.name
-
-
-def _names(step: Step) -> tuple[str, str]:
-    module = PREFIX + step.name.removesuffix(".weight")
-    return f"{module}.lora_A.weight", f"{module}.lora_B.weight"
 
 
 def _ratio(lost: float, whole: float) -> float:
