@@ -1,4 +1,4 @@
-"""Options shared by several commands."""
+"""Options shared by several commands, and what they do."""
 
 from __future__ import annotations
 
@@ -37,3 +37,13 @@ Url = Annotated[
 Key = Annotated[
     str | None, typer.Option("--api-key", envvar="AFLUENTE_API_KEY", help="API key, if required.")
 ]
+Evaluation = Annotated[str | None, typer.Option(help="Only results of this evaluation, evl_...")]
+Output = Annotated[Path | None, typer.Option(help="File to write instead of printing.")]
+
+
+def write_output(text: str, output: Path | None) -> None:
+    """Print a text as it is, or write it to the file of `--output`."""
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        output.write_text(text, encoding="utf-8", newline="")

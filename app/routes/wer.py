@@ -13,6 +13,7 @@ from fastapi.responses import (
 )
 
 from app.contract.evaluation import NormalizerName
+from app.reports.exports import ExportFormat, Side
 from app.routes.dependencies import BackendDep
 from app.routes.negotiation import preferred
 from app.routes.openapi import problems
@@ -197,9 +198,9 @@ def get_utterances(
     backend: BackendDep,
     merge_id: str,
     selection: Annotated[Selection, Depends(_selection)],
-    format: Annotated[Literal["json", "jsonl", "trn", "stm", "seglst", "nemo"], Query()] = "json",
+    format: Annotated[Literal["json", ExportFormat], Query()] = "json",
     side: Annotated[
-        Literal["reference", "hypothesis"],
+        Side,
         Query(description="The text for trn, stm and seglst, as it was scored."),
     ] = "hypothesis",
     page_size: Annotated[int, Query(ge=1, le=1000)] = 100,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import Key, Url
+from cli.options import Evaluation, Key, Output, Url, write_output
 
 if TYPE_CHECKING:
     from cli.client import Client
@@ -40,13 +39,11 @@ def wer(
             ".eval_results/*.yaml on the Hugging Face hub).",
         ),
     ] = Format.TABLE,
-    output: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None,
+    output: Output = None,
     normalizer: Annotated[
         str | None, typer.Option(help="Score with this normaliser instead.")
     ] = None,
-    evaluation: Annotated[
-        str | None, typer.Option(help="Only results of this evaluation, evl_...")
-    ] = None,
+    evaluation: Evaluation = None,
     max_wer: Annotated[
         list[str] | None,
         typer.Option(
@@ -112,10 +109,7 @@ def wer(
             if _is_rendered_here(form)
             else client.get_text(path, format=form.value, **query)
         )
-    if output is None:
-        typer.echo(text, nl=False)
-    else:
-        output.write_text(text, encoding="utf-8", newline="")
+    write_output(text, output)
     fail_unless_passed(verdicts)
 
 

@@ -1,4 +1,4 @@
-"""Chooses a calibration set's utterances, and teaches the model their references."""
+"""Chooses a calibration set's utterances, and prepares them for the model."""
 
 from __future__ import annotations
 

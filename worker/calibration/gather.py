@@ -51,7 +51,7 @@ from worker.merging.engine.statistics import (
     StatisticsFile,
     save_statistics,
 )
-from worker.merging.engine.store import partial_of, trim
+from worker.merging.engine.store import trim, written_whole
 from worker.merging.local import (
     Gather,
     Progress,
@@ -215,24 +215,19 @@ class Calibration:
             os.utime(path)
             return found
         measured = self._measure(kind, number, examples, decoder(), int(key[:12], 16), advance)
-        unfinished = partial_of(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_statistics(unfinished, measured.tensors, measured.shared)
-            # A loss of power must not leave a whole header before zeroes under the final name.
-            with unfinished.open("rb") as written:
-                os.fsync(written.fileno())
-            found = StatisticsFile(unfinished)
-            unfinished.rename(path)
+            with written_whole(path) as unfinished:
+                save_statistics(unfinished, measured.tensors, measured.shared)
+                # A loss of power must not leave a whole header before zeroes under the final name.
+                with unfinished.open("rb") as written:
+                    os.fsync(written.fileno())
+                return StatisticsFile(unfinished)
         except (OSError, SafetensorError) as error:
             raise StorageError(
                 f"{path.parent} cannot be written: {error}. Free space there, or point "
                 "AFLUENTE_DATA_DIR elsewhere, and retry the merge."
             ) from error
-        finally:
-            with suppress(OSError):
-                unfinished.unlink(missing_ok=True)
-        return found
 
     def _measure(
         self,

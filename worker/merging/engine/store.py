@@ -10,8 +10,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,17 +83,13 @@ class ReductionStore:
 
     def save(self, path: Path, reduction: Reduction, result: Any, *, equal: bool) -> None:
         """Store a result, unless the disk is nearly full: then it is computed again."""
-        partial = partial_of(path)
         with suppress(OSError, SafetensorError):
             self.folder.mkdir(parents=True, exist_ok=True)
             disk = shutil.disk_usage(self.folder)
             if disk.free < min(disk.total // 10, _SPARE_BYTES):
                 return
-            try:
+            with written_whole(path) as partial:
                 save_file(reduction.packed(result), partial, {"equal": str(equal)})
-                partial.rename(path)
-            finally:
-                partial.unlink(missing_ok=True)
 
     def trim(self) -> None:
         """Delete what was not used for longest, until the folder is within its limit."""
@@ -106,6 +102,18 @@ def partial_of(path: Path) -> Path:
     Process ids do not suffice: workers in several containers share the folder, and have equal ones.
     """
     return path.with_suffix(f".{uuid4().hex}{_PARTIAL}")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield the name to write a file to, and rename it; after an error the file is deleted."""
+    partial = partial_of(path)
+    try:
+        yield partial
+        partial.rename(path)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def trim(folder: Path, max_bytes: int) -> None:
