@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -268,8 +268,6 @@ def _calibration_checks(
     from app.sources.architectures.registry import calibration_obstacle
     from app.sources.completion import undecoded
     from app.sources.dataset_checks import check_audio, unknown_language
-    from app.sources.datasets import read_dataset
-    from app.sources.manifest_hugging_face import NoArrowError
 
     def decoder() -> None:
         found = reference()
@@ -278,17 +276,12 @@ def _calibration_checks(
 
     def dataset(index: int, spec: CalibrationSet) -> None:
         param = f"calibration.datasets[{index}].uri"
-        try:
-            manifest = read_dataset(spec.uri, policy, param=param)
-        except NoArrowError as error:
-            warnings.append(_unchecked(f"{error.message}; the worker checks the dataset."))
+        manifest = _read_manifest(spec.uri, policy, param, warnings)
+        if manifest is None:
             return
         read[spec.name] = manifest
-        try:
+        with _pointing_at(param):
             check_audio(manifest, spec.uri, policy.file_roots)
-        except SourceError as error:
-            problems = [Problem(problem.message, param) for problem in error.as_problems()]
-            raise type(error)(error.message, param=param, problems=problems) from None
         found = reference()
         known = found.languages if found else None
         if not known:
@@ -306,6 +299,30 @@ def _calibration_checks(
             raise InvalidRequestError.of([Problem(reason, f"calibration.datasets[{index}]")])
 
     return [decoder, *(partial(dataset, *one) for one in enumerate(calibration.datasets))]
+
+
+def _read_manifest(
+    uri: str, policy: SourcePolicy, param: str, warnings: list[dict[str, str]]
+) -> Manifest | None:
+    """Return a dataset's manifest; None, with a warning, if only workers can read its form."""
+    from app.sources.datasets import read_dataset
+    from app.sources.manifest_hugging_face import NoArrowError
+
+    try:
+        return read_dataset(uri, policy, param=param)
+    except NoArrowError as error:
+        warnings.append(_unchecked(f"{error.message}; the worker checks the dataset."))
+        return None
+
+
+@contextmanager
+def _pointing_at(param: str) -> Iterator[None]:
+    """Make the errors of sources point at a field of the request."""
+    try:
+        yield
+    except SourceError as error:
+        problems = [Problem(problem.message, param) for problem in error.as_problems()]
+        raise type(error)(error.message, param=param, problems=problems) from None
 
 
 def _seconds(manifest: Manifest) -> float | None:
@@ -401,8 +418,6 @@ def _evaluation_checks(
     `reference` returns the checkpoint whose tokenizer all share, or None if it cannot be used.
     """
     from app.sources.dataset_checks import check_audio, check_languages, unknown_language
-    from app.sources.datasets import read_dataset
-    from app.sources.manifest_hugging_face import NoArrowError
 
     checkpoint = cache(reference)
 
@@ -417,12 +432,10 @@ def _evaluation_checks(
 
     def dataset(index: int, spec: DatasetSpec) -> None:
         param = f"{prefix}datasets[{index}].uri"
-        try:
-            manifest = read_dataset(spec.uri, policy, param=param)
-        except NoArrowError as error:
-            warnings.append(_unchecked(f"{error.message}; the worker checks the dataset."))
+        manifest = _read_manifest(spec.uri, policy, param, warnings)
+        if manifest is None:
             return
-        try:
+        with _pointing_at(param):
             if manifest.unread:
                 unchecked = (
                     f"{spec.uri}: {manifest.unread:,} utterances were not checked, since it would "
@@ -446,9 +459,6 @@ def _evaluation_checks(
                     "vocabulary is that of Whisper's English-only models."
                 )
                 warnings.append({"code": "english_only", "message": message})
-        except SourceError as error:
-            problems = [Problem(problem.message, param) for problem in error.as_problems()]
-            raise type(error)(error.message, param=param, problems=problems) from None
 
     def other(index: int, uri: str, merge_id: str) -> None:
         row = merges.get(backend.engine, merge_id)
