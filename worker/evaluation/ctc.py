@@ -7,7 +7,7 @@ which they have more around them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,37 +20,26 @@ from app.sources.architectures.architecture import SAMPLE_RATE, TOKENIZER_CONFIG
 from worker.evaluation.decoder import Hypothesis, Samples
 from worker.evaluation.json_files import read_json
 from worker.evaluation.models import LoadedModel
-from worker.evaluation.speech_files import Sound, SpeechFiles, read_files
+from worker.evaluation.speech_files import (
+    WINDOW_SECONDS,
+    Sound,
+    SpeechFacts,
+    SpeechFiles,
+    read_files,
+)
 from worker.loadable import blaming
 
-_WINDOW_SECONDS, _OVERLAP_SECONDS = 30, 5
+_OVERLAP_SECONDS = 5
 
 
 @dataclass(frozen=True)
-class CtcFacts:
+class CtcFacts(SpeechFacts):
     """A CTC model's files."""
-
-    files: SpeechFiles
-
-    @property
-    def languages(self) -> Collection[str]:
-        """None: a vocabulary is of one language, or of all."""
-        return ()
-
-    @property
-    def window_samples(self) -> int:
-        """The longest audio that is decoded at once: attention takes quadratic memory."""
-        return _WINDOW_SECONDS * SAMPLE_RATE
 
     @property
     def long_form_obstacle(self) -> str | None:
         """None: windows are joined by their frames."""
         return None
-
-    @property
-    def sound_key(self) -> Hashable:
-        """The feature extractor's class and settings."""
-        return self.files.sound_key
 
     def honoured(self, options: DecodingOptions) -> DecodingOptions:
         """Return the options with a greedy search."""
@@ -62,11 +51,7 @@ class CtcFacts:
         """Return how long audio is divided."""
         if not long:
             return {}
-        return {"window_seconds": _WINDOW_SECONDS, "overlap_seconds": _OVERLAP_SECONDS}
-
-    def backend(self, options: DecodingOptions, dtype: Dtype, device: str) -> str:
-        """Return transformers."""
-        return "transformers"
+        return {"window_seconds": WINDOW_SECONDS, "overlap_seconds": _OVERLAP_SECONDS}
 
 
 def read_facts(checkpoint: Path) -> CtcFacts:
@@ -129,7 +114,7 @@ class CtcDecoder:
         frame, tokens = self.samples_per_frame, list[int]()
         window, overlap = (
             round(seconds * SAMPLE_RATE / frame) * frame
-            for seconds in (_WINDOW_SECONDS, _OVERLAP_SECONDS)
+            for seconds in (WINDOW_SECONDS, _OVERLAP_SECONDS)
         )
         for begin in range(0, len(samples), window - 2 * overlap):
             on_window()
@@ -156,7 +141,7 @@ class CtcDecoder:
                 tokens = model(**inputs).logits.argmax(-1)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(
-                f"Decoding {_WINDOW_SECONDS} s of audio ran out of GPU memory."
+                f"Decoding {WINDOW_SECONDS} s of audio ran out of GPU memory."
             ) from error
         found: list[int] = tokens[0].tolist()
         return found

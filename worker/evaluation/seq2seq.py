@@ -5,7 +5,7 @@ Utterances are decoded one by one, so that padding changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,54 +15,37 @@ from transformers import GenerationConfig
 
 from app.contract.errors import EvaluationFailedError, OutOfMemoryError
 from app.contract.evaluation import DecodingOptions, Dtype
-from app.sources.architectures.architecture import CONFIG, GENERATION_CONFIG, SAMPLE_RATE
+from app.sources.architectures.architecture import CONFIG, GENERATION_CONFIG
 from app.sources.architectures.seq2seq import EncoderDecoder, search_settings
 from app.sources.architectures.whisper import generation
 from app.sources.architectures.whisper.generation import GenerationSettings
 from worker.evaluation.decoder import Hypothesis, Samples
 from worker.evaluation.json_files import read_json
 from worker.evaluation.models import LoadedModel
-from worker.evaluation.speech_files import Sound, SpeechFiles, read_files
+from worker.evaluation.speech_files import WINDOW_SECONDS, Sound, SpeechFacts, read_files
 from worker.loadable import blaming
 
-_WINDOW_SECONDS = 30
 _FORCED = ("forced_bos_token_id", "forced_eos_token_id")
 
 
 @dataclass(frozen=True)
-class Seq2SeqFacts:
+class Seq2SeqFacts(SpeechFacts):
     """An encoder-decoder's files, and the settings of its searches.
 
     `config` is config.json; `forced` are the tokens that each text begins and ends with.
     """
 
-    files: SpeechFiles
     config: Mapping[str, Any]
     generation: GenerationSettings
     forced: Mapping[str, int]
 
     @property
-    def languages(self) -> Collection[str]:
-        """None: it is told none."""
-        return ()
-
-    @property
-    def window_samples(self) -> int:
-        """The longest audio that such models are trained on."""
-        return _WINDOW_SECONDS * SAMPLE_RATE
-
-    @property
     def long_form_obstacle(self) -> str | None:
         """There are no timestamps, by which windows could be joined."""
         return (
-            f"{self.files.architecture.model_class} hears at most {_WINDOW_SECONDS} s and writes "
+            f"{self.files.architecture.model_class} hears at most {WINDOW_SECONDS} s and writes "
             "no timestamps; divide the recording in the manifest, with offset and duration"
         )
-
-    @property
-    def sound_key(self) -> Hashable:
-        """The feature extractor's class and settings."""
-        return self.files.sound_key
 
     def honoured(self, options: DecodingOptions) -> DecodingOptions:
         """Return the options: all that was asked for is possible."""
@@ -76,10 +59,6 @@ class Seq2SeqFacts:
             self.generation, self._sizes, num_beams=options.num_beams, prompt=1
         )
         return found | dict(self.forced)
-
-    def backend(self, options: DecodingOptions, dtype: Dtype, device: str) -> str:
-        """Return transformers."""
-        return "transformers"
 
     def generation_config(self, options: DecodingOptions) -> GenerationConfig:
         """Return a deterministic search with the requested width and the settings."""

@@ -6,7 +6,7 @@ They are loaded by the classes that the architecture names, never by those that 
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ import transformers
 from numpy import pad
 
 from app.contract.errors import InvalidCheckpointError
+from app.contract.evaluation import DecodingOptions, Dtype
 from app.sources.architectures.architecture import (
     CONFIG,
     GENERATION_CONFIG,
@@ -31,6 +32,8 @@ from worker.evaluation.decoder import Samples
 from worker.evaluation.json_files import read_json, read_optional
 from worker.loadable import OFFLINE, blaming
 
+# Attention takes quadratic memory, and encoder-decoders are trained on no longer audio.
+WINDOW_SECONDS = 30
 # Convolutions need some frames: shorter audio is followed by silence.
 _LEAST_SAMPLES = SAMPLE_RATE // 10
 
@@ -117,6 +120,32 @@ class SpeechFiles:
         """Return the text of tokens."""
         # A byte-level vocabulary includes NUL, which databases cannot store.
         return str(self.tokenizer.decode(tokens, **how)).replace("\0", "").strip()
+
+
+@dataclass(frozen=True)
+class SpeechFacts:
+    """What is the same for all models that transformers' own classes decode with."""
+
+    files: SpeechFiles
+
+    @property
+    def languages(self) -> Collection[str]:
+        """None: such a model is told none."""
+        return ()
+
+    @property
+    def window_samples(self) -> int:
+        """The longest audio that is decoded at once."""
+        return WINDOW_SECONDS * SAMPLE_RATE
+
+    @property
+    def sound_key(self) -> Hashable:
+        """The feature extractor's class and settings."""
+        return self.files.sound_key
+
+    def backend(self, options: DecodingOptions, dtype: Dtype, device: str) -> str:
+        """Return transformers."""
+        return "transformers"
 
 
 def read_files(checkpoint: Path) -> SpeechFiles:
