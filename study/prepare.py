@@ -70,27 +70,27 @@ def prepare_tiny(arguments: argparse.Namespace) -> None:
 
 
 def prepare_base(arguments: argparse.Namespace) -> None:
-    """Make four experts of multilingual base and Full-FT, from recorded speech."""
+    """Make four experts of multilingual base, each also as a LoRA, and Full-FT."""
     folder, base = arguments.folder.absolute(), arguments.model.absolute()
     splits = recorded.split_all(arguments.speech, arguments.packages, recorded.SETS)
     write_manifests(folder, splits)
     write_recipes(folder, recorded_recipes(folder, base))
     trained = {one.name: one for one in recorded.SETS if one.trained}
-    for name, of in {**{name: [name] for name in trained}, FULL: [*trained]}.items():
-        adapter = None if name == FULL else folder / lora(name)
-        missing = [one for one in (folder / name, adapter) if one and not one.exists()]
-        if not missing:
+    whole = (RECORDED_STEPS, RECORDED_LEARNING_RATE, None)
+    adapter = (RECORDED_STEPS, LORA_LEARNING_RATE, LORA_RANK)
+    trainings = {
+        **{name: ([name], *whole) for name in trained},
+        **{lora(name): ([name], *adapter) for name in trained},
+        FULL: ([*trained], RECORDED_FULL_STEPS, RECORDED_LEARNING_RATE, None),
+    }
+    for name, (of, steps, learning_rate, rank) in trainings.items():
+        if (folder / name).exists():
             continue
         examples = []
         for each in of:
             utterances = [recording.read() for recording in splits[each]["train"]]
             examples += examples_of(base, utterances, trained[each].language)
-        for target in missing:
-            if target == adapter:
-                fine_tune(base, examples, target, RECORDED_STEPS, LORA_LEARNING_RATE, LORA_RANK)
-            else:
-                steps = RECORDED_FULL_STEPS if name == FULL else RECORDED_STEPS
-                fine_tune(base, examples, target, steps, RECORDED_LEARNING_RATE)
+        fine_tune(base, examples, folder / name, steps, learning_rate, rank)
 
 
 def make_speech(folder: Path) -> None:

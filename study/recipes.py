@@ -67,7 +67,10 @@ def synthetic_recipe(folder: Path) -> dict[str, Any]:
 
 
 def recorded_recipes(folder: Path, base: Path) -> dict[str, dict[str, Any]]:
-    """Return the study of multilingual base, and the same one with limits on what is lost."""
+    """Return the studies of multilingual base by the names of their files.
+
+    The paper's methods; the same with limits on what is lost; data-driven methods; LoRA experts.
+    """
     recipe = {
         **_models("base", base, folder, recorded.EXPERTS),
         **_search(trials=40),
